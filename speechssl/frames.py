@@ -1,0 +1,114 @@
+"""Geometry of the convolutional stack (samples to frames) and the spans of frames to hide; no networks.
+
+Masks follow wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477, section 3.1).
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from speechssl.config import Config
+
+Count = TypeVar("Count")  # an int, an integer array or an integer tensor
+
+
+@dataclass(frozen=True)
+class FrameGeometry:
+    """How a stack of unpadded convolutions turns samples into frames.
+
+    Attributes:
+        kernels: Width of each convolution, in its own input's units.
+        strides: Step of each convolution.
+    """
+
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between the starts of neighbouring frames."""
+        return prod(self.strides)
+
+    @property
+    def receptive_field_samples(self) -> int:
+        """Samples that one frame sees."""
+        return self.num_samples(1)
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames that come out of ``num_samples`` samples: 0 if they are fewer than the receptive field.
+
+        Works elementwise on integer arrays and tensors.
+        """
+        return self.layer_lengths(num_samples)[-1]
+
+    def layer_lengths(self, num_samples: Count) -> list[Count]:
+        """The number of frames after each convolution."""
+        lengths: list[Count] = []
+        length = num_samples
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            # The product keeps an impossible length at 0 for ints, arrays and tensors alike.
+            length = ((length - kernel) // stride + 1) * (length >= kernel)  # type: ignore[operator]
+            lengths.append(length)
+        return lengths
+
+    def num_samples(self, num_frames: int) -> int:
+        """The fewest samples that give ``num_frames`` frames."""
+        length = num_frames
+        for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
+            length = (length - 1) * stride + kernel
+        return length
+
+    def span_samples(self, first_frame: int, last_frame: int) -> tuple[int, int]:
+        """The samples [start, stop) that the frames first..last (inclusive) see."""
+        return first_frame * self.hop_samples, last_frame * self.hop_samples + self.receptive_field_samples
+
+
+class MaskConfig(Config):
+    """Which frames are hidden: overlapping spans of equal length with random starts.
+
+    Attributes:
+        start_prob: Share of the frames at which a span starts (0.065; fairseq writes it times the span, 0.65).
+        span_frames: Frames in a span.
+        min_spans: Spans in even the shortest utterance.
+    """
+
+    start_prob: float = Field(0.065, ge=0, le=1)
+    span_frames: int = Field(10, ge=1)
+    min_spans: int = Field(2, ge=0)
+
+
+def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Draw the frames of one utterance to hide.
+
+    The number of spans is ``start_prob * num_frames``, rounded up or down at random so that it is right on average.
+    Their starts are distinct and leave room for a whole span. At least one frame stays visible.
+
+    Args:
+        num_frames: Frames of the utterance (or channels, for a mask over channels).
+        config: Share and length of the spans.
+        generator: The source of randomness.
+
+    Returns:
+        (num_frames,) bool, True = hidden.
+    """
+    mask = np.zeros(num_frames, dtype=np.bool_)
+    num_spans = max(int(config.start_prob * num_frames + generator.random()), config.min_spans)
+    span = min(config.span_frames, num_frames - 1)
+    if span < 1 or num_spans < 1:
+        return mask
+    # Starts 0..num_frames-span-1, as fairseq draws them: the very last frame is never hidden.
+    num_starts = num_frames - span
+    starts = generator.choice(num_starts, size=min(num_spans, num_starts), replace=False)
+    mask[(starts[:, None] + np.arange(span)).ravel()] = True
+    if mask.all():
+        mask[generator.integers(num_frames)] = False
+    return mask
+
+
+def keyed_generator(*key: int) -> np.random.Generator:
+    """A generator that depends on nothing but the key, such as (seed, epoch, utterance, purpose)."""
+    return np.random.default_rng(key)
