@@ -1,6 +1,16 @@
 """``speechssl``: the commands for data, training and evaluation. Each imports what it needs when it runs."""
 
+import json
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from speechssl.command import exit_on_error, print_error, print_status
+from speechssl.errors import ManifestError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -8,6 +18,165 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain speech encoders on unlabelled audio, fine-tune them with CTC, evaluate them.",
 )
+
+
+class ReportFormat(StrEnum):
+    """How the report of `check` is printed."""
+
+    TXT = "txt"
+    JSON = "json"
+
+
+Configurations = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG.toml", help="Settings that differ from the defaults; later files win.")
+]
+RunFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the run lives; it is resumed if it exists.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; TOML syntax.")
+]
+
+
+@app.command()
+def pretrain(configs: Configurations, output: RunFolder, overrides: Overrides = None) -> None:
+    """Pretrain an encoder on unlabelled audio. Under torchrun, on many GPUs."""
+    with exit_on_error():
+        from speechssl.allocator import tune_allocator
+        from speechssl.train.pretrain import PretrainConfig
+        from speechssl.train.pretrain import pretrain as run_pretraining
+
+        tune_allocator()
+        run_pretraining(PretrainConfig.load(configs, overrides or []), output)
+
+
+@app.command()
+def finetune(configs: Configurations, output: RunFolder, overrides: Overrides = None) -> None:
+    """Fine-tune an encoder with CTC on transcribed audio. Under torchrun, on many GPUs."""
+    with exit_on_error():
+        from speechssl.allocator import tune_allocator
+        from speechssl.train.finetune import FinetuneConfig
+        from speechssl.train.finetune import finetune as run_finetuning
+
+        tune_allocator()
+        run_finetuning(FinetuneConfig.load(configs, overrides or []), output)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
+    ],
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests with texts.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write everything as JSON: rates, confusions, each utterance's texts."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
+    ] = None,
+) -> None:
+    """Measure word and character error rates, with 95 % bootstrap intervals.
+
+    Prints a row for RESULTS.md a manifest on stdout, the rest on stderr.
+    """
+    with exit_on_error():
+        from speechssl.allocator import tune_allocator
+        from speechssl.transcribe.evaluate import evaluate_manifests
+
+        tune_allocator()
+        if not evaluate_manifests(model, manifests, output, device):
+            sys.exit(1)
+
+
+@app.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Recordings, in subfolders too.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.tsv", help="The manifest to write.")],
+) -> None:
+    """Make a manifest of the recordings in a folder.
+
+    The content of a .txt file with the same stem beside a recording
+    becomes its text. Files that cannot be read are named on stderr, the
+    others are still written. The manifest's root is relative if FOLDER
+    lies beside or below it.
+    """
+    with exit_on_error():
+        from speechssl.data.manifest import write_manifest
+        from speechssl.data.scan import scan_folder
+
+        scan = scan_folder(folder)
+        for failure in scan.failures:
+            print_error(failure)
+        if not scan.utterances:
+            raise ManifestError(f"{folder}: expected recordings that can be read, found none")
+        root, parent = folder.resolve(), output.parent.resolve()
+        utterances = [
+            replace(utterance, path=root / utterance.path.relative_to(folder)) for utterance in scan.utterances
+        ]
+        write_manifest(output, utterances, root.relative_to(parent) if root.is_relative_to(parent) else root)
+        minutes = sum(utterance.seconds for utterance in utterances) / 60
+        print_status(f"{output}: {len(utterances)} utterances, {minutes:.1f} minutes")
+        if scan.failures:
+            sys.exit(1)
+
+
+@app.command()
+def check(
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST", help="Splits of one corpus; what two of them share is reported.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Take frame lengths and letters from this model. Default: the frames of wav2vec 2.0, any letters.",
+        ),
+    ] = None,
+    report_format: Annotated[ReportFormat, typer.Option("--format", help="How the report is printed.")] = (
+        ReportFormat.TXT
+    ),
+) -> None:
+    """Read all audio and text of manifests before training, and report what is wrong or suspicious.
+
+    Errors (exit status 1): recordings that cannot be read or are shorter
+    than stated, labels that do not fit their frames, characters outside
+    the model's vocabulary, missing texts, splits that share audio.
+
+    Warnings: clipping, silence, recordings longer than stated, splits
+    that share texts.
+    """
+    with exit_on_error():
+        from speechssl.data.check import BASE_GEOMETRY, check_manifests
+        from speechssl.data.check_report import format_text, summarise, to_dict
+        from speechssl.data.manifest import read_manifest
+
+        geometry, vocabulary = BASE_GEOMETRY, None
+        if model is not None:
+            from speechssl.checkpoint.native import find_model, load_description
+            from speechssl.data.text import Vocabulary
+
+            description = load_description(model)
+            geometry = description.encoder.feature_encoder.geometry
+            if description.kind == "ctc":
+                vocabulary = Vocabulary.load(find_model(model) / "vocab.json")
+        read = []
+        for path in manifests:
+            try:
+                read.append(read_manifest(path))
+            except ManifestError as error:
+                print_error(error)
+        problems = check_manifests(read, geometry, vocabulary)
+        summaries = [summarise(split) for split in read]
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        if report_format is ReportFormat.JSON:
+            typer.echo(json.dumps(to_dict(summaries, problems), ensure_ascii=False, indent=2))
+        elif read:
+            typer.echo(format_text(summaries, problems))
+        if len(read) < len(manifests) or any(problem.is_error for problem in problems):
+            sys.exit(1)
 
 
 def main() -> None:

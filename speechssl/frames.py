@@ -51,7 +51,7 @@ class FrameGeometry:
         length = num_samples
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             # The product keeps an impossible length at 0 for ints, arrays and tensors alike.
-            length = ((length - kernel) // stride + 1) * (length >= kernel)  # type: ignore[operator]
+            length = ((length - kernel) // stride + 1) * (length >= kernel)  # type: ignore[assignment,operator]
             lengths.append(length)
         return lengths
 

@@ -1,0 +1,124 @@
+"""What a run needs beside the model to go on exactly: the optimizer's tensors and a few numbers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from speechssl.checkpoint.native import replaced_folder
+from speechssl.errors import CheckpointError
+
+_NUMBERS, _TENSORS = "training.json", "training.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: Updates done.
+        best_step: The step of the best evaluation so far; None before the first.
+        best_score: Its score; lower is better.
+    """
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+
+
+def save_checkpoint(
+    run: Path,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    write_model: Callable[[Path], None],
+) -> None:
+    """Write a checkpoint of a run and point ``latest``, and ``best`` if it is the best, to it.
+
+    A kill at any moment leaves the previous checkpoint or the new one, never a part.
+
+    Args:
+        run: The run's folder.
+        progress: Where it stands.
+        optimizer: Its state is saved by parameter name.
+        model: Gives the parameters' names.
+        write_model: Writes the model's own files into a folder.
+    """
+    folder = _folder(run, progress.step)
+    with replaced_folder(folder) as temporary:
+        write_model(temporary)
+        safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
+        (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
+    _point(run / "latest", folder)
+    repair_links(run, progress)
+
+
+def repair_links(run: Path, progress: Progress) -> None:
+    """Make ``best`` agree with the latest state, and delete checkpoints that nothing points to."""
+    keep = {progress.step, progress.best_step}
+    if progress.best_step is not None:
+        _point(run / "best", _folder(run, progress.best_step))
+    elif (run / "best").is_symlink():
+        (run / "best").unlink()
+    for folder in (run / "checkpoints").iterdir():
+        if folder not in {_folder(run, step) for step in keep if step is not None}:
+            shutil.rmtree(folder)
+
+
+def load_progress(run: Path) -> Progress:
+    """Where the run in a folder stands; step 0 if it has no checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    file = run / "latest" / _NUMBERS
+    if not file.exists():
+        return Progress()
+    try:
+        return Progress(**json.loads(file.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: expected the numbers of a training state: {error}") from None
+
+
+def load_optimizer(run: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Give the optimizer the state saved with the latest checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    file = run / "latest" / _TENSORS
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        parameter = parameters[name]
+        device = "cpu" if kind == "step" and not optimizer.defaults["fused"] else parameter.device
+        optimizer.state[parameter][kind] = tensor.to(device)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{kind}/{name}": tensor.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step_{step:08d}"
+
+
+def _point(link: Path, folder: Path) -> None:
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.relative_to(link.parent))
+    temporary.replace(link)

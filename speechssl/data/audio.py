@@ -1,0 +1,299 @@
+"""Recordings in any common format, rate and number of channels -> mono float32 waveforms at 16 kHz."""
+
+import io
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from speechssl.errors import AudioError
+
+SAMPLE_RATE = 16_000
+SILENCE_PEAK = 1e-4
+"""A recording that never exceeds this (-80 dBFS, three steps of 16 bits) is silence."""
+
+_MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
+_UNKNOWN_RIFF_SIZE = 0x7FFF0000  # programs that write to a pipe put this much or more for "until the end"
+_PCM_SCALES = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
+
+Waveform = npt.NDArray[np.float32]
+Source = str | os.PathLike[str] | BinaryIO
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a recording's header states.
+
+    Attributes:
+        num_samples: Samples of each channel, at the recording's own rate.
+        sample_rate: Samples a second.
+        num_channels: Channels.
+    """
+
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+
+
+def audio_info(source: Source) -> AudioInfo:
+    """Read the length, rate and channels of a recording; formats that only PyAV reads are decoded for it.
+
+    Args:
+        source: As for `read_audio`.
+
+    Raises:
+        AudioError: the recording is missing, empty, cut off or no audio.
+    """
+    name, file = _locate(source)
+    sound = _open_with_libsndfile(file)
+    if sound is None:
+        channels, rate = _decode_with_av(name, file)
+        info = AudioInfo(channels.shape[1], rate, channels.shape[0])
+    else:
+        with sound:
+            info = AudioInfo(sound.frames, sound.samplerate, sound.channels)
+        _check_complete(name, file)
+    if not info.num_samples:
+        raise AudioError(f"{name}: expected audio, found 0 samples")
+    return info
+
+
+def read_audio(
+    source: Source, *, start: int = 0, num_samples: int | None = None, sample_rate: int | None = None
+) -> Waveform:
+    """Read a recording, or a span of it, as a waveform at 16 kHz; silence is a warning.
+
+    Args:
+        source: A path, a path with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, or a file
+            object opened in binary mode, which is read to its end.
+        start: First sample of the span, at the recording's own rate.
+        num_samples: Samples in the span, at the recording's own rate; None means until the end.
+        sample_rate: The rate that the recording must have; None means any.
+
+    Returns:
+        (T,) float32, nominally in [-1, 1] (lossy formats and resampling overshoot a little), mono (the mean of the
+        channels); T is ``resampled_length`` of the samples read.
+
+    Raises:
+        AudioError: the recording is missing, a folder, empty, cut off, no audio, shorter than the span, of another
+            rate, or has samples that are not finite.
+    """
+    samples, rate = read_span(source, start=start, num_samples=num_samples)
+    if sample_rate is not None and rate != sample_rate:
+        raise AudioError(f"{_name(source)}: expected {sample_rate} samples a second, found {rate}")
+    return _to_16_khz(_name(source), samples, rate)
+
+
+def read_span(source: Source, *, start: int = 0, num_samples: int | None = None) -> tuple[Waveform, int]:
+    """Read a recording, or a span of it, at its own rate; only the span is decoded if libsndfile knows the format.
+
+    Args:
+        source, start, num_samples: As for `read_audio`.
+
+    Returns:
+        (T,) float32 mono at the recording's own rate, and that rate.
+
+    Raises:
+        AudioError: as for `read_audio`.
+    """
+    if start < 0 or (num_samples is not None and num_samples < 1):
+        raise AudioError(f"{_name(source)}: expected a span inside the recording, found {num_samples} from {start}")
+    name, file = _locate(source)
+    sound = _open_with_libsndfile(file)
+    if sound is None:
+        channels, rate = _decode_with_av(name, file)
+        stop = None if num_samples is None else start + num_samples
+        total, samples = channels.shape[1], channels[:, start:stop].mean(axis=0)
+    else:
+        with sound:
+            total, rate = sound.frames, sound.samplerate
+            wanted = max(0, total - start if num_samples is None else num_samples)
+            samples = _read_frames(name, sound, start, wanted) if start + wanted <= total else np.empty(0, np.float32)
+        if num_samples is None:
+            _check_complete(name, file)
+            num_samples = wanted
+    if len(samples) < (num_samples or 0):
+        at = f" from sample {start} on" if start else ""
+        raise AudioError(f"{name}: expected {num_samples} samples{at}, found {len(samples) or max(0, total - start)}")
+    if not len(samples):
+        raise AudioError(f"{name}: expected audio, found 0 samples")
+    _check_values(name, samples)
+    return samples, rate
+
+
+def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
+    """Turn samples that are already in memory into a waveform at 16 kHz; silence is a warning.
+
+    Args:
+        samples: (T,), or two axes of which the shorter one is the channels; floats in [-1, 1], or int16, int32 or
+            uint8 at full scale; an array, a tensor on the CPU or nested lists of floats.
+        sample_rate: Samples a second.
+
+    Returns:
+        (T,) float32 mono at 16 kHz.
+
+    Raises:
+        AudioError: the rate is missing, or the samples have another shape or type, are none, are not finite or are
+            far outside [-1, 1].
+    """
+    name = "array"
+    if sample_rate is None or sample_rate < 1 or sample_rate != int(sample_rate):
+        raise AudioError(f"{name}: expected its sample rate (such as sample_rate=16000), found {sample_rate}")
+    try:
+        array: npt.NDArray[Any] = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AudioError(f"{name}: expected samples on the CPU, found {type(samples).__name__}: {error}") from None
+    scale = _PCM_SCALES.get(array.dtype.name)
+    if array.ndim not in (1, 2) or not array.size:
+        raise AudioError(f"{name}: expected samples (T,) or (T, channels), found the shape {array.shape}")
+    if scale is None and array.dtype.kind != "f":
+        raise AudioError(f"{name}: expected floats in [-1, 1], int16, int32 or uint8, found {array.dtype}")
+    waveform = array.astype(np.float32)
+    if scale is not None:
+        waveform = (waveform - scale) / scale if array.dtype.kind == "u" else waveform / scale
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=int(waveform.shape[1] <= waveform.shape[0]))
+    _check_values(name, waveform)
+    return _to_16_khz(name, waveform, int(sample_rate))
+
+
+def resampled_length(num_samples: int, sample_rate: int) -> int:
+    """Samples at 16 kHz of ``num_samples`` at another rate: the quotient, rounded up."""
+    return -(-num_samples * SAMPLE_RATE // sample_rate)
+
+
+def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
+    if np.abs(samples).max() < SILENCE_PEAK:
+        warnings.warn(f"{name}: silence", stacklevel=3)
+    if sample_rate == SAMPLE_RATE:
+        return samples
+    import librosa  # slow to import, and most corpora need none of it
+
+    resampled = librosa.resample(samples, orig_sr=sample_rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+    length = resampled_length(len(samples), sample_rate)
+    return np.pad(resampled[:length], (0, max(length - len(resampled), 0)))
+
+
+def _name(source: Source) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "stream"))
+
+
+def _locate(source: Source) -> tuple[str, str | io.BytesIO]:
+    """The recording's name for errors, and its path or, when a path would not do, its bytes."""
+    name = _name(source)
+    try:
+        if not isinstance(source, str | os.PathLike):
+            return name, _in_memory(name, source.read())
+        if not Path(name).exists() and (member := re.fullmatch(r"(.+):(\d+):(\d+)", name, re.DOTALL)):
+            return name, _read_archive_member(name, Path(member[1]), int(member[2]), int(member[3]))
+        status = Path(name).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(f"{name}: expected an audio file, found a folder")
+        if not stat.S_ISREG(status.st_mode):  # a pipe, which cannot seek
+            return name, _in_memory(name, Path(name).read_bytes())
+        if not status.st_size:
+            raise AudioError(f"{name}: expected audio, found an empty file")
+        return name, name
+    except FileNotFoundError:
+        raise AudioError(f"{name}: expected an audio file, found none") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise AudioError(f"{name}: expected an audio file: {getattr(error, 'strerror', error)}") from None
+
+
+def _in_memory(name: str, content: bytes) -> io.BytesIO:
+    if not content:
+        raise AudioError(f"{name}: expected audio, found an empty file")
+    if not isinstance(content, bytes):
+        raise AudioError(f"{name}: expected a file opened in binary mode, found {type(content).__name__}")
+    return io.BytesIO(content)
+
+
+def _read_archive_member(name: str, archive: Path, offset: int, size: int) -> io.BytesIO:
+    with archive.open("rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise AudioError(f"{name}: expected {size} bytes from byte {offset} on, found {len(content)}")
+    return _in_memory(name, content)
+
+
+def _open_with_libsndfile(file: str | io.BytesIO) -> soundfile.SoundFile | None:
+    """The opened recording; None if libsndfile does not know the format or the header states no length."""
+    try:
+        sound = soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
+        return None
+    return sound if sound.frames < 2**62 else None
+
+
+def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int) -> Waveform:
+    try:
+        if start:
+            sound.seek(start)
+        channels = sound.read(num_samples, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string or "the file is damaged or cut off"
+        raise AudioError(f"{name}: expected {num_samples} samples, found a decoding error: {reason}") from None
+    return np.asarray(channels.mean(axis=1), np.float32)
+
+
+def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
+    """Decode the whole recording: (channels, T) float32, and its rate."""
+    try:
+        import av
+    except ImportError:
+        advice = "m4a, G.722 and video need PyAV: pip install 'speechssl[av]'"
+        raise AudioError(f"{name}: expected audio that libsndfile reads, found something else ({advice})") from None
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    try:
+        with av.open(file, "r", format="g722" if name.lower().endswith(".g722") else None) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name}: expected audio, found a file without any")
+            resampler = av.AudioResampler(format="fltp")
+            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+            if frames:
+                frames += resampler.resample(None)
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{name}: expected audio, found what neither libsndfile nor FFmpeg reads ({reason})") from None
+    if not frames:
+        raise AudioError(f"{name}: expected audio, found 0 samples")
+    channels: Waveform = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    return channels, frames[0].sample_rate
+
+
+def _check_complete(name: str, file: str | io.BytesIO) -> None:
+    """Refuse WAV and Ogg files whose own sizes say that the end is missing: libsndfile reads them without a word."""
+    with Path(file).open("rb") if isinstance(file, str) else file as stream:
+        stream.seek(0)
+        head = stream.read(8)
+        found = expected = stream.seek(0, os.SEEK_END)
+        tail_start = stream.seek(max(0, found - 65_536))
+        tail = stream.read() if head[:4] == b"OggS" else b""
+    riff_size = int.from_bytes(head[4:8], "little") if head[:4] == b"RIFF" else 0
+    if 0 < riff_size < _UNKNOWN_RIFF_SIZE:
+        expected = riff_size  # without the 8 bytes of the head, which some programs count and others do not
+    elif (page := tail.rfind(b"OggS")) >= 0:
+        segments_start = page + 27
+        segments = tail[segments_start : segments_start + tail[page + 26]] if len(tail) >= segments_start else b""
+        expected = tail_start + segments_start + len(segments) + sum(segments)
+    if found < expected:
+        raise AudioError(f"{name}: expected {expected} bytes, found {found}: the file is cut off")
+
+
+def _check_values(name: str, samples: Waveform) -> None:
+    finite = np.isfinite(samples)
+    if not finite.all():
+        at = int(np.argmin(finite))
+        raise AudioError(f"{name}: expected finite samples, found {samples[at]} at sample {at}")
+    peak = float(np.abs(samples).max())
+    if peak > _MAX_PEAK:
+        raise AudioError(f"{name}: expected samples in [-1, 1], found a peak of {peak:g}")

@@ -1,0 +1,230 @@
+"""The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from unicodedata import category
+
+import numpy as np
+
+from speechssl.data.audio import SILENCE_PEAK, AudioInfo, audio_info, read_span
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.scan import parallel_map
+from speechssl.data.text import WORD_DELIMITER, Vocabulary, num_frames_needed, split_words
+from speechssl.errors import AudioError
+from speechssl.frames import FrameGeometry
+
+BASE_GEOMETRY = FrameGeometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+"""Of wav2vec 2.0's feature encoder."""
+
+WARNINGS = frozenset({"length differs", "clipping", "silence", "repeated text"})
+"""The kinds of problem that are suspicious only; all others are errors."""
+
+_FULL_SCALE = 0.999
+_Header = AudioInfo | AudioError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with the data.
+
+    Attributes:
+        kind: What is wrong, in a few fixed words.
+        where: The ``file:line`` of the utterance, or the file.
+        detail: What was expected and found.
+    """
+
+    kind: str
+    where: str
+    detail: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether training would fail or its scores would be void; otherwise it is a warning."""
+        return self.kind not in WARNINGS
+
+
+def check_before_training(
+    manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary | None, min_samples: int
+) -> list[Problem]:
+    """Find the errors that show without decoding audio; the header of each distinct file is read once.
+
+    Args:
+        manifest: The utterances.
+        geometry: Of the model's feature encoder.
+        vocabulary: The symbols of the labels; None trains without labels.
+        min_samples: The shortest utterance allowed, in samples at 16 kHz.
+    """
+    return [
+        *_find_file_problems(manifest, _read_headers([manifest])),
+        *_find_short_utterances(manifest, min_samples),
+        *([] if vocabulary is None else _find_label_problems(manifest, geometry, vocabulary)),
+    ]
+
+
+def check_manifests(
+    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Vocabulary | None
+) -> list[Problem]:
+    """Find all errors and warnings, reading every utterance.
+
+    Args:
+        manifests: Splits of one corpus, which must not share anything.
+        geometry: Of the model's feature encoder.
+        vocabulary: The symbols of a model's labels; None takes the letters of each manifest as its vocabulary.
+    """
+    headers = _read_headers(manifests)
+    problems: list[Problem] = []
+    for manifest in manifests:
+        file_problems = list(_find_file_problems(manifest, headers))
+        problems += file_problems
+        problems += _find_differing_lengths(manifest, headers)
+        problems += _find_short_utterances(manifest, geometry.receptive_field_samples)
+        problems += _find_audio_problems(manifest, headers, {problem.where for problem in file_problems})
+        # A manifest without any text is for pretraining.
+        texts = [utterance.text.replace(WORD_DELIMITER, "") for utterance in manifest if utterance.text]
+        if any(split_words(text) for text in texts):
+            problems += _find_label_problems(manifest, geometry, vocabulary or Vocabulary.from_texts(texts))
+    return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
+
+
+def _read_headers(manifests: Sequence[Manifest]) -> dict[Path, _Header]:
+    paths = list(dict.fromkeys(utterance.path for manifest in manifests for utterance in manifest))
+    return dict(zip(paths, parallel_map(_read_header, paths, "reading headers"), strict=True))
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        return audio_info(path)
+    except AudioError as error:
+        return error
+
+
+def _find_file_problems(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
+    reported: set[Path] = set()
+    for i, utterance in enumerate(manifest):
+        header, where = headers[utterance.path], manifest.where(i)
+        stop = utterance.start + utterance.num_samples
+        if isinstance(header, AudioError):
+            if utterance.path not in reported:
+                yield Problem("unreadable", where, str(header))
+            reported.add(utterance.path)
+        elif header.sample_rate != utterance.sample_rate:
+            detail = f"{utterance.path}: expected {utterance.sample_rate} samples a second, found {header.sample_rate}"
+            yield Problem("sample rate", where, detail)
+        elif stop > header.num_samples:
+            yield Problem("too long", where, f"{utterance.path}: expected {stop} samples, found {header.num_samples}")
+
+
+def _find_differing_lengths(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
+    """A recording of which the manifest uses one span, from its start but not to its end, was perhaps replaced."""
+    rows: dict[Path, list[int]] = defaultdict(list)
+    for i, utterance in enumerate(manifest):
+        rows[utterance.path].append(i)
+    for path, indices in rows.items():
+        header, utterance = headers[path], manifest[indices[0]]
+        if isinstance(header, AudioError) or len(indices) > 1 or utterance.start:
+            continue
+        if utterance.num_samples < header.num_samples:
+            detail = f"{path}: expected {utterance.num_samples} samples, found {header.num_samples}"
+            yield Problem("length differs", manifest.where(indices[0]), detail)
+
+
+def _find_short_utterances(manifest: Manifest, min_samples: int) -> Iterator[Problem]:
+    for i, utterance in enumerate(manifest):
+        if utterance.num_output_samples < min_samples:
+            detail = f"expected at least {min_samples} samples at 16 kHz, found {utterance.num_output_samples}"
+            yield Problem("too short", manifest.where(i), detail)
+
+
+def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary) -> Iterator[Problem]:
+    for i, utterance in enumerate(manifest):
+        where, text = manifest.where(i), utterance.text or ""
+        unknown = vocabulary.unknown_characters(text)
+        if not split_words(text):
+            yield Problem("empty text", where, "expected a text, found none")
+        elif unknown:
+            listed = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
+            yield Problem("unknown characters", where, f"expected characters of the vocabulary, found {listed}")
+        else:
+            needed = num_frames_needed(vocabulary.encode(text))
+            found = geometry.num_frames(utterance.num_output_samples)
+            if needed > found:
+                detail = f"expected at least {needed} frames for the labels, found {found} ({utterance.seconds:.2f} s)"
+                yield Problem("labels too long", where, detail)
+
+
+def _find_audio_problems(manifest: Manifest, headers: Mapping[Path, _Header], known: set[str]) -> Iterator[Problem]:
+    indices = [
+        i
+        for i, utterance in enumerate(manifest)
+        if not isinstance(headers[utterance.path], AudioError) and manifest.where(i) not in known
+    ]
+    utterances = [manifest[i] for i in indices]
+    for i, found in zip(indices, parallel_map(_listen, utterances, f"reading {manifest.path}"), strict=True):
+        if found is not None:
+            yield Problem(found[0], manifest.where(i), found[1])
+
+
+def _listen(utterance: Utterance) -> tuple[str, str] | None:
+    """The kind and detail of what is wrong with the samples."""
+    try:
+        samples, _ = read_span(utterance.path, start=utterance.start, num_samples=utterance.num_samples)
+    except AudioError as error:
+        return "unreadable", str(error)
+    levels = np.abs(samples)
+    if levels.max() < SILENCE_PEAK:
+        return "silence", f"{utterance.path}: no sample exceeds {SILENCE_PEAK} of full scale"
+    # One sample at full scale is what normalising to the peak leaves; a flat top is longer.
+    full = levels >= _FULL_SCALE
+    num_flat = int((full[:-2] & full[1:-1] & full[2:]).sum())
+    if num_flat:
+        return "clipping", f"{utterance.path}: three samples in a row at full scale, {num_flat} times"
+    return None
+
+
+def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
+    """Utterances that share samples with one in another manifest."""
+    spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
+    files = {utterance.path for manifest in manifests for utterance in manifest}
+    real_names = {path: str(path.resolve()) for path in files}
+    for number, manifest in enumerate(manifests):
+        for i, utterance in enumerate(manifest):
+            stop = utterance.start + utterance.num_samples
+            spans[real_names[utterance.path]].append((utterance.start, stop, number, i))
+    problems: list[Problem] = []
+    for name, of_file in sorted(spans.items()):
+        furthest: dict[int, tuple[int, int]] = {}  # manifest -> (stop, row) of its span that reaches furthest so far
+        for start, stop, number, i in sorted(of_file):
+            for other, (other_stop, other_i) in furthest.items():
+                if other != number and other_stop > start:
+                    detail = f"{name}: shares samples with {manifests[other].where(other_i)}"
+                    problems.append(Problem("overlap", manifests[number].where(i), detail))
+            furthest[number] = max(furthest.get(number, (0, 0)), (stop, i))
+    return problems
+
+
+def _find_repeated_texts(manifests: Sequence[Manifest]) -> list[Problem]:
+    """Texts that occur in two manifests, letter case and punctuation aside; one problem a pair of manifests."""
+    rows: list[dict[str, int]] = []
+    for manifest in manifests:
+        texts = [_essence(utterance.text or "") for utterance in manifest]
+        rows.append({text: i for i, text in reversed(list(enumerate(texts))) if text})
+    problems: list[Problem] = []
+    for (one, first), (two, second) in combinations(zip(manifests, rows, strict=True), 2):
+        shared = [text for text in second if text in first]
+        if shared:
+            text = min(shared, key=lambda text: second[text])
+            detail = (
+                f"{len(shared)} of {len(second)} different texts are also in {one.path}: "
+                f"{text!r} in {two.where(second[text])} and {one.where(first[text])}"
+            )
+            problems.append(Problem("repeated text", str(two.path), detail))
+    return problems
+
+
+def _essence(text: str) -> str:
+    """A text without what the same sentence may be written with or without: case and punctuation."""
+    characters = " ".join(split_words(text)).casefold()
+    return " ".join("".join(" " if category(c)[0] in "PS" else c for c in characters).split())

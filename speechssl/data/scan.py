@@ -1,0 +1,111 @@
+"""A folder of recordings -> the utterances of a manifest."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from speechssl.data.audio import audio_info
+from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+
+_LIBSNDFILE_SUFFIXES = ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav"
+_PYAV_SUFFIXES = ".aac .amr .avi .g722 .m4a .m4v .mka .mkv .mov .mp4 .webm .wma"
+AUDIO_SUFFIXES = frozenset(f"{_LIBSNDFILE_SUFFIXES} {_PYAV_SUFFIXES}".split())
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in a folder.
+
+    Attributes:
+        utterances: One for each recording that could be read, sorted by path.
+        failures: What is wrong with each of the others.
+    """
+
+    utterances: tuple[Utterance, ...]
+    failures: tuple[SpeechSSLError, ...]
+
+
+def scan_folder(folder: str | os.PathLike[str]) -> Scan:
+    """Find the recordings below a folder by their suffixes and read their headers, in parallel.
+
+    Names that start with a dot are skipped, links are followed. If a ``.txt`` file with the same stem lies beside a
+    recording, its content becomes the text.
+
+    Raises:
+        ManifestError: the folder is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
+    paths = sorted(_find_recordings(folder), key=lambda path: path.relative_to(folder).as_posix())
+    results = parallel_map(_describe, paths, f"reading {folder}")
+    return Scan(
+        tuple(result for result in results if isinstance(result, Utterance)),
+        tuple(result for result in results if isinstance(result, SpeechSSLError)),
+    )
+
+
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> list[Result]:
+    """Apply a function to all items in threads, with progress on stderr if that is a terminal.
+
+    Threads are enough for audio: libsndfile and FFmpeg run outside Python's lock.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    executor = ThreadPoolExecutor()
+    try:
+        with progress:
+            return list(progress.track(executor.map(function, items), total=len(items), description=description))
+    finally:
+        executor.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+
+
+def _find_recordings(folder: Path) -> Iterator[Path]:
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a link back to a folder above would never end
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(parent, name)
+            if not name.startswith(".") and path.suffix.lower() in AUDIO_SUFFIXES:
+                yield path
+
+
+def _describe(path: Path) -> Utterance | SpeechSSLError:
+    try:
+        name = str(path)
+        if IMPOSSIBLE_IN_CELLS.search(name):
+            raise AudioError(f"{name!r}: expected a path in UTF-8 without tabs and line breaks")
+        info = audio_info(path)
+        return Utterance(
+            path, info.num_samples, sample_rate=info.sample_rate, text=_read_text(path.with_suffix(".txt"))
+        )
+    except SpeechSSLError as error:
+        return error
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return " ".join(path.read_text("utf-8-sig").split()) or None
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: expected text in UTF-8: {error.reason}") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,175 @@
+"""The transformer that reads the whole utterance: frames to context.
+
+Shapes: B batch, S frames, D model dim, H heads.
+"""
+
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from speechssl.config import Config
+from speechssl.model.dropout import Dropout
+
+
+class ContextConfig(Config):
+    """The transformer of wav2vec 2.0; the defaults are the base model's.
+
+    Attributes:
+        num_layers: Transformer layers.
+        model_dim: Width D of the context.
+        num_heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward part.
+        norm_first: Normalise the input of each part (large) rather than the sum after it (base).
+        position_kernel: Frames that the positional convolution sees.
+        position_groups: Groups of the positional convolution.
+        dropout: On the input and on each part's output.
+        attention_dropout: On the attention weights.
+        activation_dropout: Inside the feed-forward part.
+        layer_drop: Share of the layers replaced by the identity in training.
+    """
+
+    num_layers: int = Field(12, ge=1)
+    model_dim: int = Field(768, ge=1)
+    num_heads: int = Field(12, ge=1)
+    ffn_dim: int = Field(3072, ge=1)
+    norm_first: bool = False
+    position_kernel: int = Field(128, ge=1)
+    position_groups: int = Field(16, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    activation_dropout: float = Field(0.0, ge=0, lt=1)
+    layer_drop: float = Field(0.05, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        for name in ("num_heads", "position_groups"):
+            if self.model_dim % getattr(self, name):
+                raise ValueError(f"model_dim must be a multiple of {name}, found {self.model_dim}")
+        return self
+
+
+class ContextNetwork(nn.Module):
+    """Positional convolution and transformer (Baevski et al., 2020, section 2)."""
+
+    def __init__(self, config: ContextConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.layer_drop = config.layer_drop
+        self.position = PositionalConvolution(config.model_dim, config.position_kernel, config.position_groups)
+        self.norm = nn.LayerNorm(config.model_dim)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+
+    def forward(self, x: Tensor, frame_lengths: Tensor | None = None, layer: int | None = None) -> Tensor:
+        """Contextualise frames.
+
+        Args:
+            x: (B, S, D) projected frames, hidden ones already replaced.
+            frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
+            layer: Return the output of this layer instead, counted from 1; 0 is the input of the first.
+
+        Returns:
+            (B, S, D).
+        """
+        attention_mask = None
+        if frame_lengths is not None:
+            valid = torch.arange(x.shape[1], device=x.device) < frame_lengths[:, None]
+            attention_mask = valid[:, None, None, :]
+            x = x * valid[:, :, None]
+        x = x + self.position(x)
+        if not self.norm_first:
+            x = self.norm(x)
+        x = self.dropout(x)
+        for number, transform in enumerate(self.layers):
+            if number == layer:
+                return x
+            if self.training and self.layer_drop > 0:
+                # Selected rather than skipped: every parameter takes part in every step, on every rank.
+                keep = torch.rand((), device=x.device) >= self.layer_drop
+                x = torch.where(keep, transform(x, attention_mask), x)
+            else:
+                x = transform(x, attention_mask)
+        if self.norm_first and layer is None:
+            x = self.norm(x)
+        return x
+
+
+class PositionalConvolution(nn.Module):
+    """A wide grouped convolution over neighbouring frames, added to them as their position."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        # One norm a tap over all channels, as published.
+        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to the same shape."""
+        # An even kernel gives a frame too many at the end.
+        positions: Tensor = self.conv(x.transpose(1, 2))[:, :, : x.shape[1]]
+        return F.gelu(positions).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a feed-forward part, each with a residual connection."""
+
+    def __init__(self, config: ContextConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.attention = SelfAttention(config.model_dim, config.num_heads, config.attention_dropout)
+        self.attention_norm = nn.LayerNorm(config.model_dim)
+        self.feed_forward = FeedForward(config.model_dim, config.ffn_dim, config.activation_dropout)
+        self.feed_forward_norm = nn.LayerNorm(config.model_dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, S, D) to the same shape; ``attention_mask`` (B, 1, 1, S) is True where a frame may be attended to."""
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), attention_mask))
+            x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        else:
+            x = self.attention_norm(x + self.dropout(self.attention(x, attention_mask)))
+            x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        return x
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al., 2017)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, S, D) to the same shape."""
+        query, key, value = (
+            projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
+            for projection in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout)
+        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return output
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, dim: int, inner_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim, inner_dim)
+        self.dropout = Dropout(dropout)
+        self.output = nn.Linear(inner_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to the same shape."""
+        output: Tensor = self.output(self.dropout(F.gelu(self.inner(x))))
+        return output

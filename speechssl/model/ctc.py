@@ -1,0 +1,134 @@
+"""Connectionist temporal classification (Graves et al., 2006): head, loss and greedy path.
+
+Shapes: B batch, T samples, S frames, D model dim, V symbols.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+
+BLANK_ID = 0
+
+
+@dataclass(frozen=True)
+class CTCOutput:
+    """What a CTC model says of a batch.
+
+    Attributes:
+        log_probs: (B, S, V) float32.
+        frame_lengths: (B,) int64 valid frames of each row.
+    """
+
+    log_probs: Tensor
+    frame_lengths: Tensor
+
+
+@dataclass(frozen=True)
+class PathToken:
+    """A symbol of the greedy path.
+
+    Attributes:
+        symbol_id: Its id; never blank.
+        first_frame: The first frame that shows it.
+        last_frame: The last frame of that run.
+        log_prob: Mean of its log probability over the run.
+    """
+
+    symbol_id: int
+    first_frame: int
+    last_frame: int
+    log_prob: float
+
+
+class CTCModel(nn.Module):
+    """An encoder with a linear head over the symbols.
+
+    Args:
+        config: The encoder's configuration.
+        num_symbols: Size V of the vocabulary, blank included.
+    """
+
+    def __init__(self, config: EncoderConfig, num_symbols: int) -> None:
+        super().__init__()
+        self.encoder = SpeechEncoder(config)
+        self.head = nn.Linear(config.context.model_dim, num_symbols)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> CTCOutput:
+        """Score every symbol at every frame.
+
+        Args:
+            waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
+            lengths: (B,) valid samples of each row; None if every row is valid throughout.
+            mask: (B, S) bool, frames hidden from the context network.
+            channel_mask: (B, D) bool, channels set to zero.
+        """
+        frames = self.encoder.extract_frames(waveforms, lengths)
+        context = self.encoder.contextualise(frames, mask, channel_mask)
+        with torch.autocast(context.device.type, enabled=False):
+            log_probs = self.head(context.float()).log_softmax(dim=2)
+        frame_lengths = frames.lengths
+        if frame_lengths is None:
+            frame_lengths = torch.full((context.shape[0],), context.shape[1], device=context.device)
+        return CTCOutput(log_probs, frame_lengths)
+
+
+def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """Negative log likelihood of each utterance's labels.
+
+    Args:
+        output: From the model.
+        labels: (sum of label_lengths,) int64, the utterances' labels one after another.
+        label_lengths: (B,) int64.
+
+    Returns:
+        (B,) float32 in nats; infinite where an utterance has too few frames for its labels.
+    """
+    # cuDNN's version has its own limits on lengths and gives other results; the native one is used throughout.
+    with torch.backends.cudnn.flags(enabled=False):
+        return F.ctc_loss(
+            output.log_probs.transpose(0, 1),
+            labels,
+            output.frame_lengths,
+            label_lengths,
+            blank=BLANK_ID,
+            reduction="none",
+        )
+
+
+def greedy_paths(output: CTCOutput) -> list[list[PathToken]]:
+    """The likeliest symbol of each frame, repeats joined and blanks dropped.
+
+    Args:
+        output: From the model.
+
+    Returns:
+        The tokens of each utterance, in time order.
+    """
+    scores, symbols = output.log_probs.max(dim=2)
+    paths = []
+    for row_scores, row_symbols, length in zip(
+        scores.tolist(), symbols.tolist(), output.frame_lengths.tolist(), strict=True
+    ):
+        tokens: list[PathToken] = []
+        first = 0
+        for frame in range(1, length + 1):
+            if frame < length and row_symbols[frame] == row_symbols[first]:
+                continue
+            if row_symbols[first] != BLANK_ID:
+                mean = sum(row_scores[first:frame]) / (frame - first)
+                tokens.append(PathToken(row_symbols[first], first, frame - 1, mean))
+            first = frame
+        paths.append(tokens)
+    return paths

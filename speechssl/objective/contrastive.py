@@ -1,0 +1,197 @@
+"""The contrastive objective of wav2vec 2.0: find the true target of a hidden frame among distractors.
+
+Shapes: B batch, S frames, C conv channels, D model dim, M hidden frames (padded to the batch's most), K distractors,
+E width of the comparison.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.config import Config
+from speechssl.data.loader import Example, TaskBatch, collate_audio
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.model.dropout import Dropout
+from speechssl.model.encoder import Frames
+from speechssl.model.quantizer import Quantizer, QuantizerConfig
+from speechssl.objective.losses import Losses
+
+_HIDE = 2  # the purpose of the generator that hides frames and draws distractors
+
+
+class ContrastiveConfig(Config):
+    """The objective; the defaults are wav2vec 2.0 base's.
+
+    Attributes:
+        quantizer: Makes the targets.
+        comparison_dim: Width E in which context and targets are compared.
+        num_distractors: Wrong targets beside the right one.
+        logit_temperature: Divides the cosine similarities.
+        target_dropout: On the frames that become targets.
+        diversity_weight: Of the unused share of the codebooks.
+        penalty_weight: Of the mean square of the feature encoder's output.
+    """
+
+    quantizer: QuantizerConfig = QuantizerConfig()
+    comparison_dim: int = Field(256, ge=1)
+    num_distractors: int = Field(100, ge=1)
+    logit_temperature: float = Field(0.1, gt=0)
+    target_dropout: float = Field(0.1, ge=0, lt=1)
+    diversity_weight: float = Field(0.1, ge=0)
+    penalty_weight: float = Field(10.0, ge=0)
+
+
+@dataclass(frozen=True)
+class ContrastiveBatch(TaskBatch):
+    """Audio, what to hide of it and what to compare.
+
+    Attributes:
+        mask: (B, S) bool, True = hidden.
+        hidden: (B, M) int64 positions of the hidden frames, filled up with 0.
+        weights: (B, M) float32, 1 for hidden frames and 0 for filling.
+        distractors: (B, M, K) int64 positions among the utterance's own hidden frames, never the frame itself.
+        count: Hidden frames in the batch.
+    """
+
+    mask: Tensor
+    hidden: Tensor
+    weights: Tensor
+    distractors: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class ContrastiveCollate:
+    """Makes a batch in the loader's worker: what is hidden depends on (seed, epoch, utterance) alone."""
+
+    geometry: FrameGeometry
+    mask: MaskConfig
+    num_distractors: int
+    seed: int
+
+    def __call__(self, examples: Sequence[Example]) -> ContrastiveBatch:
+        """Draw masks and distractors, and stack the audio."""
+        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
+        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
+        positions: list[npt.NDArray[np.int64]] = []
+        distractors: list[npt.NDArray[np.int64]] = []
+        for row, length, example in zip(mask, lengths, examples, strict=True):
+            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
+            hidden = draw_mask(length, self.mask, generator)
+            row[:length] = torch.from_numpy(hidden)
+            positions.append(np.flatnonzero(hidden))
+            distractors.append(draw_distractors(int(hidden.sum()), self.num_distractors, generator))
+        most = max(len(position) for position in positions)
+        batch = ContrastiveBatch(
+            audio=collate_audio(examples),
+            mask=mask,
+            hidden=torch.zeros(len(examples), most, dtype=torch.int64),
+            weights=torch.zeros(len(examples), most),
+            distractors=torch.zeros(len(examples), most, self.num_distractors, dtype=torch.int64),
+            count=sum(len(position) for position in positions),
+        )
+        for row_number, (position, others) in enumerate(zip(positions, distractors, strict=True)):
+            batch.hidden[row_number, : len(position)] = torch.from_numpy(position)
+            batch.weights[row_number, : len(position)] = 1
+            batch.distractors[row_number, : len(position)] = torch.from_numpy(others)
+        return batch
+
+
+def draw_distractors(num_hidden: int, num_distractors: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw wrong targets for each hidden frame, uniformly from the utterance's other hidden frames.
+
+    A single hidden frame has no others: it gets itself, which the loss recognises as equal and leaves out.
+
+    Returns:
+        (num_hidden, num_distractors) int64 positions among the hidden frames.
+    """
+    others = generator.integers(max(num_hidden - 1, 1), size=(num_hidden, num_distractors))
+    own = np.arange(num_hidden)[:, None]
+    return others + (others >= own) if num_hidden > 1 else others
+
+
+class ContrastiveObjective(nn.Module):
+    """Quantised targets, distractors and their loss (Baevski et al., 2020, section 3.2).
+
+    Args:
+        config: Sizes and weights.
+        frame_dim: Channels C of the frames.
+        context_dim: Width D of the context.
+    """
+
+    def __init__(self, config: ContrastiveConfig, frame_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.target_dropout = Dropout(config.target_dropout)
+        self.quantizer = Quantizer(config.quantizer, frame_dim)
+        self.target_projection = nn.Linear(config.quantizer.code_dim, config.comparison_dim)
+        self.context_projection = nn.Linear(context_dim, config.comparison_dim)
+
+    def forward(self, frames: Frames, context: Tensor, batch: ContrastiveBatch, step: int) -> Losses:
+        """Compare the context at hidden frames with the targets there.
+
+        Args:
+            frames: What the feature encoder saw, nothing hidden.
+            context: (B, S, D), from masked frames.
+            batch: What was hidden.
+            step: Updates so far, for the Gumbel temperature.
+
+        Returns:
+            Sums over hidden frames. Parts: contrastive loss, accuracy, the two perplexities, the share of distractors
+            left out because they equal the target, the feature penalty.
+        """
+        config = self.config
+        hidden, weights = batch.hidden, batch.weights
+        shape = hidden.shape
+        target_frames = self.target_dropout(_gather(frames.values, hidden))
+        temperature = config.quantizer.temperature(step)
+        quantized = self.quantizer(target_frames.flatten(0, 1), weights.flatten(), temperature)
+        predictions = self.context_projection(_gather(context, hidden))
+        targets = self.target_projection(quantized.codes.to(predictions.dtype)).unflatten(0, shape)
+        logits = self._logits(predictions, targets, quantized.ids.view(shape), batch.distractors)
+
+        contrastive = ((logits.logsumexp(dim=2) - logits[:, :, 0]) * weights).sum()
+        best_wrong = logits[:, :, 1:].amax(dim=2)
+        # Equal scores are no success, nor is a comparison with nothing: a collapsed model has accuracy 0.
+        correct = (logits[:, :, 0] > best_wrong) & best_wrong.isfinite()
+        left_out = logits[:, :, 1:].isinf().float().mean(dim=2)
+
+        num_entries = config.quantizer.num_codebooks * config.quantizer.codebook_size
+        unused = (num_entries - quantized.prob_perplexity) / num_entries
+        # Weighed by each utterance's own hidden frames, so that the sum does not depend on what shares its batch.
+        penalty = (frames.energy * weights.sum(dim=1)).sum()
+        count = batch.count
+        total = contrastive + config.diversity_weight * count * unused + config.penalty_weight * penalty
+        parts = {
+            "contrastive": contrastive,
+            "accuracy": (correct * weights).sum(),
+            "code_perplexity": quantized.code_perplexity * count,
+            "prob_perplexity": quantized.prob_perplexity * count,
+            "left_out": (left_out * weights).sum(),
+            "penalty": penalty,
+        }
+        return Losses(total, count, {name: part.detach() for name, part in parts.items()})
+
+    def _logits(self, predictions: Tensor, targets: Tensor, ids: Tensor, distractors: Tensor) -> Tensor:
+        """(B, M, E) predictions and targets to (B, M, 1 + K) scores, the right target first."""
+        with torch.autocast(predictions.device.type, enabled=False):
+            # All pairs in one product, then a choice among them: far less memory than copies of the distractors.
+            predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)
+            targets = F.normalize(targets.float(), dim=2, eps=1e-8)
+            similarity = predictions @ targets.transpose(1, 2) / self.config.logit_temperature  # (B, M, M)
+        right = similarity.diagonal(dim1=1, dim2=2)[:, :, None]
+        wrong = similarity.gather(2, distractors)
+        other_ids = ids[:, None, :].expand_as(similarity).gather(2, distractors)
+        wrong = wrong.masked_fill(other_ids == ids[:, :, None], -torch.inf)
+        return torch.cat((right, wrong), dim=2)
+
+
+def _gather(values: Tensor, positions: Tensor) -> Tensor:
+    """(B, S, C) values at (B, M) positions to (B, M, C)."""
+    return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))

@@ -1,0 +1,312 @@
+"""Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from speechssl.checkpoint.native import (
+    ModelDescription,
+    TrainingData,
+    load_description,
+    load_encoder,
+    load_weights,
+    save_model,
+)
+from speechssl.checkpoint.training_state import load_progress
+from speechssl.config import Config
+from speechssl.data.loader import DataConfig, Example, TaskBatch, collate_audio, make_loader
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.sampler import BatchConfig, BatchSampler
+from speechssl.data.text import Vocabulary
+from speechssl.errors import ConfigError, ManifestError
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.model.ctc import CTCModel, CTCOutput, ctc_losses, greedy_paths
+from speechssl.model.encoder import EncoderConfig
+from speechssl.objective.losses import Losses
+from speechssl.scoring import score
+from speechssl.train.distributed import Ranks, joined_ranks
+from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.run import begin_or_resume, describe_run, digest_model, locked_run, refuse_bad_data
+from speechssl.train.trainer import TrainerConfig, train
+
+_HIDE = 3  # the purpose of the generator that masks frames and channels
+
+
+class RegularizationConfig(Config):
+    """What makes fine-tuning harder; it replaces the encoder's own dropouts. The defaults are wav2vec 2.0 base's.
+
+    Attributes:
+        time_mask: Spans of frames hidden from the context network.
+        channel_mask: Spans of channels set to zero; a start at 0.25 of the channels over the span's length.
+        dropout: On the transformer's input and parts.
+        attention_dropout: On attention weights.
+        activation_dropout: Inside feed-forward parts.
+        input_dropout: On the projected frames.
+        layer_drop: Share of the layers left out.
+    """
+
+    time_mask: MaskConfig = MaskConfig()
+    channel_mask: MaskConfig = MaskConfig(start_prob=0.25 / 64, span_frames=64, min_spans=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    activation_dropout: float = Field(0.1, ge=0, lt=1)
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    layer_drop: float = Field(0.1, ge=0, lt=1)
+
+    def apply(self, encoder: EncoderConfig) -> EncoderConfig:
+        """The encoder's configuration with these dropouts."""
+        values = encoder.to_dict()
+        values["input_dropout"] = self.input_dropout
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
+            values["context"][name] = getattr(self, name)
+        return EncoderConfig.from_dict(values, "regularization")
+
+
+class FinetuneConfig(Config):
+    """Everything about a fine-tuning run; the defaults are wav2vec 2.0 base's for 10 minutes to 10 hours of labels.
+
+    Attributes:
+        seed: Of initialisation, order, masks and noise.
+        init: The model whose encoder is fine-tuned; None starts from scratch.
+        encoder: The architecture, if from scratch.
+        feature_encoder_is_frozen: Whether the convolutions stay as they are.
+        head_only_steps: Updates at the start in which nothing but the head learns.
+    """
+
+    seed: int = 0
+    init: Path | None = None
+    encoder: EncoderConfig | None = None
+    feature_encoder_is_frozen: bool = True
+    head_only_steps: int = Field(0, ge=0)
+    data: DataConfig
+    batches: BatchConfig = BatchConfig(seconds=200.0, min_seconds=0.0, max_seconds=30.0)
+    regularization: RegularizationConfig = RegularizationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, epsilon=1e-8, weight_decay=0.0)
+    schedule: ScheduleConfig = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0.01)
+    trainer: TrainerConfig = TrainerConfig(num_steps=13_000, microbatches=8, evaluate_steps=500)
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Self:
+        if (self.init is None) == (self.encoder is None):
+            raise ValueError("give either init, a model to start from, or encoder, the architecture to start afresh")
+        return self
+
+
+@dataclass(frozen=True)
+class LabelledBatch(TaskBatch):
+    """Audio with labels and what to hide of it.
+
+    Attributes:
+        labels: (sum of label_lengths,) int64, one utterance after another.
+        label_lengths: (B,) int64.
+        mask: (B, S) bool, True = hidden.
+        channel_mask: (B, D) bool, True = zero.
+        texts: The transcripts.
+    """
+
+    labels: Tensor
+    label_lengths: Tensor
+    mask: Tensor
+    channel_mask: Tensor
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelledCollate:
+    """Makes a batch in the loader's worker; masks depend on (seed, epoch, utterance) alone."""
+
+    geometry: FrameGeometry
+    model_dim: int
+    vocabulary: Vocabulary
+    regularization: RegularizationConfig
+    seed: int
+
+    def __call__(self, examples: Sequence[Example]) -> LabelledBatch:
+        """Encode the texts, draw the masks, stack the audio."""
+        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
+        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
+        channel_mask = torch.zeros(len(examples), self.model_dim, dtype=torch.bool)
+        for number, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
+            mask[number, :length] = torch.from_numpy(draw_mask(length, self.regularization.time_mask, generator))
+            channel_mask[number] = torch.from_numpy(
+                draw_mask(self.model_dim, self.regularization.channel_mask, generator)
+            )
+        texts = tuple(example.text or "" for example in examples)
+        labels = [self.vocabulary.encode(text) for text in texts]
+        return LabelledBatch(
+            audio=collate_audio(examples),
+            labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
+            label_lengths=torch.tensor([len(row) for row in labels]),
+            mask=mask,
+            channel_mask=channel_mask,
+            texts=texts,
+        )
+
+
+class FinetuneModel(nn.Module):
+    """A CTC model with its loss."""
+
+    def __init__(self, ctc: CTCModel) -> None:
+        super().__init__()
+        self.ctc = ctc
+
+    def forward(self, batch: LabelledBatch, step: int) -> Losses:
+        """The CTC loss, summed over utterances."""
+        output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
+        total = ctc_losses(output, batch.labels, batch.label_lengths).sum()
+        # A part beside the loss that utterances of all lengths share.
+        per_label = total.detach() * len(batch.texts) / batch.label_lengths.sum()
+        return Losses(total, len(batch.texts), {"loss_per_label": per_label})
+
+
+class FinetuneTask:
+    """CTC fine-tuning, as the trainer sees it."""
+
+    stage = "finetune"
+    best_metric = "wer"
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        ctc: CTCModel,
+        vocabulary: Vocabulary,
+        past_data: tuple[TrainingData, ...],
+        train_manifest: Manifest,
+        dev_manifest: Manifest,
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.past_data = past_data
+        self.train_manifest = train_manifest
+        self.dev_manifest = dev_manifest
+        self.model = FinetuneModel(ctc)
+        encoder = ctc.encoder
+        self.collate = LabelledCollate(
+            encoder.geometry, encoder.config.context.model_dim, vocabulary, config.regularization, config.seed
+        )
+        self.sampler = _sampler(train_manifest, config.batches, config.seed)
+        everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
+        self.dev_sampler = _sampler(dev_manifest, everything, config.seed)
+        self._trains_encoder: bool | None = None
+
+    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[LabelledBatch]:
+        """Order and masks by (seed, epoch, utterance)."""
+        return make_loader(
+            self.train_manifest,
+            (self.sampler[number] for number in numbers),
+            self.collate,
+            seed=self.config.seed,
+            num_workers=self.config.data.num_workers,
+            pin_memory=pin_memory,
+        )
+
+    def dev_batches(self, ranks: Ranks) -> Iterator[LabelledBatch]:
+        """The whole dev set."""
+        plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
+        return make_loader(self.dev_manifest, plans, self.collate, seed=self.config.seed, num_workers=0)
+
+    def set_trainable(self, step: int) -> bool:
+        """The head alone at first, then the encoder too, less its convolutions if they are frozen."""
+        trains_encoder = step >= self.config.head_only_steps
+        if trains_encoder == self._trains_encoder:
+            return False
+        self._trains_encoder = trains_encoder
+        self.model.ctc.encoder.requires_grad_(trains_encoder)
+        if self.config.feature_encoder_is_frozen:
+            self.model.ctc.encoder.feature_encoder.requires_grad_(False)
+        return True
+
+    def evaluate(self, batch: LabelledBatch, step: int) -> Mapping[str, float]:
+        """Loss and errors of the greedy path over a dev batch."""
+        output: CTCOutput = self.model.ctc(batch.audio.waveforms, batch.audio.lengths)
+        loss = ctc_losses(output, batch.labels, batch.label_lengths).sum().item()
+        hypotheses = [self.vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+        result = score(batch.texts, hypotheses)
+        return {
+            "loss": loss,
+            "utterances": float(len(hypotheses)),
+            "word_errors": float(result.words.total),
+            "words": float(result.words.reference_length),
+            "character_errors": float(result.characters.total),
+            "characters": float(result.characters.reference_length),
+        }
+
+    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Word and character error rates and the mean loss."""
+        return {
+            "loss": sums["loss"] / sums["utterances"],
+            "wer": sums["word_errors"] / sums["words"],
+            "cer": sums["character_errors"] / sums["characters"],
+        }
+
+    def write_model(self, folder: Path, step: int) -> None:
+        """Write the CTC model with its vocabulary."""
+        data = TrainingData(
+            stage=self.stage,
+            licence=self.config.data.licence,
+            hours=sum(utterance.seconds for utterance in self.train_manifest) / 3600,
+            labelled=True,
+        )
+        description = ModelDescription(
+            kind="ctc",
+            step=step,
+            encoder=self.model.ctc.encoder.config,
+            training_data=(*self.past_data, data),
+        )
+        save_model(folder, description, self.model.ctc.state_dict(), self.vocabulary)
+
+
+def finetune(config: FinetuneConfig, run: Path) -> None:
+    """Fine-tune into a run folder, from its latest checkpoint if it has one.
+
+    Raises:
+        SpeechSSLError: the data, the folder or the configuration do not fit, or the loss is not finite.
+    """
+    train_manifest, dev_manifest = read_manifest(config.data.train), read_manifest(config.data.dev)
+    with joined_ranks(config.trainer.device) as ranks:
+        inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
+        if config.init is not None:
+            inputs["init"] = digest_model(config.init)
+        with locked_run(run, ranks):
+            if not begin_or_resume(run, FinetuneTask.stage, config, inputs, config.trainer.num_steps, ranks):
+                return
+            torch.manual_seed(config.seed)  # for the initialisation; the trainer seeds all noise
+            task = _make_task(config, train_manifest, dev_manifest)
+            ctc = task.model.ctc
+            if load_progress(run).step:
+                ctc.load_state_dict(load_weights(run / "latest"))
+            elif ranks.is_first:
+                refuse_bad_data((train_manifest, dev_manifest), ctc.encoder.geometry, task.vocabulary)
+            if ranks.is_first:
+                describe_run(task.sampler, config.trainer, config.batches, ranks)
+            train(task, config.trainer, config.optimizer, config.schedule, run, ranks, config.seed)
+
+
+def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: Manifest) -> FinetuneTask:
+    for manifest in (train_manifest, dev_manifest):
+        if all(utterance.text is None for utterance in manifest):
+            raise ManifestError(f"{manifest.path}: expected transcripts in a column text, found none")
+    vocabulary = Vocabulary.from_texts(utterance.text or "" for utterance in train_manifest)
+    past_data: tuple[TrainingData, ...] = ()
+    if config.init is not None:
+        description = load_description(config.init)
+        encoder, past_data = description.encoder, description.training_data
+    elif config.encoder is not None:
+        encoder = config.encoder
+    else:
+        raise ConfigError("finetune: expected init or encoder")
+    ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
+    if config.init is not None:
+        ctc.encoder.load_state_dict(load_encoder(config.init, "cpu").state_dict())
+    return FinetuneTask(config, ctc, vocabulary, past_data, train_manifest, dev_manifest)
+
+
+def _sampler(manifest: Manifest, batches: BatchConfig, seed: int) -> BatchSampler:
+    lengths = [utterance.num_output_samples for utterance in manifest]
+    return BatchSampler(lengths, batches, seed, crop=False)

@@ -1,0 +1,82 @@
+"""AdamW and the learning rate as a function of the step."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from speechssl.config import Config
+
+
+class OptimizerConfig(Config):
+    """AdamW (Loshchilov & Hutter, 2019) with decay on every parameter, norms and biases included, as fairseq does.
+
+    Attributes:
+        learning_rate: Its highest value.
+        betas: Decay of the two moments.
+        epsilon: Added to the denominator.
+        weight_decay: Decoupled, times the learning rate.
+        max_gradient_norm: The gradient is scaled down to this norm; None leaves it.
+    """
+
+    learning_rate: float = Field(5e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float | None = Field(None, gt=0)
+
+
+class ScheduleConfig(Config):
+    """The learning rate over the run, in shares of its steps.
+
+    Attributes:
+        kind: "polynomial" decays to 0 from the end of the warm-up on; "tri_stage" holds, then decays exponentially.
+        warmup: Share of the steps in which the rate rises linearly.
+        hold: Share in which it stays at its highest (tri_stage).
+        power: Of the polynomial.
+        start_scale: Where the warm-up starts, as a share of the highest rate.
+        end_scale: Where the exponential decay ends (tri_stage).
+    """
+
+    kind: Literal["polynomial", "tri_stage"] = "polynomial"
+    warmup: float = Field(0.08, ge=0, le=1)
+    hold: float = Field(0.0, ge=0, le=1)
+    power: float = Field(1.0, gt=0)
+    start_scale: float = Field(0.0, ge=0, le=1)
+    end_scale: float = Field(0.05, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _fits_the_run(self) -> Self:
+        if self.warmup + self.hold > 1:
+            raise ValueError(f"warmup and hold must not exceed 1 together, found {self.warmup + self.hold}")
+        if self.hold and self.kind == "polynomial":
+            raise ValueError("hold belongs to kind tri_stage")
+        return self
+
+    def scale(self, step: int, num_steps: int) -> float:
+        """The factor on the learning rate of update ``step`` (from 0) of ``num_steps``."""
+        warmup_steps = self.warmup * num_steps
+        hold_end = (self.warmup + self.hold) * num_steps
+        if step < warmup_steps:
+            return self.start_scale + (1 - self.start_scale) * (step + 1) / max(warmup_steps, step + 1)
+        if step < hold_end:
+            return 1.0
+        decayed = (step - hold_end) / max(num_steps - hold_end, 1)
+        if self.kind == "tri_stage":
+            return math.exp(math.log(self.end_scale) * decayed)
+        return float((1 - decayed) ** self.power)
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW over the parameters; the trainer sets the learning rate before each update."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

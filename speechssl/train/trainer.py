@@ -1,0 +1,239 @@
+"""The one training loop: batches to losses to updates to checkpoints."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.checkpoint.training_state import (
+    Progress,
+    load_optimizer,
+    load_progress,
+    save_checkpoint,
+)
+from speechssl.config import Config
+from speechssl.data.loader import TaskBatch
+from speechssl.data.manifest import Manifest
+from speechssl.errors import TrainingError
+from speechssl.objective.losses import Losses
+from speechssl.train.distributed import Ranks
+from speechssl.train.metrics import MetricSums, RunLog
+from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+
+
+class TrainerConfig(Config):
+    """How long and how to train.
+
+    Attributes:
+        num_steps: Updates.
+        microbatches: Batches summed into one update, over all ranks.
+        log_steps: Updates between two lines of the log.
+        evaluate_steps: Updates between two evaluations on the dev set, each followed by a checkpoint.
+        checkpoint_steps: Updates between two checkpoints.
+        device: By name; None is the GPU if there is one, else the CPU.
+        precision: Of matrix products; None is bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    num_steps: int = Field(400_000, ge=1)
+    microbatches: int = Field(64, ge=1)
+    log_steps: int = Field(200, ge=1)
+    evaluate_steps: int = Field(5_000, ge=1)
+    checkpoint_steps: int = Field(1_000, ge=1)
+    device: str | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+
+
+class Task(Protocol):
+    """What is trained: a model, its batches and their losses.
+
+    Attributes:
+        stage: Its name on the console.
+        best_metric: The dev metric, lower being better, that chooses the ``best`` checkpoint.
+        train_manifest: Where training utterances stand, for messages.
+    """
+
+    stage: str
+    best_metric: str
+    train_manifest: Manifest
+
+    @property
+    def model(self) -> nn.Module:
+        """A module whose call with (batch, step) returns ``Losses``."""
+
+    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[TaskBatch]:
+        """Read the training batches with these numbers."""
+
+    def dev_batches(self, ranks: Ranks) -> Iterator[TaskBatch]:
+        """Read this rank's share of the dev set."""
+
+    def set_trainable(self, step: int) -> bool:
+        """Choose the parameters that learn in this update; whether that changed them."""
+
+    def evaluate(self, batch: Any, step: int) -> Mapping[str, float]:
+        """Sums over a dev batch, with the model in evaluation mode."""
+
+    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Dev metrics from the sums over all dev batches."""
+
+    def write_model(self, folder: Path, step: int) -> None:
+        """Write the model's files."""
+
+
+def train(
+    task: Task,
+    config: TrainerConfig,
+    optimizer_config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    run: Path,
+    ranks: Ranks,
+    seed: int,
+) -> None:
+    """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
+
+    Args:
+        task: What to train; its model is moved to the rank's device.
+        config: Length and intervals.
+        optimizer_config: AdamW.
+        schedule: The learning rate over the run.
+        run: The run's folder.
+        ranks: The processes of the run.
+        seed: Of noise and dropout, which depend on (seed, number of the batch) alone.
+
+    Raises:
+        TrainingError: a loss is not finite, or the microbatches do not divide among the ranks.
+    """
+    if config.microbatches % ranks.count:
+        raise TrainingError(
+            f"trainer.microbatches: expected a multiple of the {ranks.count} processes, found {config.microbatches}"
+        )
+    own = config.microbatches // ranks.count  # this rank's microbatches of each update
+    model = task.model.to(ranks.device)
+    optimizer = make_optimizer(optimizer_config, model.parameters())
+    progress = load_progress(run)
+    first_step = progress.step
+    if first_step:
+        load_optimizer(run, optimizer, model)
+    numbers = [
+        step * config.microbatches + ranks.rank * own + part
+        for step in range(first_step, config.num_steps)
+        for part in range(own)
+    ]
+    batches = zip(numbers, task.train_batches(numbers, pin_memory=ranks.device.type == "cuda"), strict=True)
+    sums = MetricSums()
+    guard = _FiniteGuard(task.train_manifest)
+    replica: nn.Module = model
+    with RunLog(run, task.stage, first_step, config.num_steps) if ranks.is_first else nullcontext() as log:
+        for step in range(first_step, config.num_steps):
+            if task.set_trainable(step) or step == first_step:
+                replica = DistributedDataParallel(model) if ranks.count > 1 else model
+            model.train()
+            count = 0
+            for part in range(own):
+                number, batch = next(batches)
+                _seed_noise(seed, number)
+                is_last = part == own - 1
+                with nullcontext() if is_last or replica is model else replica.no_sync():  # type: ignore[operator]
+                    with _autocast(config, ranks):
+                        losses: Losses = replica(batch.to(ranks.device), step)
+                    losses.sum.backward()  # type: ignore[no-untyped-call]
+                count += losses.count
+                sums.add(losses, batch.audio.seconds)
+                guard.watch(step, batch, losses.sum)
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            _divide(gradients, count, ranks)
+            norm = _clip(gradients, optimizer_config.max_gradient_norm)
+            rate = optimizer_config.learning_rate * schedule.scale(step, config.num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            guard.check(before_step=step)
+
+            done = step + 1
+            is_end = done == config.num_steps
+            if done % config.log_steps == 0 or is_end:
+                metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
+                if log:
+                    log.write(done, "train", metrics)
+            evaluates = done % config.evaluate_steps == 0 or is_end
+            if evaluates or done % config.checkpoint_steps == 0:
+                guard.check(before_step=done)  # nothing that is not finite may be saved
+                score = None
+                if evaluates:
+                    dev = _evaluate(task, done, config, ranks)
+                    score = dev[task.best_metric]
+                    if log:
+                        log.write(done, "dev", dev)
+                progress = _advance(progress, done, score)
+                if ranks.is_first:
+                    save_checkpoint(run, progress, optimizer, model, partial(task.write_model, step=done))
+                ranks.wait()
+
+
+def _advance(progress: Progress, step: int, score: float | None) -> Progress:
+    if score is not None and (progress.best_score is None or score < progress.best_score):
+        return Progress(step, step, score)
+    return Progress(step, progress.best_step, progress.best_score)
+
+
+def _seed_noise(seed: int, number: int) -> None:
+    """Make dropout and Gumbel noise a function of (seed, number of the batch): nothing of it needs saving."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]))
+
+
+def _autocast(config: TrainerConfig, ranks: Ranks) -> torch.autocast:
+    precision = config.precision or ("bfloat16" if ranks.device.type == "cuda" else "float32")
+    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _divide(gradients: list[Tensor], count: int, ranks: Ranks) -> None:
+    """Turn sums of gradients (over ranks: means of sums) into the mean over everything counted in the update."""
+    total = ranks.sum(torch.tensor(float(count), device=ranks.device))
+    torch._foreach_mul_(gradients, ranks.count / total)
+
+
+def _clip(gradients: list[Tensor], max_norm: float | None) -> Tensor:
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
+    return norm
+
+
+@torch.inference_mode()
+def _evaluate(task: Task, step: int, config: TrainerConfig, ranks: Ranks) -> dict[str, float]:
+    task.model.eval()
+    totals: dict[str, float] = {}
+    for batch in task.dev_batches(ranks):
+        with _autocast(config, ranks):
+            sums = task.evaluate(batch.to(ranks.device), step)
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + value
+    names = sorted(totals)
+    reduced = ranks.sum(torch.tensor([totals[name] for name in names], device=ranks.device, dtype=torch.float64))
+    return task.summarise(dict(zip(names, reduced.tolist(), strict=True)))
+
+
+class _FiniteGuard:
+    """Stops the run at a loss that is not finite, one update late so that a GPU is never waited for."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.watched: list[tuple[int, tuple[int, ...], Tensor]] = []
+
+    def watch(self, step: int, batch: TaskBatch, loss: Tensor) -> None:
+        self.watched.append((step, batch.audio.indices, loss.detach()))
+
+    def check(self, before_step: int) -> None:
+        """Look at the losses of the updates before this one."""
+        for step, indices, loss in self.watched:
+            if step < before_step and not torch.isfinite(loss):
+                where = ", ".join(self.manifest.where(index) for index in indices)
+                raise TrainingError(f"step {step + 1}: expected a finite loss, found {loss.item()} on {where}")
+        self.watched = [entry for entry in self.watched if entry[0] >= before_step]

@@ -1,0 +1,294 @@
+"""Score a fine-tuned model on manifests: error rates with intervals, confusions, every transcript."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, load_ctc
+from speechssl.command import print_error, print_status
+from speechssl.data.audio import Waveform
+from speechssl.data.manifest import Manifest, read_manifest, read_utterance
+from speechssl.data.text import write_text_file
+from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.scoring import Confusion, Interval, Score, bootstrap_interval, score
+from speechssl.transcribe.transcriber import Transcriber
+
+BATCH_SECONDS = 60.0
+_NUM_CONFUSIONS = 20  # in the JSON file; a quarter of them on the console
+_PROGRESS_SECONDS = 10.0
+_RESULTS_HEAD = (
+    "| date | model | version | parameters | training data | updates | test data | device, time | decoding "
+    f"| WER % [95 %] | CER % [95 %] |\n{'|---' * 11}|"
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's result on a manifest.
+
+    Attributes:
+        description: The model.
+        manifest: What was transcribed.
+        score: Counts and confusions, the utterances in the manifest's order.
+        wer: Word error rate with its interval.
+        cer: Character error rate with its interval.
+        num_parameters: Size of the model.
+        device: Where it ran.
+        seconds: Wall-clock time that reading and transcribing took.
+    """
+
+    description: ModelDescription
+    manifest: Manifest
+    score: Score
+    wer: Interval
+    cer: Interval
+    num_parameters: int
+    device: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types: rates are fractions, counts whole numbers, times seconds."""
+        return {
+            "manifest": str(self.manifest.path),
+            "manifest_sha256": self.manifest.digest,
+            "num_utterances": len(self.manifest),
+            "audio_seconds": _audio_seconds(self.manifest),
+            "decoding": "greedy",
+            "device": self.device,
+            "seconds": self.seconds,
+            "wer": asdict(self.wer),
+            "cer": asdict(self.cer),
+            "words": asdict(self.score.words),
+            "characters": asdict(self.score.characters),
+            "word_confusions": [asdict(confusion) for confusion in self.score.word_confusions[:_NUM_CONFUSIONS]],
+            "character_confusions": [
+                asdict(confusion) for confusion in self.score.character_confusions[:_NUM_CONFUSIONS]
+            ],
+            "utterances": [
+                {
+                    "path": str(utterance.path),
+                    "start": utterance.start,
+                    "num_samples": utterance.num_samples,
+                    "speaker": utterance.speaker,
+                    **asdict(scored),
+                }
+                for utterance, scored in zip(self.manifest, self.score.utterances, strict=True)
+            ],
+        }
+
+
+def evaluate_model(
+    checkpoint: CTCCheckpoint,
+    manifest: Manifest,
+    *,
+    batch_seconds: float = BATCH_SECONDS,
+    report_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Transcribe every utterance of a manifest and score the texts against its own.
+
+    Args:
+        checkpoint: The model with its vocabulary, on the device to use.
+        manifest: Utterances, all with a text.
+        batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
+        report_progress: Called after each batch with the number of utterances that are done.
+
+    Raises:
+        ManifestError: an utterance has no text, or there are none.
+        AudioError: a recording cannot be read; one that is left out would make the rates another set's.
+    """
+    references = _references(manifest)
+    transcriber = Transcriber(checkpoint)
+    hypotheses = [""] * len(manifest)
+    num_done = 0
+    started = time.perf_counter()
+    for batch in _batches(manifest, batch_seconds):
+        transcripts = transcriber.transcribe_waveforms([_read(manifest, index) for index in batch])
+        for index, transcript in zip(batch, transcripts, strict=True):
+            hypotheses[index] = transcript.text
+        num_done += len(batch)
+        if report_progress:
+            report_progress(num_done)
+    seconds = time.perf_counter() - started
+    result = score(references, hypotheses)
+    speakers = [utterance.speaker for utterance in manifest]
+    return Evaluation(
+        checkpoint.description,
+        manifest,
+        result,
+        bootstrap_interval(result.word_counts, speakers),
+        bootstrap_interval(result.character_counts, speakers),
+        sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        _device_name(transcriber.device),
+        seconds,
+    )
+
+
+def evaluate_manifests(model: Path, manifests: Sequence[Path], output: Path | None, device: str | None) -> bool:
+    """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
+
+    A manifest that fails costs a line on stderr; the others are still evaluated.
+
+    Args:
+        model: A model folder or a training run.
+        manifests: Paths of manifests with texts.
+        output: Where to write everything as JSON, if anywhere.
+        device: As for `load_ctc`.
+
+    Returns:
+        Whether all manifests went well.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        ConfigError: the output cannot be written.
+    """
+    if output is not None:
+        _prepare_output(output)
+    checkpoint = load_ctc(model, device)
+    evaluations = []
+    for path in manifests:
+        try:
+            manifest = read_manifest(path)
+            print_status(f"evaluate: {path}: {_describe_data(manifest)}")
+            evaluation = evaluate_model(checkpoint, manifest, report_progress=_Progress(path, len(manifest)))
+        except SpeechSSLError as error:
+            print_error(error)
+            continue
+        evaluations.append(evaluation)
+        print_status(f"evaluate: {path}: WER % {_percent(evaluation.wer)}, CER % {_percent(evaluation.cer)}")
+        words, characters = evaluation.score.word_confusions, evaluation.score.character_confusions
+        print_status(f"evaluate: {path}: confused {_describe_confusions(words)}; {_describe_confusions(characters)}")
+    if evaluations:
+        if output is not None:
+            _write(output, model, evaluations)
+        # The head of the table stays out of `>> RESULTS.md`.
+        print_status(_RESULTS_HEAD)
+        for evaluation in evaluations:
+            sys.stdout.write(f"{results_row(evaluation, str(model))}\n")
+    return len(evaluations) == len(manifests)
+
+
+def results_row(evaluation: Evaluation, model: str) -> str:
+    """A row of RESULTS.md, its cells as `evaluate_manifests` heads them."""
+    description = evaluation.description
+    training = "; ".join(f"{data.stage} {data.hours:.2f} h" for data in description.training_data)
+    cells = (
+        date.today().isoformat(),
+        model,
+        description.speechssl_version,
+        f"{evaluation.num_parameters / 1e6:.1f} M",
+        training or "-",
+        str(description.step),
+        f"{evaluation.manifest.path.name}: {_describe_data(evaluation.manifest)}",
+        f"{evaluation.device}, {evaluation.seconds:.0f} s",
+        "greedy",
+        _percent(evaluation.wer),
+        _percent(evaluation.cer),
+    )
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+class _Progress:
+    """Says now and then how many utterances are done."""
+
+    def __init__(self, path: Path, num_utterances: int) -> None:
+        self.path, self.num_utterances = path, num_utterances
+        self.last_report = time.monotonic()
+
+    def __call__(self, num_done: int) -> None:
+        if time.monotonic() - self.last_report >= _PROGRESS_SECONDS:
+            self.last_report = time.monotonic()
+            print_status(f"evaluate: {self.path}: {num_done} of {self.num_utterances} utterances")
+
+
+def _references(manifest: Manifest) -> list[str]:
+    if not len(manifest):
+        raise ManifestError(f"{manifest.path}: expected utterances, found none")
+    references = []
+    for index, utterance in enumerate(manifest):
+        if utterance.text is None:
+            raise ManifestError(f"{manifest.where(index)}: expected a text to score against, found none")
+        references.append(utterance.text)
+    return references
+
+
+def _batches(manifest: Manifest, batch_seconds: float) -> Iterator[list[int]]:
+    """Indices by falling length, so that padding is short and what does not fit in memory shows at once."""
+    batch: list[int] = []
+    for index in sorted(range(len(manifest)), key=lambda index: -manifest[index].seconds):
+        if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _read(manifest: Manifest, index: int) -> Waveform:
+    try:
+        return read_utterance(manifest[index])
+    except AudioError as error:
+        raise AudioError(f"{manifest.where(index)}: {error}") from None
+
+
+def _prepare_output(output: Path) -> None:
+    """Find out that a file cannot be written before the work rather than after it."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror or error}") from None
+    if output.is_dir():
+        raise ConfigError(f"{output}: expected a file to write, found a folder")
+
+
+def _write(output: Path, model: Path, evaluations: Sequence[Evaluation]) -> None:
+    description = evaluations[0].description
+    content = {
+        "model": str(model),
+        "num_parameters": evaluations[0].num_parameters,
+        "step": description.step,
+        "training_data": [data.to_dict() for data in description.training_data],
+        "evaluations": [evaluation.to_dict() for evaluation in evaluations],
+    }
+    try:
+        write_text_file(output, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror or error}") from None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _audio_seconds(manifest: Manifest) -> float:
+    return sum(utterance.seconds for utterance in manifest)
+
+
+def _describe_data(manifest: Manifest) -> str:
+    return f"{len(manifest)} utterances, {_audio_seconds(manifest) / 60:.1f} min"
+
+
+def _describe_confusions(confusions: Sequence[Confusion]) -> str:
+    """The most frequent on one line: ``five -> nine (3)``, with ``-`` for nothing and ``_`` for a space."""
+
+    def show(symbol: str) -> str:
+        return symbol.replace(" ", "_") or "-"
+
+    most = [
+        f"{show(confusion.reference)} -> {show(confusion.hypothesis)} ({confusion.count})"
+        for confusion in confusions[: _NUM_CONFUSIONS // 4]
+    ]
+    return ", ".join(most) or "nothing"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
