@@ -70,7 +70,12 @@ def evaluate(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests with texts.")],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write everything as JSON: rates, confusions, each utterance's texts."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write everything as JSON: rates, confusions, each utterance's texts.",
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -86,6 +91,7 @@ def evaluate(
         from speechssl.transcribe.evaluate import evaluate_manifests
 
         tune_allocator()
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         if not evaluate_manifests(model, manifests, output, device):
             sys.exit(1)
 

@@ -38,9 +38,14 @@ class Config(BaseModel):
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:
         """Validate plain values; ``source`` is named in errors."""
+        # A section given in part keeps the defaults that its owner chose for the rest of it.
+        complete = {
+            name: field.default.to_dict() for name, field in cls.model_fields.items() if isinstance(field.default, Config)
+        }
+        _merge(complete, values)
         try:
             # JSON mode, because strict Python mode refuses lists for tuples and strings for paths.
-            return cls.model_validate_json(json.dumps(values, default=str))
+            return cls.model_validate_json(json.dumps(complete, default=str))
         except ValidationError as error:
             raise ConfigError(f"{source}: {_describe(error)}") from None
 

@@ -85,7 +85,7 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
     """Draw the frames of one utterance to hide.
 
     The number of spans is ``start_prob * num_frames``, rounded up or down at random so that it is right on average.
-    Their starts are distinct and leave room for a whole span. At least one frame stays visible.
+    Their starts are distinct and leave room for a whole span. The last frame stays visible.
 
     Args:
         num_frames: Frames of the utterance (or channels, for a mask over channels).
@@ -104,11 +104,10 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
     num_starts = num_frames - span
     starts = generator.choice(num_starts, size=min(num_spans, num_starts), replace=False)
     mask[(starts[:, None] + np.arange(span)).ravel()] = True
-    if mask.all():
-        mask[generator.integers(num_frames)] = False
     return mask
 
 
 def keyed_generator(*key: int) -> np.random.Generator:
     """A generator that depends on nothing but the key, such as (seed, epoch, utterance, purpose)."""
-    return np.random.default_rng(key)
+    # The length in front, because numpy fills short keys up with zeros: (1, 2) and (1, 2, 0) would be the same.
+    return np.random.default_rng((len(key), *key))

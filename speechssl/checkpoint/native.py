@@ -14,7 +14,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor
 
-import speechssl
+from speechssl import __version__
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.text import Vocabulary
@@ -59,7 +59,7 @@ class ModelDescription(Config):
 
     format: Literal["speechssl"] = "speechssl"
     format_version: Literal[1] = 1
-    speechssl_version: str = Field(default_factory=lambda: speechssl.__version__)
+    speechssl_version: str = Field(default_factory=lambda: __version__)
     kind: Literal["pretrained", "ctc"]
     sample_rate: int = SAMPLE_RATE
     step: int

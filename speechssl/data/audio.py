@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from speechssl.data.container import expected_bytes, states_mp3_length
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -20,7 +21,6 @@ SILENCE_PEAK = 1e-4
 """A recording that never exceeds this (-80 dBFS, three steps of 16 bits) is silence."""
 
 _MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
-_UNKNOWN_RIFF_SIZE = 0x7FFF0000  # programs that write to a pipe put this much or more for "until the end"
 _PCM_SCALES = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
 
 Waveform = npt.NDArray[np.float32]
@@ -92,7 +92,9 @@ def read_audio(
 
 
 def read_span(source: Source, *, start: int = 0, num_samples: int | None = None) -> tuple[Waveform, int]:
-    """Read a recording, or a span of it, at its own rate; only the span is decoded if libsndfile knows the format.
+    """Read a recording, or a span of it, at its own rate.
+
+    Only the span is decoded, except that MP3 is decoded from its start and what only PyAV reads is decoded whole.
 
     Args:
         source, start, num_samples: As for `read_audio`.
@@ -109,8 +111,7 @@ def read_span(source: Source, *, start: int = 0, num_samples: int | None = None)
     sound = _open_with_libsndfile(file)
     if sound is None:
         channels, rate = _decode_with_av(name, file)
-        stop = None if num_samples is None else start + num_samples
-        total, samples = channels.shape[1], channels[:, start:stop].mean(axis=0)
+        total, samples = channels.shape[1], channels[:, start:][:, :num_samples].mean(axis=0)
     else:
         with sound:
             total, rate = sound.frames, sound.samplerate
@@ -225,19 +226,29 @@ def _read_archive_member(name: str, archive: Path, offset: int, size: int) -> io
 
 
 def _open_with_libsndfile(file: str | io.BytesIO) -> soundfile.SoundFile | None:
-    """The opened recording; None if libsndfile does not know the format or the header states no length."""
+    """The opened recording; None if libsndfile does not know the format or its length."""
     try:
         sound = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
         return None
-    return sound if sound.frames < 2**62 else None
+    if sound.frames > 2**62:  # FLAC written to a pipe
+        return None
+    if sound.format == "MP3":
+        with _opened(file) as stream:
+            return sound if states_mp3_length(stream) else None
+    return sound
+
+
+def _opened(file: str | io.BytesIO) -> BinaryIO:
+    return Path(file).open("rb") if isinstance(file, str) else io.BytesIO(file.getvalue())
 
 
 def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int) -> Waveform:
+    skipped = start if sound.format == "MP3" else 0  # libsndfile seeks in it by guess and can land elsewhere
     try:
-        if start:
+        if start > skipped:
             sound.seek(start)
-        channels = sound.read(num_samples, dtype="float32", always_2d=True)
+        channels = sound.read(skipped + num_samples, dtype="float32", always_2d=True)[skipped:]
     except soundfile.LibsndfileError as error:
         reason = error.error_string or "the file is damaged or cut off"
         raise AudioError(f"{name}: expected {num_samples} samples, found a decoding error: {reason}") from None
@@ -249,12 +260,14 @@ def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
     try:
         import av
     except ImportError:
-        advice = "m4a, G.722 and video need PyAV: pip install 'speechssl[av]'"
+        advice = "m4a, G.722, video and files that do not state their length need PyAV: pip install 'speechssl[av]'"
         raise AudioError(f"{name}: expected audio that libsndfile reads, found something else ({advice})") from None
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
     try:
-        with av.open(file, "r", format="g722" if name.lower().endswith(".g722") else None) as container:
+        with av.open(
+            file if isinstance(file, str) else _opened(file),
+            "r",
+            format="g722" if name.lower().endswith(".g722") else None,
+        ) as container:
             if not container.streams.audio:
                 raise AudioError(f"{name}: expected audio, found a file without any")
             resampler = av.AudioResampler(format="fltp")
@@ -271,20 +284,8 @@ def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
 
 
 def _check_complete(name: str, file: str | io.BytesIO) -> None:
-    """Refuse WAV and Ogg files whose own sizes say that the end is missing: libsndfile reads them without a word."""
-    with Path(file).open("rb") if isinstance(file, str) else file as stream:
-        stream.seek(0)
-        head = stream.read(8)
-        found = expected = stream.seek(0, os.SEEK_END)
-        tail_start = stream.seek(max(0, found - 65_536))
-        tail = stream.read() if head[:4] == b"OggS" else b""
-    riff_size = int.from_bytes(head[4:8], "little") if head[:4] == b"RIFF" else 0
-    if 0 < riff_size < _UNKNOWN_RIFF_SIZE:
-        expected = riff_size  # without the 8 bytes of the head, which some programs count and others do not
-    elif (page := tail.rfind(b"OggS")) >= 0:
-        segments_start = page + 27
-        segments = tail[segments_start : segments_start + tail[page + 26]] if len(tail) >= segments_start else b""
-        expected = tail_start + segments_start + len(segments) + sum(segments)
+    with _opened(file) as stream:
+        expected, found = expected_bytes(stream), stream.seek(0, os.SEEK_END)
     if found < expected:
         raise AudioError(f"{name}: expected {expected} bytes, found {found}: the file is cut off")
 

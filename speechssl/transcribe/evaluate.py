@@ -257,8 +257,10 @@ def _write(output: Path, model: Path, evaluations: Sequence[Evaluation]) -> None
         "training_data": [data.to_dict() for data in description.training_data],
         "evaluations": [evaluation.to_dict() for evaluation in evaluations],
     }
+    # What a path holds that is no UTF-8 becomes a JSON escape.
+    text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace").decode("utf-8")
     try:
-        write_text_file(output, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_text_file(output, f"{text}\n")
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror or error}") from None
 

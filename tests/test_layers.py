@@ -1,0 +1,160 @@
+"""The import layers of the package, and what importing it may cost."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import speechssl
+
+PACKAGE = Path(speechssl.__file__).parent
+
+BOTTOM = {"errors", "config", "frames", "command", "allocator"}
+BEFORE_OBJECTIVE = BOTTOM | {"data", "model"}
+BEFORE_CHECKPOINT = BEFORE_OBJECTIVE | {"objective", "scoring"}
+BEFORE_TRAIN = BEFORE_CHECKPOINT | {"checkpoint"}
+# What each part of the package may import, besides itself. A new part needs a place here.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "frames": {"errors", "config"},
+    "command": {"errors"},
+    "allocator": {"errors"},
+    "data": BOTTOM,
+    "model": BOTTOM,
+    "objective": BEFORE_OBJECTIVE,
+    "scoring": BEFORE_OBJECTIVE,
+    "checkpoint": BEFORE_CHECKPOINT,
+    "train": BEFORE_TRAIN,
+    "transcribe": BEFORE_TRAIN,
+    "__init__": BEFORE_TRAIN | {"train", "transcribe"},
+    "__main__": BEFORE_TRAIN | {"train", "transcribe"},
+}
+
+
+def imported_parts(source: str, part: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, part of the package) for each import, those in functions and TYPE_CHECKING blocks included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno} of a file of {part}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module":
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "speechssl":
+                yield node.lineno, rest.partition(".")[0]
+
+
+def violations(source: str, part: str) -> list[str]:
+    found = []
+    for line, target in imported_parts(source, part):
+        # `import speechssl` and its public names would reach anything; the version is only a string.
+        if target not in ALLOWED[part] | {part, "__version__"}:
+            found.append(f"{line}: {part} imports {target or 'speechssl itself'}")
+    return found
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("file", python_files(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_each_part_imports_only_those_before_it(file: Path) -> None:
+    part = part_of(file)
+    assert part in ALLOWED, f"{part} is a new part of the package: give it a place in ALLOWED"
+    assert violations(file.read_text("utf-8"), part) == []
+
+
+def test_the_layers_have_no_cycle() -> None:
+    remaining = {part: set(others) for part, others in ALLOWED.items()}
+    while remaining:
+        ready = {part for part, others in remaining.items() if not others & remaining.keys()}
+        assert ready, f"these import each other: {sorted(remaining)}"
+        remaining = {part: others for part, others in remaining.items() if part not in ready}
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("data", "from speechssl.model.ctc import CTCModel"),
+        ("model", "import speechssl.data.audio"),
+        ("train", "def load():\n    from speechssl.transcribe import transcriber"),
+        ("transcribe", "from speechssl import train"),
+        ("model", "from speechssl import read_audio"),
+        ("model", "import speechssl"),
+        ("frames", "from importlib import import_module\nimport_module('speechssl.model.encoder')"),
+        ("scoring", "from speechssl.objective.contrastive import ContrastiveLoss"),
+    ],
+)
+def test_a_forbidden_import_is_found(part: str, source: str) -> None:
+    assert len(violations(source, part)) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("data", "import torch\nfrom speechssl.frames import draw_mask\nfrom speechssl.data.audio import read_audio"),
+        ("train", "from speechssl import __version__, frames\nfrom speechssl.model.ctc import CTCModel"),
+    ],
+)
+def test_an_allowed_import_is_not(part: str, source: str) -> None:
+    assert violations(source, part) == []
+
+
+def run_without_torch(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process where importing torch fails with a traceback that shows who asked for it."""
+    blocked = "import sys\nsys.modules.update(dict.fromkeys(['torch', 'torchaudio']))\n"
+    return subprocess.run([sys.executable, "-c", blocked + code], capture_output=True, text=True, check=False)
+
+
+def test_importing_the_package_loads_no_part_of_it() -> None:
+    result = run_without_torch("import speechssl; print(*sorted(m for m in sys.modules if m.startswith('speechssl')))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["speechssl"]
+
+
+def test_public_names_are_found_on_first_use() -> None:
+    for name in speechssl.__all__:
+        assert getattr(speechssl, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = speechssl.nothing
+
+
+def test_help_of_every_command_loads_no_torch() -> None:
+    result = run_without_torch(
+        """
+import typer.main
+from speechssl.__main__ import app, main
+
+commands = getattr(typer.main.get_command(app), "commands", {})
+assert commands, "speechssl has no commands"
+for arguments in [["--help"], *([name, "--help"] for name in commands)]:
+    sys.argv = ["speechssl", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, (arguments, stop.code)
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout
+
+
+def test_help_of_transcribe_audio_loads_no_torch() -> None:
+    result = run_without_torch(
+        "from speechssl.transcribe.cli import main\nsys.argv = ['transcribe-audio', '--help']\nmain()"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout

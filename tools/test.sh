@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Every check of the project: format, lint, types, tests. The arguments go to pytest, after its own selection:
+# `bash tools/test.sh -k manifest`, `bash tools/test.sh -m slow`.
+set -euo pipefail
+CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+check() {
+    local name=$1 status=0
+    shift
+    printf '== %s\n' "$name"
+    "$@" || status=$?
+    if ((status != 0)); then
+        printf '== failed: %s (status %d)\n' "$name" "$status" >&2
+        exit "$status"
+    fi
+}
+
+# The corpus extra too, so that no test is skipped for want of PyAV.
+python=$(bash tools/bootstrap.sh dev,corpus)
+check "format" "$python" -m ruff format --check .
+check "lint" "$python" -m ruff check .
+check "types" "$python" -m mypy
+check "tests" "$python" -m pytest -m "not slow and not gpu" "$@"
