@@ -40,7 +40,9 @@ class Config(BaseModel):
         """Validate plain values; ``source`` is named in errors."""
         # A section given in part keeps the defaults that its owner chose for the rest of it.
         complete = {
-            name: field.default.to_dict() for name, field in cls.model_fields.items() if isinstance(field.default, Config)
+            name: field.default.to_dict()
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, Config)
         }
         _merge(complete, values)
         try:

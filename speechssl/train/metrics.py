@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from speechssl.objective.losses import Losses
 from speechssl.train.distributed import Ranks
 
 LOG_FILE = "log.jsonl"
+_SPEED = "audio_seconds_per_second"
 
 
 class MetricSums:
@@ -43,7 +44,7 @@ class MetricSums:
         totals = torch.cat([torch.stack(list(self._sums.values())).float(), counts])
         *values, count, seconds = ranks.sum(totals).tolist()
         means = {name: value / count for name, value in zip(self._sums, values, strict=True)}
-        means["audio_seconds_per_second"] = seconds / (time.monotonic() - self._start)
+        means[_SPEED] = seconds / (time.monotonic() - self._start)
         self._clear()
         return means
 
@@ -54,12 +55,14 @@ class RunLog:
     Args:
         folder: The run's folder.
         stage: Named on every line.
+        shown: The metrics that the console shows, in this order; the files have all.
         first_step: Lines of later steps, written by a run that was killed, are deleted.
         num_steps: For the time left.
     """
 
-    def __init__(self, folder: Path, stage: str, first_step: int, num_steps: int) -> None:
+    def __init__(self, folder: Path, stage: str, shown: Sequence[str], first_step: int, num_steps: int) -> None:
         self.stage = stage
+        self.shown = shown
         self.num_steps = num_steps
         self._file_path = folder / LOG_FILE
         _trim(self._file_path, first_step)
@@ -84,15 +87,16 @@ class RunLog:
         self._file.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
-        shown = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in metrics.items())
-        print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {shown}{self._time_left(step)}")
+        shown = [f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in self.shown if name in metrics]
+        if _SPEED in metrics:
+            shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")
+        shown.append(f"left {self._time_left(step)}")
+        print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {'  '.join(shown)}")
 
     def _time_left(self, step: int) -> str:
         done = step - self._first_step
-        if done <= 0:
-            return ""
-        left = (time.monotonic() - self._start) / done * (self.num_steps - step)
-        return f"  left {int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}"
+        left = round((time.monotonic() - self._start) / done * (self.num_steps - step))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -56,11 +56,13 @@ class Task(Protocol):
     Attributes:
         stage: Its name on the console.
         best_metric: The dev metric, lower being better, that chooses the ``best`` checkpoint.
+        shown_metrics: What of the log is shown on the console, in this order.
         train_manifest: Where training utterances stand, for messages.
     """
 
     stage: str
     best_metric: str
+    shown_metrics: tuple[str, ...]
     train_manifest: Manifest
 
     @property
@@ -129,7 +131,11 @@ def train(
     sums = MetricSums()
     guard = _FiniteGuard(task.train_manifest)
     replica: nn.Module = model
-    with RunLog(run, task.stage, first_step, config.num_steps) if ranks.is_first else nullcontext() as log:
+    with (
+        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
+        if ranks.is_first
+        else nullcontext() as log
+    ):
         for step in range(first_step, config.num_steps):
             if task.set_trainable(step) or step == first_step:
                 replica = DistributedDataParallel(model) if ranks.count > 1 else model
@@ -164,7 +170,10 @@ def train(
                     log.write(done, "train", metrics)
             evaluates = done % config.evaluate_steps == 0 or is_end
             if evaluates or done % config.checkpoint_steps == 0:
-                guard.check(before_step=done)  # nothing that is not finite may be saved
+                # Nothing that is not finite may be saved.
+                guard.check(before_step=done)
+                if not torch.isfinite(norm):
+                    raise TrainingError(f"step {done}: expected a finite gradient, found one of norm {norm.item()}")
                 score = None
                 if evaluates:
                     dev = _evaluate(task, done, config, ranks)

@@ -268,7 +268,7 @@ def _write(output: Path, model: Path, evaluations: Sequence[Evaluation]) -> None
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type} x {torch.get_num_threads()}"
 
 
 def _audio_seconds(manifest: Manifest) -> float:
