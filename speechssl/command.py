@@ -2,17 +2,21 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from speechssl.errors import SpeechSSLError
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn a known error into one line on stderr and exit status 1, an interrupt into status 130."""
+    """Turn a known error or a warning into one line on stderr; exit with status 1, or 130 after an interrupt."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            yield
         sys.stdout.flush()
     except SpeechSSLError as error:
         print_error(error)
@@ -35,3 +39,7 @@ def print_status(line: str) -> None:
     """Print a line of progress or advice on stderr; stdout is for results."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print_status(f"warning: {' '.join(str(message).split())}")

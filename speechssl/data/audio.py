@@ -228,7 +228,8 @@ def _read_archive_member(name: str, archive: Path, offset: int, size: int) -> io
 def _open_with_libsndfile(file: str | io.BytesIO) -> soundfile.SoundFile | None:
     """The opened recording; None if libsndfile does not know the format or its length."""
     try:
-        sound = soundfile.SoundFile(file)
+        # As bytes, because a name need not be UTF-8.
+        sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file)  # type: ignore[arg-type]
     except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
         return None
     if sound.frames > 2**62:  # FLAC written to a pipe

@@ -170,7 +170,7 @@ class FinetuneTask:
 
     stage = "finetune"
     best_metric = "wer"
-    shown_metrics = ("loss", "loss_per_label", "wer", "cer")
+    shown_metrics: tuple[str, ...] = ("loss", "loss_per_label", "wer", "cer")
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class PretrainTask:
 
     stage = "pretrain"
     best_metric = "contrastive"
-    shown_metrics = ("loss", "contrastive", "accuracy", "code_perplexity")
+    shown_metrics: tuple[str, ...] = ("loss", "contrastive", "accuracy", "code_perplexity")
 
     def __init__(self, config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> None:
         self.config = config

@@ -2,15 +2,14 @@
 
 import json
 import sys
-import warnings
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speechssl.command import exit_on_error, print_error, print_status
+from speechssl.command import exit_on_error, print_error
 from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ def transcribe(
 
     A file that fails costs a line on stderr and exit status 1; the others are still transcribed.
     """
-    with exit_on_error(), warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
+    with exit_on_error():
         # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
         errors = "surrogateescape" if output_format is Format.TXT else "backslashreplace"
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
@@ -94,10 +92,6 @@ def _print_line(line: str) -> None:
     """Print a result on stdout at once, for whoever waits at the other end of a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print_status(f"warning: {' '.join(str(message).split())}")
 
 
 if __name__ == "__main__":
