@@ -1,0 +1,65 @@
+"""The prompts recipe at its smallest, from the corpus to transcripts, as a user runs it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "prompts" / "run.sh"
+SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
+
+
+def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OUT": str(out)} | settings
+    return subprocess.run(
+        ["bash", str(RECIPE), *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("recipe") / "with space"
+    result = run_recipe(out, *SMALLEST)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, result = finished
+    assert "0 errors" in (out / "check.txt").read_text("utf-8")
+    assert (out / "pretrain" / "best" / "model.safetensors").is_file()
+    description = json.loads((out / "finetune" / "best" / "config.json").read_text("utf-8"))
+    assert [data["stage"] for data in description["training_data"]] == ["pretrain", "finetune"]
+    assert all("CC-BY" in data["licence"] for data in description["training_data"])
+    scores = json.loads((out / "test.json").read_text("utf-8"))["evaluations"][0]
+    assert scores["num_utterances"] == len(scores["utterances"]) > 100
+    assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
+    assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
+        f"== {stage}" for stage in ("check", "pretrain", "finetune", "evaluate", "transcribe")
+    ]
+    assert result.stdout.count("  reference   ") == result.stdout.count("  transcript  ") == 5
+
+
+def test_running_again_trains_nothing(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = finished
+    before = (out / "finetune" / "log.jsonl").read_bytes()
+    result = run_recipe(out, *SMALLEST, FROM="pretrain", TO="finetune")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("is finished after step 2") == 2
+    assert (out / "finetune" / "log.jsonl").read_bytes() == before
+    assert "== evaluate" not in result.stderr
+
+
+def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = finished
+    result = run_recipe(out, *SMALLEST, "--set", "optimizer.learning_rate=0.5", FROM="finetune", TO="finetune")
+    assert result.returncode == 1
+    assert "optimizer.learning_rate was 0.001, now 0.5" in result.stderr
+
+
+def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
+    result = run_recipe(tmp_path, FROM="polish")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "error: FROM=polish: expected one of check pretrain finetune evaluate transcribe"
