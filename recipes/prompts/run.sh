@@ -61,7 +61,7 @@ if wanted finetune; then
 fi
 
 if wanted evaluate; then
-    "${speechssl[@]}" evaluate "$OUT/finetune" "$CORPUS/test.tsv" --output "$OUT/test.json"
+    "${speechssl[@]}" evaluate "$OUT/finetune" "$CORPUS/test.tsv" --output "$OUT/test.json" >"$OUT/results_row.md"
 fi
 
 if wanted transcribe; then
@@ -72,4 +72,8 @@ if wanted transcribe; then
     done <"$OUT/heldout.txt"
 fi
 
-echo "written: $OUT"/{pretrain,finetune,test.json,heldout.txt} >&2
+if [[ -f $OUT/results_row.md ]]; then
+    echo "== results" >&2
+    cat "$OUT/results_row.md"
+fi
+printf 'written: %s\n' "$OUT"/* >&2

@@ -20,6 +20,7 @@ from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchPlan
+from speechssl.errors import SpeechSSLError
 from speechssl.frames import keyed_generator
 
 _CROP = 1  # the purpose of the generator that places crops
@@ -146,10 +147,10 @@ def make_loader(
         num_workers: Processes; 0 reads when asked.
         pin_memory: Whether batches land in page-locked memory, for copies to a GPU.
     """
-    loader: DataLoader[Example] = DataLoader(
-        _UtteranceDataset(manifest, seed),
-        batch_sampler=_Keys(plans),
-        collate_fn=collate,
+    loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
+        _PlannedBatches(manifest, collate, seed),
+        sampler=plans,
+        batch_size=None,  # a plan is a whole batch
         num_workers=num_workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if num_workers else None,
@@ -157,43 +158,40 @@ def make_loader(
         multiprocessing_context="forkserver" if num_workers else None,
         worker_init_fn=_start_worker if num_workers else None,
     )
-    return iter(loader)
+    return map(_checked, iter(loader))
+
+
+def _checked(batch: BatchType | SpeechSSLError) -> BatchType:
+    if isinstance(batch, SpeechSSLError):
+        raise batch
+    return batch
 
 
 def _start_worker(worker: int) -> None:
     tune_allocator()
 
 
-@dataclass(frozen=True)
-class _Key:
-    epoch: int
-    index: int
-    crop_samples: int | None
-
-
-class _Keys:
-    def __init__(self, plans: Iterable[BatchPlan]) -> None:
-        self.plans = plans
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        for plan in self.plans:
-            yield [_Key(plan.epoch, index, plan.crop_samples) for index in plan.indices]
-
-
-class _UtteranceDataset(Dataset[Example]):
-    def __init__(self, manifest: Manifest, seed: int) -> None:
+class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):
+    def __init__(self, manifest: Manifest, collate: Callable[[list[Example]], BatchType], seed: int) -> None:
         self.manifest = manifest
+        self.collate = collate
         self.seed = seed
 
-    def __getitem__(self, key: _Key) -> Example:
-        utterance = self.manifest[key.index]
-        if key.crop_samples is None:
+    def __getitem__(self, plan: BatchPlan) -> BatchType | SpeechSSLError:
+        try:
+            return self.collate([self._read(plan, index) for index in plan.indices])
+        except SpeechSSLError as error:
+            return error  # raised by a worker, it would arrive with the worker's traceback in its message
+
+    def _read(self, plan: BatchPlan, index: int) -> Example:
+        utterance = self.manifest[index]
+        if plan.crop_samples is None:
             waveform = read_utterance(utterance)
         else:
-            spare = utterance.num_output_samples - key.crop_samples
-            offset = int(keyed_generator(self.seed, key.epoch, key.index, _CROP).integers(spare + 1))
-            waveform = _read_crop(utterance, offset, key.crop_samples)
-        return Example(key.index, key.epoch, waveform, utterance.text)
+            spare = utterance.num_output_samples - plan.crop_samples
+            offset = int(keyed_generator(self.seed, plan.epoch, index, _CROP).integers(spare + 1))
+            waveform = _read_crop(utterance, offset, plan.crop_samples)
+        return Example(index, plan.epoch, waveform, utterance.text)
 
 
 def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:

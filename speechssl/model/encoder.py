@@ -13,7 +13,7 @@ from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.context import ContextConfig, ContextNetwork, PositionalConvolution
 from speechssl.model.dropout import Dropout
-from speechssl.model.feature_encoder import ConvLayer, FeatureEncoder, FeatureEncoderConfig
+from speechssl.model.feature_encoder import ChannelNorm, ConvLayer, FeatureEncoder, FeatureEncoderConfig, FrameNorm
 
 
 class EncoderConfig(Config):
@@ -99,6 +99,9 @@ class SpeechEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvLayer):
                 nn.init.kaiming_normal_(module.conv.weight)
+            elif isinstance(module, ChannelNorm | FrameNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
             elif isinstance(module, PositionalConvolution):
                 kernel = module.conv.kernel_size[0]
                 deviation = (4 / (kernel * module.conv.in_channels)) ** 0.5
@@ -157,7 +160,7 @@ class SpeechEncoder(nn.Module):
             x = x.masked_fill(channel_mask[:, None, :], 0)
         return self.context(x, frames.lengths, layer)  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, whose tensors could train nothing on top
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None, layer: int | None = None) -> Encoded:
         """Represent a batch of recordings, each as it would be alone.
 

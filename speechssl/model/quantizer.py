@@ -92,6 +92,10 @@ class Quantizer(nn.Module):
             temperature: Of the Gumbel softmax; without effect in evaluation, which takes the likeliest entry.
         """
         logits = self.projection(frames).float().unflatten(1, self.codebooks.shape[:2])  # (N, G, V)
+        with torch.autocast(logits.device.type, enabled=False):  # or the sums over all frames would be bfloat16
+            return self._choose(logits, weights, temperature)
+
+    def _choose(self, logits: Tensor, weights: Tensor, temperature: float) -> Quantized:
         total = weights.sum().clamp(min=1)
         likeliest = _one_hot(logits)
         with torch.no_grad():
@@ -102,7 +106,7 @@ class Quantizer(nn.Module):
             noise = -torch.empty_like(logits).exponential_().clamp_(min=1e-30).log()
             soft = ((logits + noise) / temperature).softmax(dim=2)
             hard = _one_hot(soft)
-            chosen = hard + soft - soft.detach()
+            chosen = hard + (soft - soft.detach())  # exactly one-hot, with the gradient of the soft choice
         else:
             chosen = hard = likeliest
         codes = torch.einsum("ngv,gve->nge", chosen, self.codebooks.float()).flatten(1)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -76,6 +76,8 @@ class FinetuneConfig(Config):
         encoder: The architecture, if from scratch.
         feature_encoder_is_frozen: Whether the convolutions stay as they are.
         head_only_steps: Updates at the start in which nothing but the head learns.
+        best_metric: The dev error rate that chooses the ``best`` checkpoint: of words, or of characters while a model
+            is too weak for whole words.
     """
 
     seed: int = 0
@@ -83,6 +85,7 @@ class FinetuneConfig(Config):
     encoder: EncoderConfig | None = None
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)
+    best_metric: Literal["wer", "cer"] = "wer"
     data: DataConfig
     batches: BatchConfig = BatchConfig(seconds=200.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
@@ -169,7 +172,6 @@ class FinetuneTask:
     """CTC fine-tuning, as the trainer sees it."""
 
     stage = "finetune"
-    best_metric = "wer"
     shown_metrics: tuple[str, ...] = ("loss", "loss_per_label", "wer", "cer")
 
     def __init__(
@@ -182,6 +184,7 @@ class FinetuneTask:
         dev_manifest: Manifest,
     ) -> None:
         self.config = config
+        self.best_metric: str = config.best_metric
         self.vocabulary = vocabulary
         self.past_data = past_data
         self.train_manifest = train_manifest
