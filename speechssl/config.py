@@ -110,6 +110,9 @@ def _describe(error: ValidationError) -> str:
     elif first["type"] == "missing":
         problem = "this setting is required"
     else:
-        problem = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ")
+        problem = f"{message[0].lower()}{message[1:]}"
+        if not isinstance(first["input"], dict):  # a whole section would bury what is wrong with it
+            problem += f", found {first['input']!r}"
     others = len(error.errors()) - 1
     return f"{where}: {problem}" + (f" (and {others} more)" if others else "")

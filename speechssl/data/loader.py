@@ -3,8 +3,11 @@
 Shapes: B batch, T samples.
 """
 
+import multiprocessing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -154,8 +157,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if num_workers else None,
-        # Not forked: the training process has threads, and its locks must not be inherited.
-        multiprocessing_context="forkserver" if num_workers else None,
+        multiprocessing_context=_worker_context() if num_workers else None,
         worker_init_fn=_start_worker if num_workers else None,
     )
     return map(_checked, iter(loader))
@@ -165,6 +167,14 @@ def _checked(batch: BatchType | SpeechSSLError) -> BatchType:
     if isinstance(batch, SpeechSSLError):
         raise batch
     return batch
+
+
+def _worker_context() -> BaseContext:
+    # Not forked from here: the training process has threads, and its locks must not be inherited. The server, which
+    # computes nothing, imports torch once for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _start_worker(worker: int) -> None:
@@ -200,6 +210,6 @@ def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np
     wanted = -(-length * utterance.sample_rate // SAMPLE_RATE)
     wanted = min(wanted, utterance.num_samples - first)
     part = replace(utterance, start=utterance.start + first, num_samples=wanted)
-    waveform = read_utterance(part)
-    # Other rates can give a sample too many or, at the end of the file, too few.
-    return np.pad(waveform[:length], (0, max(length - len(waveform), 0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*: silence$")  # a pause in the recording is none of its faults
+        return read_utterance(part)[:length]  # other rates can give a sample too many, never too few

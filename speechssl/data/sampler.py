@@ -99,9 +99,9 @@ class BatchSampler:
         for bucket, length in zip(self._buckets, self._bucket_lengths, strict=True):
             waiting += generator.permutation(bucket).tolist()
             size = max(int(self._batch_samples // length), 1)
-            while len(waiting) >= size:
-                plans.append(self._plan(epoch, waiting[:size], length))
-                del waiting[:size]
+            num_full = len(waiting) // size * size
+            plans += [self._plan(epoch, waiting[first : first + size], length) for first in range(0, num_full, size)]
+            del waiting[:num_full]
         if waiting:
             plans.append(self._plan(epoch, waiting, self._bucket_lengths[-1]))
         return [plans[number] for number in generator.permutation(len(plans))]

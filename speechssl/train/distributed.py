@@ -1,7 +1,7 @@
 """One process or many: what ``torchrun`` says, and the sums over ranks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,6 +35,18 @@ class Ranks:
         if self.count > 1:
             dist.all_reduce(values)
         return values
+
+    def sum_named(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sums over ranks, by name; a rank with nothing to add may lack the names."""
+        of_ranks: list[Mapping[str, float]] = [values]
+        if self.count > 1:
+            of_ranks = [{}] * self.count
+            dist.all_gather_object(of_ranks, values)
+        totals: dict[str, float] = {}
+        for of_rank in of_ranks:
+            for name, value in of_rank.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return totals
 
     def wait(self) -> None:
         """Wait until every rank is here."""

@@ -80,7 +80,7 @@ class FinetuneConfig(Config):
             is too weak for whole words.
     """
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     init: Path | None = None
     encoder: EncoderConfig | None = None
     feature_encoder_is_frozen: bool = True

@@ -87,6 +87,7 @@ class RunLog:
         self._file.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._tensorboard.flush()  # a run that is killed and goes on has no other chance to draw them
         shown = [f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in self.shown if name in metrics]
         if _SPEED in metrics:
             shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")

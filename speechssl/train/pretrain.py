@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
 from speechssl.checkpoint.native import ModelDescription, TrainingData, load_weights, save_model
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.config import Config
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.loader import DataConfig, make_loader
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
@@ -34,7 +37,7 @@ class PretrainConfig(Config):
         seed: Of initialisation, order, crops, masks and noise.
     """
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     data: DataConfig
     batches: BatchConfig = BatchConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -43,6 +46,15 @@ class PretrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _hides_something_of_all(self) -> Self:
+        if self.mask.min_spans < 1:
+            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
+        shortest = self.encoder.feature_encoder.geometry.num_samples(2) / SAMPLE_RATE
+        if self.batches.min_seconds < shortest:
+            raise ValueError(f"batches.min_seconds must be at least {shortest}, two frames")
+        return self
 
 
 class PretrainModel(nn.Module):

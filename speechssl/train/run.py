@@ -16,7 +16,7 @@ from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.data.text import Vocabulary
-from speechssl.errors import TrainingError
+from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.distributed import Ranks
 from speechssl.train.trainer import TrainerConfig
@@ -79,7 +79,7 @@ def begin_or_resume(
     file = run / RUN_FILE
     is_finished = progress.step >= num_steps
     if progress.step:
-        changes = differences(json.loads(file.read_text("utf-8")), record)
+        changes = differences(_read_record(file), record)
         changes = {name.removeprefix("config."): change for name, change in changes.items()}
         changes = {name: change for name, change in changes.items() if name not in _FREE}
         if changes:
@@ -96,10 +96,26 @@ def begin_or_resume(
     return not is_finished
 
 
+def _read_record(file: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{file}: expected what the run was begun with: {error}") from None
+    return record
+
+
 def digest_model(path: Path) -> str:
-    """The SHA-256 of a model's weights."""
-    with (find_model(path) / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a model's weights.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    weights = find_model(path) / "model.safetensors"
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{weights}: {error.strerror or error}") from None
 
 
 def refuse_bad_data(

@@ -34,7 +34,7 @@ class TrainerConfig(Config):
     Attributes:
         num_steps: Updates.
         microbatches: Batches summed into one update, over all ranks.
-        log_steps: Updates between two lines of the log.
+        log_steps: Updates between two lines of the log; each checkpoint has one too.
         evaluate_steps: Updates between two evaluations on the dev set, each followed by a checkpoint.
         checkpoint_steps: Updates between two checkpoints.
         device: By name; None is the GPU if there is one, else the CPU.
@@ -109,7 +109,7 @@ def train(
         seed: Of noise and dropout, which depend on (seed, number of the batch) alone.
 
     Raises:
-        TrainingError: a loss is not finite, or the microbatches do not divide among the ranks.
+        TrainingError: a loss or gradient is not finite, or the microbatches do not divide among the ranks.
     """
     if config.microbatches % ranks.count:
         raise TrainingError(
@@ -122,12 +122,8 @@ def train(
     first_step = progress.step
     if first_step:
         load_optimizer(run, optimizer, model)
-    numbers = [
-        step * config.microbatches + ranks.rank * own + part
-        for step in range(first_step, config.num_steps)
-        for part in range(own)
-    ]
-    batches = zip(numbers, task.train_batches(numbers, pin_memory=ranks.device.type == "cuda"), strict=True)
+    reading = task.train_batches(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
+    batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
     guard = _FiniteGuard(task.train_manifest)
     replica: nn.Module = model
@@ -155,6 +151,7 @@ def train(
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             _divide(gradients, count, ranks)
             norm = _clip(gradients, optimizer_config.max_gradient_norm)
+            guard.watch_gradient(step, norm)
             rate = optimizer_config.learning_rate * schedule.scale(step, config.num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -163,17 +160,16 @@ def train(
             guard.check(before_step=step)
 
             done = step + 1
-            is_end = done == config.num_steps
-            if done % config.log_steps == 0 or is_end:
+            evaluates = done % config.evaluate_steps == 0 or done == config.num_steps
+            saves = evaluates or done % config.checkpoint_steps == 0
+            if saves:  # nothing that is not finite
+                guard.check(before_step=done)
+            # Before each checkpoint too: a run that goes on from there has no sums of the steps before.
+            if saves or done % config.log_steps == 0:
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
                 if log:
                     log.write(done, "train", metrics)
-            evaluates = done % config.evaluate_steps == 0 or is_end
-            if evaluates or done % config.checkpoint_steps == 0:
-                # Nothing that is not finite may be saved.
-                guard.check(before_step=done)
-                if not torch.isfinite(norm):
-                    raise TrainingError(f"step {done}: expected a finite gradient, found one of norm {norm.item()}")
+            if saves:
                 score = None
                 if evaluates:
                     dev = _evaluate(task, done, config, ranks)
@@ -184,6 +180,14 @@ def train(
                 if ranks.is_first:
                     save_checkpoint(run, progress, optimizer, model, partial(task.write_model, step=done))
                 ranks.wait()
+
+
+def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[int]:
+    """The numbers of this rank's microbatches, its own after those of lower ranks in each update."""
+    own = config.microbatches // ranks.count
+    for step in range(first_step, config.num_steps):
+        first = step * config.microbatches + ranks.rank * own
+        yield from range(first, first + own)
 
 
 def _advance(progress: Progress, step: int, score: float | None) -> Progress:
@@ -224,25 +228,32 @@ def _evaluate(task: Task, step: int, config: TrainerConfig, ranks: Ranks) -> dic
             sums = task.evaluate(batch.to(ranks.device), step)
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + value
-    names = sorted(totals)
-    reduced = ranks.sum(torch.tensor([totals[name] for name in names], device=ranks.device, dtype=torch.float64))
-    return task.summarise(dict(zip(names, reduced.tolist(), strict=True)))
+    return task.summarise(ranks.sum_named(totals))
 
 
 class _FiniteGuard:
-    """Stops the run at a loss that is not finite, one update late so that a GPU is never waited for."""
+    """Stops the run at a number that is not finite, one update late so that a GPU is never waited for."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.watched: list[tuple[int, tuple[int, ...], Tensor]] = []
+        self.losses: list[tuple[int, tuple[int, ...], Tensor]] = []
+        self.norms: list[tuple[int, Tensor]] = []
 
     def watch(self, step: int, batch: TaskBatch, loss: Tensor) -> None:
-        self.watched.append((step, batch.audio.indices, loss.detach()))
+        self.losses.append((step, batch.audio.indices, loss.detach()))
+
+    def watch_gradient(self, step: int, norm: Tensor) -> None:
+        """A gradient can be infinite though its loss is not, or because of another rank's loss."""
+        self.norms.append((step, norm))
 
     def check(self, before_step: int) -> None:
-        """Look at the losses of the updates before this one."""
-        for step, indices, loss in self.watched:
+        """Look at the losses and gradients of the updates before this one."""
+        for step, indices, loss in self.losses:
             if step < before_step and not torch.isfinite(loss):
                 where = ", ".join(self.manifest.where(index) for index in indices)
                 raise TrainingError(f"step {step + 1}: expected a finite loss, found {loss.item()} on {where}")
-        self.watched = [entry for entry in self.watched if entry[0] >= before_step]
+        for step, norm in self.norms:
+            if step < before_step and not torch.isfinite(norm):
+                raise TrainingError(f"step {step + 1}: expected a finite gradient, found one of norm {norm.item()}")
+        self.losses = [entry for entry in self.losses if entry[0] >= before_step]
+        self.norms = [entry for entry in self.norms if entry[0] >= before_step]

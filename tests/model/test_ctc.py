@@ -1,0 +1,169 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.model.ctc import CTCModel, CTCOutput, PathToken, ctc_losses, greedy_paths
+
+NUM_SYMBOLS = 7
+KINDS = pytest.mark.parametrize(
+    ("norm", "norm_first", "normalize"),
+    [(norm, first, normalize) for norm in ("group", "layer") for first in (False, True) for normalize in (False, True)],
+)
+
+
+def make_output(*rows: Tensor) -> CTCOutput:
+    """A batch of (S, V) probabilities, the rest of each row being garbage."""
+    lengths = torch.tensor([len(row) for row in rows])
+    log_probs = torch.randn(len(rows), int(lengths.max()), rows[0].shape[1]).log_softmax(dim=2)
+    for number, row in enumerate(rows):
+        log_probs[number, : len(row)] = row.log()
+    return CTCOutput(log_probs, lengths)
+
+
+def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol != 0)
+
+
+def brute_force_loss(probabilities: Tensor, labels: tuple[int, ...]) -> float:
+    """Over all paths that say the labels."""
+    likelihood = 0.0
+    for path in itertools.product(range(probabilities.shape[1]), repeat=len(probabilities)):
+        if collapse(path) == labels:
+            likelihood += math.prod(probabilities[frame, symbol].item() for frame, symbol in enumerate(path))
+    return -math.log(likelihood)
+
+
+class TestLoss:
+    def test_is_that_of_all_paths(self) -> None:
+        torch.manual_seed(0)
+        rows = [torch.randn(length, 3).softmax(dim=1) for length in (5, 4, 5, 3, 1, 2)]
+        labels = [(1, 2), (1, 1), (2, 1, 2), (), (2,), (1, 2)]
+        losses = ctc_losses(
+            make_output(*rows),
+            torch.tensor([symbol for row in labels for symbol in row]),
+            torch.tensor([len(row) for row in labels]),
+        )
+        assert losses.shape == (6,)
+        for loss, row, wanted in zip(losses.tolist(), rows, labels, strict=True):
+            assert loss == pytest.approx(brute_force_loss(row, wanted), rel=1e-5)
+
+    @pytest.mark.parametrize(
+        ("num_frames", "labels", "fits"),
+        [(3, (1, 1), True), (2, (1, 1), False), (2, (1, 2), True), (1, (1, 2), False), (5, (1, 1, 1), True)],
+    )
+    def test_is_infinite_where_the_labels_do_not_fit(
+        self, num_frames: int, labels: tuple[int, ...], fits: bool
+    ) -> None:
+        rows = torch.full((num_frames, 3), 1 / 3), torch.full((9, 3), 1 / 3)
+        loss, other = ctc_losses(
+            make_output(*rows), torch.tensor((*labels, 1)), torch.tensor([len(labels), 1])
+        ).tolist()
+        assert math.isfinite(loss) is fits
+        assert loss > 0
+        assert math.isfinite(other)
+
+    def test_gradient_reaches_the_whole_model(self, tiny_config, padded_batch) -> None:
+        torch.manual_seed(0)
+        model = CTCModel(tiny_config(), NUM_SYMBOLS)
+        output = model(*padded_batch)
+        losses = ctc_losses(output, torch.tensor([1, 2, 3, 4, 4, 5, 6]), torch.tensor([2, 3, 0, 1, 1]))
+        losses.sum().backward()
+        for name, parameter in model.named_parameters():
+            if name.endswith("mask_embedding"):
+                assert parameter.grad is None, "nothing is hidden"
+            elif not name.endswith("key.bias"):  # which softmax does not notice
+                assert parameter.grad is not None, name
+                assert parameter.grad.any(), name
+
+
+class TestGreedyPath:
+    def path(self, *symbols: int, num_frames: int | None = None) -> list[tuple[int, int, int]]:
+        probabilities = torch.full((1, len(symbols), 4), 0.1)
+        probabilities[0, torch.arange(len(symbols)), torch.tensor(symbols, dtype=torch.int64)] = 0.7
+        lengths = torch.tensor([len(symbols) if num_frames is None else num_frames])
+        [tokens] = greedy_paths(CTCOutput(probabilities.log(), lengths))
+        return [(token.symbol_id, token.first_frame, token.last_frame) for token in tokens]
+
+    def test_repeats_are_joined_and_blanks_dropped(self) -> None:
+        assert self.path(0, 1, 1, 0, 2, 3, 3, 3, 0, 0) == [(1, 1, 2), (2, 4, 4), (3, 5, 7)]
+
+    def test_blank_separates_equal_symbols(self) -> None:
+        assert self.path(1, 1, 0, 1) == [(1, 0, 1), (1, 3, 3)]
+
+    def test_symbols_at_both_ends(self) -> None:
+        assert self.path(2, 0, 0, 3) == [(2, 0, 0), (3, 3, 3)]
+        assert self.path(2, 2, 2) == [(2, 0, 2)]
+
+    def test_nothing_but_blanks(self) -> None:
+        assert self.path(0, 0, 0) == []
+
+    def test_padding_is_not_read(self) -> None:
+        assert self.path(1, 1, 1, 2, 3, num_frames=2) == [(1, 0, 1)]
+        assert self.path(1, 0, 2, 2, 3, num_frames=3) == [(1, 0, 0), (2, 2, 2)]
+        assert self.path(1, 2, num_frames=0) == []
+
+    def test_log_prob_is_the_mean_over_the_run(self) -> None:
+        probabilities = torch.tensor([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1], [0.3, 0.7]])
+        [path] = greedy_paths(make_output(probabilities))
+        assert path == [
+            PathToken(1, 0, 1, pytest.approx((math.log(0.8) + math.log(0.6)) / 2)),
+            PathToken(1, 3, 3, pytest.approx(math.log(0.7))),
+        ]
+
+    def test_rows_are_kept_apart(self) -> None:
+        one, two, blank = torch.tensor([[0.1, 0.8, 0.1]]), torch.tensor([[0.1, 0.1, 0.8]]), torch.tensor([[1.0, 0, 0]])
+        paths = greedy_paths(make_output(torch.cat((one, blank, two)), torch.cat((two,)), torch.cat((blank, one))))
+        assert [[token.symbol_id for token in path] for path in paths] == [[1, 2], [2], [1]]
+
+
+class TestModel:
+    def make_model(self, config) -> CTCModel:
+        torch.manual_seed(0)
+        model = CTCModel(config, NUM_SYMBOLS).eval()
+        torch.nn.init.normal_(model.head.weight)  # so that different frames say different symbols
+        return model
+
+    @KINDS
+    def test_padding_changes_no_result(
+        self, tiny_config, padded_batch, norm: str, norm_first: bool, normalize: bool
+    ) -> None:
+        model = self.make_model(tiny_config(norm=norm, norm_first=norm_first, normalize_waveforms=normalize))
+        waveforms, lengths = padded_batch
+        labels, label_lengths = torch.randint(1, NUM_SYMBOLS, (12,)), torch.tensor([4, 3, 1, 0, 4])
+        mask, channel_mask = torch.rand(5, 49) < 0.3, torch.rand(5, 32) < 0.2
+        output = model(waveforms, lengths, mask, channel_mask)
+        losses, paths = ctc_losses(output, labels, label_lengths), greedy_paths(output)
+        assert output.frame_lengths.tolist() == [29, 49, 1, 21, 49]
+        assert len({token.symbol_id for path in paths for token in path}) > 2, "a test of nothing"
+        for row, (length, count) in enumerate(zip(lengths.tolist(), output.frame_lengths.tolist(), strict=True)):
+            alone = model(
+                waveforms[row : row + 1, :length], None, mask[row : row + 1, :count], channel_mask[row : row + 1]
+            )
+            assert alone.frame_lengths.tolist() == [count]
+            assert alone.frame_lengths.dtype == torch.int64
+            torch.testing.assert_close(output.log_probs[row, :count], alone.log_probs[0], rtol=1e-4, atol=1e-4)
+            [loss] = ctc_losses(alone, labels.split(label_lengths.tolist())[row], label_lengths[row : row + 1]).tolist()
+            assert losses[row].item() == pytest.approx(loss, rel=1e-5, abs=1e-4)
+            [path] = greedy_paths(alone)
+            assert [PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in paths[row]] == [
+                PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in path
+            ]
+
+    def test_scores_are_probabilities_in_float32_even_under_autocast(self, tiny_config, padded_batch) -> None:
+        model = self.make_model(tiny_config())
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(*padded_batch)
+        assert output.log_probs.shape == (5, 49, NUM_SYMBOLS)
+        assert output.log_probs.dtype == torch.float32
+        torch.testing.assert_close(output.log_probs.exp().sum(dim=2), torch.ones(5, 49), rtol=1e-5, atol=0)
+
+    def test_initialisation_of_the_head(self, tiny_config) -> None:
+        torch.manual_seed(0)
+        head = CTCModel(tiny_config(), 300).head
+        bound = (6 / (32 + 300)) ** 0.5
+        assert bound * 0.99 < head.weight.abs().max() <= bound
+        assert head.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.03)
+        assert not head.bias.any()

@@ -1,0 +1,64 @@
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from speechssl import allocator
+from speechssl.allocator import tune_allocator
+
+HAS_GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
+COUNT_MAPPED_BLOCKS = """
+import ctypes
+from speechssl.allocator import tune_allocator
+
+class MallInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = MallInfo
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+
+def mapped_by_a_large_block():
+    before = libc.mallinfo2().hblks
+    libc.malloc(64 * 2**20)
+    return libc.mallinfo2().hblks - before
+
+print(mapped_by_a_large_block())
+tune_allocator()
+print(mapped_by_a_large_block())
+"""
+
+
+def test_changes_no_result_and_may_be_called_again() -> None:
+    def compute() -> torch.Tensor:
+        torch.manual_seed(0)
+        return (torch.randn(300, 400) @ torch.randn(400, 500)).softmax(dim=1)
+
+    expected = compute()
+    tune_allocator()
+    assert torch.equal(compute(), expected)
+    tune_allocator()
+    assert torch.equal(compute(), expected)
+
+
+@pytest.mark.skipif(not HAS_GLIBC, reason="needs a glibc that counts its mapped blocks")
+def test_large_blocks_are_no_longer_mapped() -> None:
+    result = subprocess.run([sys.executable, "-c", COUNT_MAPPED_BLOCKS], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1", "0"]
+
+
+def test_does_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(name: str | None) -> None:
+        raise AssertionError("there is no such library")
+
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", no_library)
+    tune_allocator()
+
+
+def test_does_nothing_with_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    tune_allocator()
