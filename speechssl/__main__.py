@@ -42,11 +42,12 @@ Overrides = Annotated[
 def pretrain(configs: Configurations, output: RunFolder, overrides: Overrides = None) -> None:
     """Pretrain an encoder on unlabelled audio. Under torchrun, on many GPUs."""
     with exit_on_error():
-        from speechssl.allocator import tune_allocator
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
         from speechssl.train.pretrain import PretrainConfig
         from speechssl.train.pretrain import pretrain as run_pretraining
 
-        tune_allocator()
         run_pretraining(PretrainConfig.load(configs, overrides or []), output)
 
 
@@ -54,11 +55,12 @@ def pretrain(configs: Configurations, output: RunFolder, overrides: Overrides = 
 def finetune(configs: Configurations, output: RunFolder, overrides: Overrides = None) -> None:
     """Fine-tune an encoder with CTC on transcribed audio. Under torchrun, on many GPUs."""
     with exit_on_error():
-        from speechssl.allocator import tune_allocator
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
         from speechssl.train.finetune import FinetuneConfig
         from speechssl.train.finetune import finetune as run_finetuning
 
-        tune_allocator()
         run_finetuning(FinetuneConfig.load(configs, overrides or []), output)
 
 
@@ -87,10 +89,11 @@ def evaluate(
     Prints a row for RESULTS.md a manifest on stdout, the rest on stderr.
     """
     with exit_on_error():
-        from speechssl.allocator import tune_allocator
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
         from speechssl.transcribe.evaluate import evaluate_manifests
 
-        tune_allocator()
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         if not evaluate_manifests(model, manifests, output, device):
             sys.exit(1)

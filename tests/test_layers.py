@@ -12,7 +12,7 @@ import speechssl
 
 PACKAGE = Path(speechssl.__file__).parent
 
-BOTTOM = {"errors", "config", "frames", "command", "allocator"}
+BOTTOM = {"errors", "config", "frames", "command", "cpu"}
 BEFORE_OBJECTIVE = BOTTOM | {"data", "model"}
 BEFORE_CHECKPOINT = BEFORE_OBJECTIVE | {"objective", "scoring"}
 BEFORE_TRAIN = BEFORE_CHECKPOINT | {"checkpoint"}
@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "frames": {"errors", "config"},
     "command": {"errors"},
-    "allocator": {"errors"},
+    "cpu": {"errors"},
     "data": BOTTOM,
     "model": BOTTOM,
     "objective": BEFORE_OBJECTIVE,

@@ -75,10 +75,13 @@ def load_progress(run: Path) -> Progress:
     """Where the run in a folder stands; step 0 if it has no checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or gone.
     """
-    file = run / "latest" / _NUMBERS
+    link = run / "latest"
+    file = link / _NUMBERS
     if not file.exists():
+        if link.is_symlink():  # no kill leaves this, and to begin anew would throw the rest of the run away
+            raise CheckpointError(f"{file}: expected a checkpoint, found none behind the link to {link.readlink()}")
         return Progress()
     try:
         return Progress(**json.loads(file.read_text("utf-8")))

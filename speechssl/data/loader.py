@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from speechssl.allocator import tune_allocator
 from speechssl.config import Config
+from speechssl.cpu import tune_cpu
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchPlan
@@ -178,7 +178,7 @@ def _worker_context() -> BaseContext:
 
 
 def _start_worker(worker: int) -> None:
-    tune_allocator()
+    tune_cpu()
 
 
 class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):

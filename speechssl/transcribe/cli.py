@@ -65,10 +65,11 @@ def main() -> None:
 def _transcribe_files(files: list[Path], model: Path, output_format: Format, device: str | None) -> bool:
     """Print a line a file as soon as it is known; whether all of them went well."""
     # Loaded here, so that --help and mistakes on the command line are answered without torch.
-    from speechssl.allocator import tune_allocator
+    from speechssl.cpu import tune_cpu
+
+    tune_cpu()  # before torch is imported
     from speechssl.transcribe.transcriber import Transcriber
 
-    tune_allocator()
     transcriber = Transcriber.load(model, device)
     all_well = True
     for file in files:

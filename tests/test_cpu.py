@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from speechssl import allocator
-from speechssl.allocator import tune_allocator
+from speechssl import cpu
+from speechssl.cpu import tune_cpu
 
 HAS_GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
 COUNT_MAPPED_BLOCKS = """
 import ctypes
-from speechssl.allocator import tune_allocator
+from speechssl.cpu import tune_cpu
 
 class MallInfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
@@ -26,7 +26,7 @@ def mapped_by_a_large_block():
     return libc.mallinfo2().hblks - before
 
 print(mapped_by_a_large_block())
-tune_allocator()
+tune_cpu()
 print(mapped_by_a_large_block())
 """
 
@@ -37,9 +37,9 @@ def test_changes_no_result_and_may_be_called_again() -> None:
         return (torch.randn(300, 400) @ torch.randn(400, 500)).softmax(dim=1)
 
     expected = compute()
-    tune_allocator()
+    tune_cpu()
     assert torch.equal(compute(), expected)
-    tune_allocator()
+    tune_cpu()
     assert torch.equal(compute(), expected)
 
 
@@ -53,12 +53,12 @@ def test_does_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_library(name: str | None) -> None:
         raise AssertionError("there is no such library")
 
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", no_library)
-    tune_allocator()
+    monkeypatch.setattr(cpu.sys, "platform", "darwin")
+    monkeypatch.setattr(cpu.ctypes, "CDLL", no_library)
+    tune_cpu()
 
 
 def test_does_nothing_with_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.sys, "platform", "linux")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
-    tune_allocator()
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: object())
+    tune_cpu()
