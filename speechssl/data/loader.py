@@ -4,11 +4,14 @@ Shapes: B batch, T samples.
 """
 
 import multiprocessing
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from threading import Thread
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -179,6 +182,19 @@ def _worker_context() -> BaseContext:
 
 def _start_worker(worker: int) -> None:
     tune_cpu()
+    Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End a worker whose training process was killed.
+
+    PyTorch's worker looks for a new parent process, but a forkserver's worker keeps its parent: the server, which
+    in turn lives as long as its workers.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):

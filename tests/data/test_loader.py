@@ -1,3 +1,9 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -245,3 +251,41 @@ def test_a_batch_moves_as_one(manifest: Manifest) -> None:
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert (moved.count, moved.audio.indices) == (batch.count, batch.audio.indices)
     assert batch.mask.device.type == "cpu"
+
+
+def test_workers_end_with_a_killed_training_process(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+    (tmp_path / "a.tsv").write_text(".\npath\tnum_samples\na.wav\t16000\n", "utf-8")
+    script = tmp_path / "read.py"
+    script.write_text(
+        f"""
+import os, signal, subprocess
+from speechssl.data.loader import collate_audio, make_loader
+from speechssl.data.manifest import read_manifest
+from speechssl.data.sampler import BatchPlan
+
+if __name__ == "__main__":
+    plans = [BatchPlan(0, (0,), None)] * 1000
+    batches = make_loader(read_manifest({str(tmp_path / "a.tsv")!r}), plans, collate_audio, seed=0, num_workers=2)
+    next(batches)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        "utf-8",
+    )
+    # Every process of the run, and nothing else, has this in its environment.
+    mark = f"SPEECHSSL_TEST_RUN={tmp_path}"
+    environment = os.environ | dict([mark.split("=", 1)])
+    killed = subprocess.run([sys.executable, str(script)], env=environment, check=False, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+
+    def num_left() -> int:
+        marked = 0
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                marked += mark.encode() in file.read_bytes()
+        return marked
+
+    deadline = time.monotonic() + 30
+    while num_left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert num_left() == 0
