@@ -13,10 +13,11 @@ def tune_cpu() -> None:
     * Freed memory stays in the process instead of each large tensor going back to the kernel: by default glibc maps
       and unmaps every large block, and zeroing the pages anew costs about half of a training step. Without glibc,
       nothing happens.
-    * Threads that wait for each other sleep instead of spinning: on a core they share with anything else, spinning
-      makes a step several times slower. OMP_WAIT_POLICY, if set, wins. Without effect once torch is imported.
+    * Threads that wait for each other spin for some microseconds only, then sleep: where a core is shared with any
+      other process, spinning for as long as GNU OpenMP does by default makes a step several times slower. What the
+      environment already says wins. Without effect once torch is imported.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
