@@ -1,0 +1,266 @@
+"""What a run needs to go on: the optimizer's state, links to checkpoints, and that no kill breaks them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from speechssl.checkpoint.training_state import (
+    Progress,
+    load_optimizer,
+    load_progress,
+    repair_links,
+    save_checkpoint,
+)
+from speechssl.errors import CheckpointError
+
+KILLED = 9
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+def make_optimizer(model: nn.Module, *, fused: bool = True) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+    model(inputs).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def save(run: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Save a model whose file says which step it is of."""
+
+    def write_model(folder: Path) -> None:
+        (folder / "config.json").write_text(str(progress.step))
+        safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+
+    save_checkpoint(run, progress, optimizer, model, write_model)
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """Everything a reader can see: links and the content of the checkpoints they lead to."""
+    links = {name: str((run / name).readlink()) for name in ("latest", "best") if (run / name).is_symlink()}
+    steps = {name: int((run / name / "config.json").read_text()) for name in links}
+    files = sorted(path.relative_to(run).as_posix() for path in run.rglob("*"))
+    return {"links": links, "steps": steps, "files": files}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_going_on_is_the_same_as_never_stopping(tmp_path: Path, fused: bool) -> None:
+    through = make_model()
+    optimizer = make_optimizer(through, fused=fused)
+    for step in range(3):
+        update(through, optimizer, step)
+    save(tmp_path, Progress(3), through, optimizer)
+    for step in range(3, 6):
+        update(through, optimizer, step)
+
+    resumed = make_model()
+    resumed.load_state_dict(safetensors.torch.load_file(tmp_path / "latest" / "model.safetensors"))
+    optimizer = make_optimizer(resumed, fused=fused)
+    load_optimizer(tmp_path, optimizer, resumed)
+    for step in range(3, 6):
+        update(resumed, optimizer, step)
+    for name, weight in resumed.state_dict().items():
+        assert torch.equal(weight, through.state_dict()[name]), name
+
+
+def test_parameters_that_have_not_learnt_have_no_state(tmp_path: Path) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    update(model, optimizer, 0)
+    save(tmp_path, Progress(1), model, optimizer)
+    names = set(safetensors.torch.load_file(tmp_path / "latest" / "training.safetensors"))
+    assert names == {
+        f"{kind}/{name}" for kind in ("step", "exp_avg", "exp_avg_sq") for name in ("0.weight", "1.weight", "1.bias")
+    }
+    model[0].bias.requires_grad_(True)
+    fresh = make_optimizer(model)
+    load_optimizer(tmp_path, fresh, model)
+    update(model, fresh, 1)
+    assert fresh.state[model[0].bias]["step"] == 1
+    assert fresh.state[model[1].bias]["step"] == 2
+
+
+def test_progress_comes_back(tmp_path: Path) -> None:
+    assert load_progress(tmp_path) == Progress(0, None, None)
+    model = make_model()
+    progress = Progress(4, 2, 0.1 + 0.2)
+    save(tmp_path, Progress(2, 2, 0.1 + 0.2), model, make_optimizer(model))
+    save(tmp_path, progress, model, make_optimizer(model))
+    assert load_progress(tmp_path) == progress
+
+
+def test_links_lead_to_the_latest_and_best_and_other_checkpoints_go(tmp_path: Path) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    seen = []
+    for progress in (
+        Progress(1),
+        Progress(2, 2, 0.5),
+        Progress(3, 2, 0.5),
+        Progress(4, 2, 0.5),
+        Progress(5, 5, 0.4),
+        Progress(6, 5, 0.4),
+    ):
+        save(tmp_path, progress, model, optimizer)
+        seen.append((state_of(tmp_path)["steps"], sorted(path.name for path in (tmp_path / "checkpoints").iterdir())))
+    assert seen == [
+        ({"latest": 1}, ["step_00000001"]),
+        ({"latest": 2, "best": 2}, ["step_00000002"]),
+        ({"latest": 3, "best": 2}, ["step_00000002", "step_00000003"]),
+        ({"latest": 4, "best": 2}, ["step_00000002", "step_00000004"]),
+        ({"latest": 5, "best": 5}, ["step_00000005"]),
+        ({"latest": 6, "best": 5}, ["step_00000005", "step_00000006"]),
+    ]
+
+
+def test_a_run_can_be_moved(tmp_path: Path) -> None:
+    model = make_model()
+    save(tmp_path / "here", Progress(2, 2, 0.5), model, make_optimizer(model))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert state_of(tmp_path / "there")["steps"] == {"latest": 2, "best": 2}
+
+
+def test_repair_makes_best_agree_with_the_latest(tmp_path: Path) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    for progress in (Progress(1, 1, 0.5), Progress(2, 1, 0.5)):
+        save(tmp_path, progress, model, optimizer)
+    expected = state_of(tmp_path)
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").symlink_to("checkpoints/step_00000002")
+    (tmp_path / "checkpoints" / "step_00000009").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000003.partial").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000003.partial" / "half").write_text("")
+    repair_links(tmp_path, load_progress(tmp_path))
+    assert state_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"steps": 3}', "\xff"])
+def test_damaged_numbers_are_an_error(tmp_path: Path, content: str) -> None:
+    model = make_model()
+    save(tmp_path, Progress(1), model, make_optimizer(model))
+    (tmp_path / "latest" / "training.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"training\.json: expected the numbers of a training state"):
+        load_progress(tmp_path)
+
+
+def test_a_checkpoint_that_is_gone_is_no_fresh_start(tmp_path: Path) -> None:
+    model = make_model()
+    save(tmp_path, Progress(1), model, make_optimizer(model))
+    (tmp_path / "checkpoints" / "step_00000001").rename(tmp_path / "elsewhere")
+    message = r"latest/training\.json: expected a checkpoint, found none behind the link to checkpoints/step_00000001$"
+    with pytest.raises(CheckpointError, match=message):
+        load_progress(tmp_path)
+
+
+@pytest.mark.parametrize("size", [None, 0, 100])
+def test_damaged_tensors_are_an_error(tmp_path: Path, size: int | None) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    update(model, optimizer, 0)
+    save(tmp_path, Progress(1), model, optimizer)
+    file = tmp_path / "latest" / "training.safetensors"
+    if size is None:
+        file.unlink()
+    else:
+        os.truncate(file, size)
+    with pytest.raises(CheckpointError, match=r"training\.safetensors: expected a complete safetensors file"):
+        load_optimizer(tmp_path, make_optimizer(model), model)
+
+
+# Checkpoints of a run; the last one is being saved when the kill comes.
+HISTORIES = {
+    "first": [Progress(2, 2, 0.5)],
+    "no better": [Progress(1, 1, 0.1), Progress(2, 1, 0.1)],
+    "second after the best": [Progress(1, 1, 0.1), Progress(2, 1, 0.1), Progress(3, 1, 0.1)],
+    "best after others": [Progress(1, 1, 0.9), Progress(2, 1, 0.9), Progress(3, 3, 0.1)],
+}
+FILE_EVENTS = {"open", "shutil.rmtree"} | {f"os.{name}" for name in ("mkdir", "remove", "rename", "rmdir", "symlink")}
+
+
+def die_at(event_number: int, run: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Save in a child process that dies before its n-th operation on files; the child's exit status."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            if event in FILE_EVENTS:
+                if count == event_number:
+                    os._exit(KILLED)  # as SIGKILL does: nothing is tidied up
+                count += 1
+
+        sys.addaudithook(hook)
+        try:
+            save(run, progress, model, optimizer)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+def test_a_kill_between_any_two_file_operations_leaves_a_whole_checkpoint(
+    tmp_path: Path, history: list[Progress]
+) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    update(model, optimizer, 0)
+    *before, last = history
+    unharmed = tmp_path / "unharmed"
+    for progress in history:
+        save(unharmed, progress, model, optimizer)
+    expected = state_of(unharmed)
+
+    event_number, status = 0, KILLED
+    while status == KILLED:
+        run = tmp_path / f"killed at {event_number}"
+        run.mkdir()
+        for progress in before:
+            save(run, progress, model, optimizer)
+        status = die_at(event_number, run, last, model, optimizer)
+        assert status in (0, KILLED)
+
+        found = load_progress(run)
+        assert found in {before[-1] if before else Progress(), last}, event_number
+        steps = state_of(run)["steps"]  # fails if a link leads nowhere
+        if found.step:
+            assert steps["latest"] == found.step
+            load_optimizer(run, make_optimizer(model), model)
+            safetensors.torch.load_file(run / "latest" / "model.safetensors")
+        if before and before[-1].best_step:
+            assert steps["best"] in {before[-1].best_step, last.best_step}
+        if found.step:  # as a resumed run does
+            repair_links(run, found)
+            assert state_of(run)["steps"].get("best") == found.best_step
+        save(run, last, model, optimizer)
+        assert state_of(run) == expected, event_number
+        event_number += 1
+    assert event_number > 10, "the hook saw too few operations to mean anything"
+
+
+def test_the_numbers_are_json_that_others_can_read(tmp_path: Path) -> None:
+    model = make_model()
+    save(tmp_path, Progress(3, 2, 0.25), model, make_optimizer(model))
+    assert json.loads((tmp_path / "latest" / "training.json").read_text()) == {
+        "step": 3,
+        "best_step": 2,
+        "best_score": 0.25,
+    }

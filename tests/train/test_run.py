@@ -1,0 +1,253 @@
+"""The folder of a run: its lock, its configuration, and data that cannot be trained on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from speechssl.checkpoint.native import find_model
+from speechssl.config import Config
+from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.text import Vocabulary
+from speechssl.errors import CheckpointError, TrainingError
+from speechssl.frames import FrameGeometry
+from speechssl.train.distributed import Ranks
+from speechssl.train.run import begin_or_resume, digest_model, locked_run, refuse_bad_data
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+# Holds the lock, and leaves a child that inherits everything and outlives it.
+HOLDER = """
+import fcntl, os, sys, time
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+child = os.fork()
+if child:
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+class _Section(Config):
+    num_steps: int = 4
+    microbatches: int = 2
+    device: str | None = None
+
+
+class _Data(Config):
+    train: Path = Path("train.tsv")
+    num_workers: int = 2
+    licence: str = "CC0"
+
+
+class _Config(Config):
+    seed: int = 0
+    init: Path | None = None
+    trainer: _Section = _Section()
+    data: _Data = _Data()
+
+
+def configuration(**values: Any) -> _Config:
+    return _Config.from_dict(values, "test")
+
+
+def begin(run: Path, config: _Config, digest: str = "1a", stage: str = "pretrain", ranks: Ranks = ALONE) -> bool:
+    run.mkdir(exist_ok=True)
+    return begin_or_resume(run, stage, config, {"train": digest}, config.trainer.num_steps, ranks)
+
+
+def pretend_progress(run: Path, step: int) -> None:
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"step": step, "best_step": None, "best_score": None}))
+    (run / "latest").symlink_to(folder)
+
+
+@pytest.fixture
+def started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run of the default configuration after 2 of 4 steps."""
+    run = tmp_path / "run"
+    assert begin(run, configuration())
+    pretend_progress(run, 2)
+    capsys.readouterr()
+    return run
+
+
+@contextmanager
+def holder(run: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that has the lock, and its child."""
+    run.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", HOLDER, str(run / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        child = int(process.stdout.readline())
+        try:
+            yield process, child
+        finally:
+            process.kill()
+            os.kill(child, signal.SIGKILL)
+
+
+def is_alive(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_the_lock_keeps_others_out_until_its_owner_is_killed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    message = re.escape(f"{run}: another process is training in this folder")
+    with holder(run) as (process, child):
+        with pytest.raises(TrainingError, match=f"^{message}$"), locked_run(run, ALONE):
+            pytest.fail("two runs in one folder")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with locked_run(run, ALONE):
+            if sys.platform == "linux":
+                assert is_alive(child), "nothing was shown about children that outlive the run"
+
+
+def test_the_lock_is_free_after_the_run_and_after_its_failure(tmp_path: Path) -> None:
+    run = tmp_path / "a" / "run"
+    with pytest.raises(ZeroDivisionError), locked_run(run, ALONE):
+        raise ZeroDivisionError
+    with locked_run(run, ALONE):
+        code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", code, str(run / "lock")]
+        assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_only_the_first_rank_locks(tmp_path: Path) -> None:
+    with holder(tmp_path / "run"), locked_run(tmp_path / "run", Ranks(1, 2, torch.device("cpu"))):
+        pass
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        message = re.escape(f"{run}: cannot be used as a run folder")
+        with pytest.raises(TrainingError, match=message), locked_run(run, ALONE):
+            pass
+
+
+def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configuration(seed=3)
+    assert begin(tmp_path / "run", config)
+    assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8")) == {
+        "stage": "pretrain",
+        "config": config.to_dict(),
+        "inputs": {"train": "1a"},
+    }
+    # Nothing is done yet, so that anything may still change.
+    assert begin(tmp_path / "run", configuration(seed=4))
+    assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["config"]["seed"] == 4
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "digest", "stage", "message"),
+    [
+        ({"seed": 1}, "1a", "pretrain", "seed was 0, now 1"),
+        ({"trainer": {"microbatches": 8}}, "1a", "pretrain", "trainer.microbatches was 2, now 8"),
+        ({"data": {"licence": "CC-BY"}}, "1a", "pretrain", "data.licence was 'CC0', now 'CC-BY'"),
+        ({}, "2b", "pretrain", "inputs.train was '1a', now '2b'"),
+        ({}, "1a", "finetune", "stage was 'pretrain', now 'finetune'"),
+        ({"seed": 1, "data": {"licence": "x"}}, "1a", "pretrain", "data.licence was 'CC0', now 'x'; seed was 0, now 1"),
+    ],
+)
+def test_a_run_does_not_go_on_otherwise(
+    started: Path, values: dict[str, Any], digest: str, stage: str, message: str
+) -> None:
+    before = (started / "run.json").read_bytes()
+    for num_steps in (4, 2):  # to be finished is no excuse
+        trainer = {**values.get("trainer", {}), "num_steps": num_steps}
+        with pytest.raises(TrainingError) as caught:
+            begin(started, configuration(**{**values, "trainer": trainer}), digest, stage)
+        assert str(caught.value) == (
+            f"{started}: this run was begun otherwise ({message}); use another folder or remove it"
+        )
+    assert (started / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"trainer": {"num_steps": 40}},
+        {"trainer": {"device": "cpu"}},
+        {"data": {"num_workers": 0}},
+        {"data": {"train": "elsewhere/train.tsv"}},
+        {"init": "elsewhere/model"},
+    ],
+)
+def test_what_may_change_is_taken_and_noted(
+    started: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(**values)
+    assert begin(started, config)
+    assert json.loads((started / "run.json").read_text("utf-8"))["config"] == config.to_dict()
+    assert capsys.readouterr() == ("", f"pretrain: {started} goes on after step 2\n")
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    started: Path, num_steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (started / "run.json").read_bytes()
+    assert not begin(started, configuration(trainer={"num_steps": num_steps}))
+    assert capsys.readouterr() == ("", f"pretrain: {started} is finished after step 2\n")
+    assert (started / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_run_without_its_configuration_is_refused(started: Path, content: str | None) -> None:
+    (started / "run.json").unlink()
+    if content is not None:
+        (started / "run.json").write_text(content)
+    with pytest.raises(TrainingError, match=r"run\.json: expected what the run was begun with: .") as caught:
+        begin(started, configuration())
+    assert "\n" not in str(caught.value)
+
+
+def test_links_are_repaired_when_a_run_goes_on(started: Path) -> None:
+    (started / "checkpoints" / ".step_00000003.partial").mkdir()
+    assert begin(started, configuration())
+    assert [path.name for path in (started / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_a_model_is_told_apart_by_its_weights(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+        (tmp_path / name / "model.safetensors").write_text("same")
+    assert digest_model(tmp_path / "one") == digest_model(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").write_text("other")
+    assert digest_model(tmp_path / "one") != digest_model(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").unlink()
+    assert find_model(tmp_path / "two")
+    with pytest.raises(CheckpointError, match=r"two/model\.safetensors: No such file"):
+        digest_model(tmp_path / "two")
+    with pytest.raises(CheckpointError, match=r"three: no such model folder"):
+        digest_model(tmp_path / "three")
+
+
+def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = [Utterance(tmp_path / f"{number}.wav", 16_000, text="a") for number in range(25)]
+    write_manifest(tmp_path / "train.tsv", missing, ".")
+    manifest = read_manifest(tmp_path / "train.tsv")
+    geometry = FrameGeometry((400,), (320,))
+    with pytest.raises(TrainingError, match=r"^25 utterances are unfit for training, 20 of them listed; see"):
+        refuse_bad_data([manifest], geometry, Vocabulary.from_texts(["a"]))
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 20
+    assert lines[0].startswith(f"{manifest.path}:3: ")
+    assert lines[19].startswith(f"{manifest.path}:22: ")

@@ -1,0 +1,271 @@
+"""The loop, with a task whose every number is known."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speechssl.checkpoint.training_state import Progress, load_progress
+from speechssl.data.loader import AudioBatch, TaskBatch
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import TrainingError
+from speechssl.objective.losses import Losses
+from speechssl.train import trainer
+from speechssl.train.distributed import Ranks
+from speechssl.train.metrics import read_log
+from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.trainer import TrainerConfig, train
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+MANIFEST = Manifest(Path("train.tsv"), tuple(Utterance(Path(f"{i}.wav"), 16_000) for i in range(100)), "digest")
+
+
+class Toy(nn.Module):
+    """A loss whose gradient is known: the sum of the batch times a weight, as often as the batch counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.calls: list[tuple[int, bool, float]] = []  # (step, training, a random number)
+
+    def forward(self, batch: TaskBatch, step: int) -> Losses:
+        self.calls.append((step, self.training, torch.rand(()).item()))
+        total = (self.weight * batch.audio.waveforms).sum()
+        return Losses(total, batch.audio.waveforms.shape[0], {"part": total.detach() * 2})
+
+
+class ToyTask:
+    """Microbatch ``n`` has ``n % 3 + 1`` utterances of one sample of value ``values.get(n, n)``."""
+
+    stage = "pretrain"
+    best_metric = "score"
+    shown_metrics = ("loss", "score")
+    train_manifest = MANIFEST
+
+    def __init__(self, scores: Iterable[float] = (), values: Mapping[int, float] | None = None) -> None:
+        self.model = Toy()
+        self.scores = iter(scores)
+        self.values = values or {}
+        self.numbers: list[int] = []
+        self.trainable_steps: list[int] = []
+        self.evaluations: list[tuple[int, bool, bool]] = []
+        self.saved: list[int] = []
+
+    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[TaskBatch]:
+        assert not pin_memory
+        for number in numbers:
+            self.numbers.append(number)
+            rows = number % 3 + 1
+            waveforms = torch.full((rows, 1), float(self.values.get(number, number)))
+            yield TaskBatch(AudioBatch(waveforms, None, tuple(range(number, number + rows))))
+
+    def dev_batches(self, ranks: Ranks) -> Iterator[TaskBatch]:
+        for number in range(2):
+            yield TaskBatch(AudioBatch(torch.ones(1, 1), None, (number,)))
+
+    def set_trainable(self, step: int) -> bool:
+        self.trainable_steps.append(step)
+        return False
+
+    def evaluate(self, batch: Any, step: int) -> Mapping[str, float]:
+        self.evaluations.append((step, self.model.training, torch.is_inference_mode_enabled()))
+        return {"batches": 1.0, "index": float(batch.audio.indices[0])}
+
+    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return {"score": next(self.scores, 1.0), **sums}
+
+    def write_model(self, folder: Path, step: int) -> None:
+        self.saved.append(step)
+        (folder / "config.json").write_text(str(self.model.weight.item()))
+
+
+@pytest.fixture
+def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates that show the gradient as it is."""
+
+    def make_descent(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        return torch.optim.SGD(parameters, lr=123.0)
+
+    monkeypatch.setattr(trainer, "make_optimizer", make_descent)
+
+
+def run(task: ToyTask, folder: Path, *, max_gradient_norm: float | None = None, **values: Any) -> ToyTask:
+    settings = {"num_steps": 1, "microbatches": 1, "log_steps": 1, "evaluate_steps": 100, "checkpoint_steps": 100}
+    config = TrainerConfig(**(settings | values))
+    folder.mkdir(exist_ok=True)
+    optimizer = OptimizerConfig(learning_rate=0.5, max_gradient_norm=max_gradient_norm)
+    train(task, config, optimizer, ScheduleConfig(warmup=0.5), folder, ALONE, seed=7)
+    return task
+
+
+def steps_of(folder: Path, split: str) -> list[int]:
+    return [record["step"] for record in read_log(folder) if record["split"] == split]
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Path) -> None:
+    task = run(ToyTask(), tmp_path, microbatches=4)
+    # Microbatches 0..3 with 1, 2, 3 and 1 utterances: not the mean of their means.
+    gradient = (0 + 2 * 1 + 3 * 2 + 1 * 3) / (1 + 2 + 3 + 1)
+    assert task.model.weight.item() == pytest.approx(-0.5 * gradient)
+    assert task.model.weight.grad is None
+    record = read_log(tmp_path)[0]
+    assert record["gradient_norm"] == pytest.approx(gradient)
+    assert record["learning_rate"] == 0.5
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
+    task = run(ToyTask(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
+    rates = [record["learning_rate"] for record in read_log(tmp_path) if record["split"] == "train"]
+    assert rates == [0.5, 0.5]  # the warm-up of one update, then the start of the decay
+    assert task.model.weight.item() == pytest.approx(-0.5 * 5 - 0.5 * 7)
+
+
+@pytest.mark.usefixtures("plain_descent")
+@pytest.mark.parametrize(("max_norm", "step_size"), [(1.0, 1.0), (8.0, 8.0), (9.0, 8.0), (None, 8.0)])
+def test_clipping_limits_the_norm_and_never_raises_it(tmp_path: Path, max_norm: float | None, step_size: float) -> None:
+    task = run(ToyTask(values={0: -8.0}), tmp_path, max_gradient_norm=max_norm)
+    assert task.model.weight.item() == pytest.approx(0.5 * step_size)
+    assert read_log(tmp_path)[0]["gradient_norm"] == pytest.approx(8.0), "the log has the norm before clipping"
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_a_gradient_of_zero_can_be_clipped(tmp_path: Path) -> None:
+    assert run(ToyTask(values={0: 0.0}), tmp_path, max_gradient_norm=1.0).model.weight.item() == 0
+
+
+def test_lines_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
+    task = run(ToyTask(), tmp_path, num_steps=11, microbatches=2, log_steps=4, evaluate_steps=6, checkpoint_steps=5)
+    assert task.saved == [5, 6, 10, 11]
+    assert steps_of(tmp_path, "dev") == [6, 11]
+    # Before each checkpoint too, or a resumed run would not know the sums since the last line.
+    assert steps_of(tmp_path, "train") == [4, 5, 6, 8, 10, 11]
+    assert task.numbers == list(range(22))
+    assert task.trainable_steps == list(range(11))
+    assert [call[:2] for call in task.model.calls] == [(step, True) for step in range(11) for _ in range(2)]
+    assert task.evaluations == [(step, False, True) for step in (6, 6, 11, 11)]
+    dev = next(record for record in read_log(tmp_path) if record["split"] == "dev")
+    assert dev == {"step": 6, "split": "dev", "score": 1.0, "batches": 2.0, "index": 1.0}
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> None:
+    run(ToyTask(), tmp_path, num_steps=4, log_steps=2)
+    losses = [record["loss"] for record in read_log(tmp_path) if record["split"] == "train"]
+    parts = [record["part"] for record in read_log(tmp_path) if record["split"] == "train"]
+    # Update s has s % 3 + 1 utterances of value s, a gradient of s, and rates of 0.25, 0.5, 0.5, 0.25.
+    weights = [0.0, 0.0, -0.5, -1.5]
+    assert losses == pytest.approx([0.0, (3 * 2 * weights[2] + 1 * 3 * weights[3]) / 4])
+    assert parts == pytest.approx([2 * loss for loss in losses])
+
+
+def test_the_best_checkpoint_has_the_lowest_score(tmp_path: Path) -> None:
+    run(ToyTask(scores=[0.5, 0.3, 0.3, 0.4]), tmp_path, num_steps=8, evaluate_steps=2, checkpoint_steps=1)
+    assert load_progress(tmp_path) == Progress(8, 4, 0.3)
+    assert (tmp_path / "best").resolve().name == "step_00000004"
+    assert (tmp_path / "latest").resolve().name == "step_00000008"
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    run(ToyTask(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
+    assert load_progress(tmp_path) == Progress(2, 1, 0.5)
+
+
+def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None:
+    draws = [
+        [number for _, _, number in run(ToyTask(), tmp_path / name, **settings).model.calls]
+        for name, settings in {
+            "one": {"num_steps": 6},
+            "two": {"num_steps": 3, "microbatches": 2, "evaluate_steps": 1},
+        }.items()
+    ]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) == 6
+
+
+@pytest.mark.parametrize("checkpoint_steps", [1, 2])
+def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps: int) -> None:
+    settings = {"num_steps": 6, "microbatches": 2, "checkpoint_steps": checkpoint_steps, "evaluate_steps": 3}
+    through = run(ToyTask(), tmp_path / "through", **settings)
+
+    class KilledError(Exception):
+        pass
+
+    class Killed(ToyTask):
+        def set_trainable(self, step: int) -> bool:
+            if step == 5:
+                raise KilledError
+            return False
+
+    first = Killed()
+    with pytest.raises(KilledError):
+        run(first, tmp_path / "resumed", **settings)
+    done = 5 if checkpoint_steps == 1 else 4
+    assert load_progress(tmp_path / "resumed").step == done
+    second = ToyTask()
+    weight = float((tmp_path / "resumed" / "latest" / "config.json").read_text())
+    nn.init.constant_(second.model.weight, weight)  # which is the task's part of resuming
+    run(second, tmp_path / "resumed", **settings)
+    assert second.numbers == list(range(2 * done, 12))
+    assert torch.equal(second.model.weight, through.model.weight)
+    assert [call[2] for call in second.model.calls] == [call[2] for call in through.model.calls[2 * done :]]
+
+
+class Poisoned(Toy):
+    """A finite loss whose gradient is not."""
+
+    def forward(self, batch: TaskBatch, step: int) -> Losses:
+        losses = super().forward(batch, step)
+        if 0 in batch.audio.indices:
+            return losses
+        zero: Tensor = self.weight * 0
+        return Losses(losses.sum + zero.sqrt().sum(), losses.count, losses.parts)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("checkpoint_steps", [1, 2, 3])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_utterances(
+    tmp_path: Path, value: float, checkpoint_steps: int
+) -> None:
+    task = ToyTask(values={8: value})  # in the fifth update, which ends on a checkpoint or does not
+    nn.init.ones_(task.model.weight)
+    message = r"^step 5: expected a finite loss, found (nan|-?inf) on train\.tsv:11, train\.tsv:12, train\.tsv:13$"
+    with pytest.raises(TrainingError, match=message):
+        run(task, tmp_path, num_steps=6, microbatches=2, checkpoint_steps=checkpoint_steps)
+    last = 4 - 4 % checkpoint_steps
+    assert load_progress(tmp_path).step == last
+    assert torch.isfinite(torch.tensor(float((tmp_path / "latest" / "config.json").read_text())))
+
+
+@pytest.mark.parametrize("checkpoint_steps", [1, 3])
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path, checkpoint_steps: int) -> None:
+    task = ToyTask()
+    task.model = Poisoned()
+    with pytest.raises(TrainingError, match=r"^step 2: expected a finite gradient, found one of norm nan$"):
+        run(task, tmp_path, num_steps=6, checkpoint_steps=checkpoint_steps)
+    assert load_progress(tmp_path).step == (1 if checkpoint_steps == 1 else 0)
+
+
+def test_microbatches_must_divide_among_the_processes(tmp_path: Path) -> None:
+    config = TrainerConfig(num_steps=1, microbatches=4)
+    ranks = Ranks(0, 3, torch.device("cpu"))
+    message = r"^trainer\.microbatches: expected a multiple of the 3 processes, found 4$"
+    with pytest.raises(TrainingError, match=message):
+        train(ToyTask(), config, OptimizerConfig(), ScheduleConfig(), tmp_path, ranks, seed=0)
+
+
+def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
+    class Precision(Toy):
+        def forward(self, batch: TaskBatch, step: int) -> Losses:
+            assert (batch.audio.waveforms @ self.weight[:, None]).dtype == self.expected
+            return super().forward(batch, step)
+
+    for precision, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32), (None, torch.float32)):
+        task = ToyTask()
+        task.model = Precision()
+        task.model.expected = expected
+        run(task, tmp_path / str(precision), precision=precision)
