@@ -1,6 +1,6 @@
 """Cut a few clips of a manifest into files of their own, each with its text beside it.
 
-    python cut_clips.py corpus/test.tsv OUT_FOLDER
+python cut_clips.py corpus/test.tsv OUT_FOLDER
 """
 
 import sys

@@ -46,8 +46,11 @@ fi
 
 if wanted check; then
     mkdir -p "$OUT"
-    "${speechssl[@]}" check "$CORPUS"/{pretrain_train,pretrain_dev}.tsv >"$OUT/check_pretrain.txt"
-    "${speechssl[@]}" check "$CORPUS"/{train,dev,test}.tsv >"$OUT/check.txt"
+    check() { # a report of manifests, which is shown if there are errors
+        "${speechssl[@]}" check "${@:2}" >"$1" || { cat "$1" >&2 && exit 1; }
+    }
+    check "$OUT/check_pretrain.txt" "$CORPUS"/{pretrain_train,pretrain_dev}.tsv
+    check "$OUT/check.txt" "$CORPUS"/{train,dev,test}.tsv
 fi
 
 if wanted pretrain; then

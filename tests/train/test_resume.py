@@ -77,6 +77,8 @@ class Launcher:
         assert self.process.stdout
         output = self._new_folder()
         files = {name: str(output / name) for name in ("stdout", "stderr")}
+        for file in files.values():
+            Path(file).touch()  # the child may be killed before it gets there
         self.process.stdin.write(json.dumps({"arguments": [str(a) for a in arguments], **files}) + "\n")
         self.process.stdin.flush()
         answers: IO[str] = self.process.stdout
@@ -106,7 +108,7 @@ def wait_for(condition: Callable[[], object], command: Command) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + 120
     while not condition():
-        error = (command.output / "stderr").read_text() if (command.output / "stderr").exists() else ""
+        error = (command.output / "stderr").read_text()
         assert time.monotonic() < deadline, error
         assert "error:" not in error, error
         time.sleep(0.0005)
