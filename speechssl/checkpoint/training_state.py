@@ -49,12 +49,18 @@ def save_checkpoint(
         optimizer: Its state is saved by parameter name.
         model: Gives the parameters' names.
         write_model: Writes the model's own files into a folder.
+
+    Raises:
+        CheckpointError: the files cannot be written, such as on a full disk.
     """
     folder = _folder(run, progress.step)
-    with replaced_folder(folder) as temporary:
-        write_model(temporary)
-        safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
-        (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
+    try:
+        with replaced_folder(folder) as temporary:
+            write_model(temporary)
+            safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
+            (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None
     _point(run / "latest", folder)
     repair_links(run, progress)
 

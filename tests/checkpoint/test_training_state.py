@@ -264,3 +264,18 @@ def test_the_numbers_are_json_that_others_can_read(tmp_path: Path) -> None:
         "best_step": 2,
         "best_score": 0.25,
     }
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    save(tmp_path, Progress(1), model, optimizer)
+    before = state_of(tmp_path)
+
+    def write_model(folder: Path) -> None:
+        (folder / "config.json").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="cannot be written, the checkpoint before it is intact.*No space left"):
+        save_checkpoint(tmp_path, Progress(2), optimizer, model, write_model)
+    assert state_of(tmp_path) == before
