@@ -276,6 +276,6 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path: P
         (folder / "config.json").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="cannot be written, the checkpoint before it is intact.*No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot be written, the checkpoint before it is intact.*No space left"):
         save_checkpoint(tmp_path, Progress(2), optimizer, model, write_model)
     assert state_of(tmp_path) == before

@@ -37,8 +37,9 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     assert scores["num_utterances"] == len(scores["utterances"]) > 100
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
     assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
-        f"== {stage}" for stage in ("check", "pretrain", "finetune", "evaluate", "transcribe")
+        f"== {stage}" for stage in ("check", "pretrain", "finetune", "evaluate", "transcribe", "results")
     ]
+    assert result.stdout.splitlines()[-1] == (out / "results_row.md").read_text("utf-8").strip()
     assert result.stdout.count("  reference   ") == result.stdout.count("  transcript  ") == 5
 
 
