@@ -103,7 +103,8 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
 
 
 def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A mistyped name first: it is often why another setting is missing.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "extra_forbidden":
         problem = "unknown setting"

@@ -218,3 +218,15 @@ class TestDifferences:
         found = differences(old.to_dict(), new.to_dict())
         assert (not found) == (old == new)
         assert differences(new.to_dict(), old.to_dict()) == {name: (b, a) for name, (a, b) in found.items()}
+
+
+def test_a_mistyped_name_is_told_before_what_is_missing_because_of_it() -> None:
+    with pytest.raises(ConfigError, match=r"manifst: unknown setting \(and 1 more\)"):
+        RunConfig.load([], ["manifst=train.tsv"])
+
+
+def test_a_section_given_in_part_keeps_its_owners_defaults() -> None:
+    class SlowConfig(Config):
+        optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, betas=(0.5, 0.6))
+
+    assert SlowConfig.load([], ["optimizer.learning_rate=1e-4"]).optimizer.betas == (0.5, 0.6)
