@@ -1,6 +1,6 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -19,9 +19,9 @@ from speechssl.checkpoint.native import (
 )
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.config import Config
-from speechssl.data.loader import DataConfig, Example, TaskBatch, collate_audio, make_loader
+from speechssl.data.loader import Example, TaskBatch, collate_audio
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.data.sampler import BatchConfig, BatchSampler
+from speechssl.data.sampler import BatchConfig
 from speechssl.data.text import Vocabulary
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
@@ -29,10 +29,10 @@ from speechssl.model.ctc import CTCModel, CTCOutput, ctc_losses, greedy_paths
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.losses import Losses
 from speechssl.scoring import score
-from speechssl.train.distributed import Ranks, joined_ranks
+from speechssl.train.corpus_task import CorpusTask, make_sampler
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
-from speechssl.train.run import begin_or_resume, describe_run, digest_model, locked_run, refuse_bad_data
-from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.run import RunConfig, digest_model, opened_run, refuse_bad_data, train_in_run
+from speechssl.train.trainer import TrainerConfig
 
 _HIDE = 3  # the purpose of the generator that masks frames and channels
 
@@ -67,11 +67,10 @@ class RegularizationConfig(Config):
         return EncoderConfig.from_dict(values, "regularization")
 
 
-class FinetuneConfig(Config):
+class FinetuneConfig(RunConfig):
     """Everything about a fine-tuning run; the defaults are wav2vec 2.0 base's for 10 minutes to 10 hours of labels.
 
     Attributes:
-        seed: Of initialisation, order, masks and noise.
         init: The model whose encoder is fine-tuned; None starts from scratch.
         encoder: The architecture, if from scratch.
         feature_encoder_is_frozen: Whether the convolutions stay as they are.
@@ -80,13 +79,11 @@ class FinetuneConfig(Config):
             is too weak for whole words.
     """
 
-    seed: int = Field(0, ge=0)
     init: Path | None = None
     encoder: EncoderConfig | None = None
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)
     best_metric: Literal["wer", "cer"] = "wer"
-    data: DataConfig
     batches: BatchConfig = BatchConfig(seconds=200.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, epsilon=1e-8, weight_decay=0.0)
@@ -168,7 +165,7 @@ class FinetuneModel(nn.Module):
         return Losses(total, len(batch.texts), {"loss_per_label": per_label})
 
 
-class FinetuneTask:
+class FinetuneTask(CorpusTask[LabelledBatch]):
     """CTC fine-tuning, as the trainer sees it."""
 
     stage = "finetune"
@@ -183,37 +180,23 @@ class FinetuneTask:
         train_manifest: Manifest,
         dev_manifest: Manifest,
     ) -> None:
+        model_dim = ctc.encoder.config.context.model_dim
+        everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
+        super().__init__(
+            config.data,
+            train_manifest,
+            dev_manifest,
+            make_sampler(train_manifest, config.batches, config.seed, crop=False),
+            make_sampler(dev_manifest, everything, config.seed, crop=False),
+            LabelledCollate(ctc.encoder.geometry, model_dim, vocabulary, config.regularization, config.seed),
+            config.seed,
+        )
         self.config = config
         self.best_metric: str = config.best_metric
         self.vocabulary = vocabulary
         self.past_data = past_data
-        self.train_manifest = train_manifest
-        self.dev_manifest = dev_manifest
         self.model = FinetuneModel(ctc)
-        encoder = ctc.encoder
-        self.collate = LabelledCollate(
-            encoder.geometry, encoder.config.context.model_dim, vocabulary, config.regularization, config.seed
-        )
-        self.sampler = _sampler(train_manifest, config.batches, config.seed)
-        everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
-        self.dev_sampler = _sampler(dev_manifest, everything, config.seed)
         self._trains_encoder: bool | None = None
-
-    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[LabelledBatch]:
-        """Order and masks by (seed, epoch, utterance)."""
-        return make_loader(
-            self.train_manifest,
-            (self.sampler[number] for number in numbers),
-            self.collate,
-            seed=self.config.seed,
-            num_workers=self.config.data.num_workers,
-            pin_memory=pin_memory,
-        )
-
-    def dev_batches(self, ranks: Ranks) -> Iterator[LabelledBatch]:
-        """The whole dev set."""
-        plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
-        return make_loader(self.dev_manifest, plans, self.collate, seed=self.config.seed, num_workers=0)
 
     def set_trainable(self, step: int) -> bool:
         """The head alone at first, then the encoder too, less its convolutions if they are frozen."""
@@ -251,17 +234,11 @@ class FinetuneTask:
 
     def write_model(self, folder: Path, step: int) -> None:
         """Write the CTC model with its vocabulary."""
-        data = TrainingData(
-            stage=self.stage,
-            licence=self.config.data.licence,
-            hours=sum(utterance.seconds for utterance in self.train_manifest) / 3600,
-            labelled=True,
-        )
         description = ModelDescription(
             kind="ctc",
             step=step,
             encoder=self.model.ctc.encoder.config,
-            training_data=(*self.past_data, data),
+            training_data=(*self.past_data, self.training_data(self.stage, labelled=True)),
         )
         save_model(folder, description, self.model.ctc.state_dict(), self.vocabulary)
 
@@ -273,23 +250,19 @@ def finetune(config: FinetuneConfig, run: Path) -> None:
         SpeechSSLError: the data, the folder or the configuration do not fit, or the loss is not finite.
     """
     train_manifest, dev_manifest = read_manifest(config.data.train), read_manifest(config.data.dev)
-    with joined_ranks(config.trainer.device) as ranks:
-        inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
-        if config.init is not None:
-            inputs["init"] = digest_model(config.init)
-        with locked_run(run, ranks):
-            if not begin_or_resume(run, FinetuneTask.stage, config, inputs, config.trainer.num_steps, ranks):
-                return
-            torch.manual_seed(config.seed)  # for the initialisation; the trainer seeds all noise
-            task = _make_task(config, train_manifest, dev_manifest)
-            ctc = task.model.ctc
-            if load_progress(run).step:
-                ctc.load_state_dict(load_weights(run / "latest"))
-            elif ranks.is_first:
-                refuse_bad_data((train_manifest, dev_manifest), ctc.encoder.geometry, task.vocabulary)
-            if ranks.is_first:
-                describe_run(task.sampler, config.trainer, config.batches, ranks)
-            train(task, config.trainer, config.optimizer, config.schedule, run, ranks, config.seed)
+    inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
+    if config.init is not None:
+        inputs["init"] = digest_model(config.init)
+    with opened_run(run, FinetuneTask.stage, config, inputs) as ranks:
+        if ranks is None:
+            return
+        task = _make_task(config, train_manifest, dev_manifest)
+        ctc = task.model.ctc
+        if load_progress(run).step:
+            ctc.load_state_dict(load_weights(run / "latest"))
+        elif ranks.is_first:
+            refuse_bad_data((train_manifest, dev_manifest), ctc.encoder.geometry, task.vocabulary)
+        train_in_run(task, task.sampler, config, run, ranks)
 
 
 def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: Manifest) -> FinetuneTask:
@@ -309,8 +282,3 @@ def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: M
     if config.init is not None:
         ctc.encoder.load_state_dict(load_encoder(config.init, "cpu").state_dict())
     return FinetuneTask(config, ctc, vocabulary, past_data, train_manifest, dev_manifest)
-
-
-def _sampler(manifest: Manifest, batches: BatchConfig, seed: int) -> BatchSampler:
-    lengths = [utterance.num_output_samples for utterance in manifest]
-    return BatchSampler(lengths, batches, seed, crop=False)

@@ -1,20 +1,16 @@
 """Pretraining: an encoder and an objective on unlabelled audio."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import nn
 
-from speechssl.checkpoint.native import ModelDescription, TrainingData, load_weights, save_model
+from speechssl.checkpoint.native import ModelDescription, load_weights, save_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.loader import DataConfig, make_loader
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import (
@@ -24,28 +20,22 @@ from speechssl.objective.contrastive import (
     ContrastiveObjective,
 )
 from speechssl.objective.losses import Losses
-from speechssl.train.distributed import Ranks, joined_ranks
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
-from speechssl.train.run import begin_or_resume, describe_run, locked_run, refuse_bad_data
-from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.corpus_task import CorpusTask, make_sampler
+from speechssl.train.run import RunConfig, opened_run, refuse_bad_data, train_in_run
 
 
-class PretrainConfig(Config):
+class PretrainConfig(RunConfig):
     """Everything about a pretraining run; the defaults are wav2vec 2.0 base.
 
     Attributes:
-        seed: Of initialisation, order, crops, masks and noise.
+        encoder: The architecture.
+        mask: What is hidden.
+        objective: What is learnt.
     """
 
-    seed: int = Field(0, ge=0)
-    data: DataConfig
-    batches: BatchConfig = BatchConfig()
     encoder: EncoderConfig = EncoderConfig()
     mask: MaskConfig = MaskConfig()
     objective: ContrastiveConfig = ContrastiveConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    trainer: TrainerConfig = TrainerConfig()
 
     @model_validator(mode="after")
     def _hides_something_of_all(self) -> Self:
@@ -73,7 +63,7 @@ class PretrainModel(nn.Module):
         return losses
 
 
-class PretrainTask:
+class PretrainTask(CorpusTask[ContrastiveBatch]):
     """Masked contrastive prediction, as the trainer sees it."""
 
     stage = "pretrain"
@@ -81,31 +71,18 @@ class PretrainTask:
     shown_metrics: tuple[str, ...] = ("loss", "contrastive", "accuracy", "code_perplexity")
 
     def __init__(self, config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> None:
+        geometry = config.encoder.feature_encoder.geometry
+        super().__init__(
+            config.data,
+            train_manifest,
+            dev_manifest,
+            make_sampler(train_manifest, config.batches, config.seed, crop=True),
+            make_sampler(dev_manifest, config.batches, config.seed, crop=True),
+            ContrastiveCollate(geometry, config.mask, config.objective.num_distractors, config.seed),
+            config.seed,
+        )
         self.config = config
-        self.train_manifest = train_manifest
-        self.dev_manifest = dev_manifest
         self.model = PretrainModel(config.encoder, config.objective)
-        self.collate = ContrastiveCollate(
-            self.model.encoder.geometry, config.mask, config.objective.num_distractors, config.seed
-        )
-        self.sampler = _sampler(train_manifest, config)
-        self.dev_sampler = _sampler(dev_manifest, config)
-
-    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[ContrastiveBatch]:
-        """Random crops, order and masks by (seed, epoch, utterance)."""
-        return make_loader(
-            self.train_manifest,
-            (self.sampler[number] for number in numbers),
-            self.collate,
-            seed=self.config.seed,
-            num_workers=self.config.data.num_workers,
-            pin_memory=pin_memory,
-        )
-
-    def dev_batches(self, ranks: Ranks) -> Iterator[ContrastiveBatch]:
-        """The same crops and masks at every evaluation."""
-        plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
-        return make_loader(self.dev_manifest, plans, self.collate, seed=self.config.seed, num_workers=0)
 
     def set_trainable(self, step: int) -> bool:
         """Everything learns throughout."""
@@ -123,18 +100,12 @@ class PretrainTask:
 
     def write_model(self, folder: Path, step: int) -> None:
         """Write encoder and objective."""
-        data = TrainingData(
-            stage=self.stage,
-            licence=self.config.data.licence,
-            hours=sum(utterance.seconds for utterance in self.train_manifest) / 3600,
-            labelled=False,
-        )
         description = ModelDescription(
             kind="pretrained",
             step=step,
             encoder=self.config.encoder,
             objective=self.config.objective.to_dict(),
-            training_data=(data,),
+            training_data=(self.training_data(self.stage, labelled=False),),
         )
         save_model(folder, description, self.model.state_dict())
 
@@ -146,22 +117,13 @@ def pretrain(config: PretrainConfig, run: Path) -> None:
         SpeechSSLError: the data, the folder or the configuration do not fit, or the loss is not finite.
     """
     train_manifest, dev_manifest = read_manifest(config.data.train), read_manifest(config.data.dev)
-    with joined_ranks(config.trainer.device) as ranks:
-        inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
-        with locked_run(run, ranks):
-            if not begin_or_resume(run, PretrainTask.stage, config, inputs, config.trainer.num_steps, ranks):
-                return
-            torch.manual_seed(config.seed)  # for the initialisation; the trainer seeds all noise
-            task = PretrainTask(config, train_manifest, dev_manifest)
-            if load_progress(run).step:
-                task.model.load_state_dict(load_weights(run / "latest"))
-            elif ranks.is_first:
-                refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
-            if ranks.is_first:
-                describe_run(task.sampler, config.trainer, config.batches, ranks)
-            train(task, config.trainer, config.optimizer, config.schedule, run, ranks, config.seed)
-
-
-def _sampler(manifest: Manifest, config: PretrainConfig) -> BatchSampler:
-    lengths = [utterance.num_output_samples for utterance in manifest]
-    return BatchSampler(lengths, config.batches, config.seed, crop=True)
+    inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
+    with opened_run(run, PretrainTask.stage, config, inputs) as ranks:
+        if ranks is None:
+            return
+        task = PretrainTask(config, train_manifest, dev_manifest)
+        if load_progress(run).step:
+            task.model.load_state_dict(load_weights(run / "latest"))
+        elif ranks.is_first:
+            refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
+        train_in_run(task, task.sampler, config, run, ranks)

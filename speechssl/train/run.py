@@ -8,23 +8,81 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import Field
+
 from speechssl.checkpoint.native import find_model
 from speechssl.checkpoint.training_state import load_progress, repair_links
 from speechssl.command import print_status
 from speechssl.config import Config, differences
 from speechssl.data.check import check_before_training
+from speechssl.data.loader import DataConfig
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.data.text import Vocabulary
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
-from speechssl.train.distributed import Ranks
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.distributed import Ranks, joined_ranks
+from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.trainer import Task, TrainerConfig, train
 
 RUN_FILE = "run.json"
 # What may differ between the parts of one run. The paths of inputs may: their content is compared instead.
 _FREE = {"trainer.num_steps", "trainer.device", "data.num_workers", "data.train", "data.dev", "init"}
 _MOST_LISTED = 20
+
+
+class RunConfig(Config):
+    """What every training run is told; the defaults are those of wav2vec 2.0 base's pretraining.
+
+    Attributes:
+        seed: Of initialisation, order, crops, masks and noise.
+        data: What to train on.
+        batches: How utterances are put together.
+        optimizer: AdamW.
+        schedule: The learning rate over the run.
+        trainer: Length, intervals, device.
+    """
+
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    batches: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+
+@contextmanager
+def opened_run(run: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> Iterator[Ranks | None]:
+    """Join the run's processes, lock its folder, check that it may go on, and seed the initialisation.
+
+    Args:
+        run: The run's folder.
+        stage: What is being trained.
+        config: The whole configuration.
+        inputs: Digests of the files it reads, by setting.
+
+    Yields:
+        The processes; None if the run is finished.
+
+    Raises:
+        TrainingError: the folder is in use, or holds another run.
+    """
+    with joined_ranks(config.trainer.device) as ranks, locked_run(run, ranks):
+        is_unfinished = begin_or_resume(run, stage, config, inputs, config.trainer.num_steps, ranks)
+        torch.manual_seed(config.seed)  # for the initialisation; the trainer seeds all noise
+        yield ranks if is_unfinished else None
+
+
+def train_in_run(task: Task, sampler: BatchSampler, config: RunConfig, run: Path, ranks: Ranks) -> None:
+    """Say what the run will do, and do it.
+
+    Raises:
+        TrainingError: as ``train``.
+    """
+    if ranks.is_first:
+        describe_run(sampler, config.trainer, config.batches, ranks)
+    train(task, config.trainer, config.optimizer, config.schedule, run, ranks, config.seed)
 
 
 @contextmanager
