@@ -2,9 +2,9 @@
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -38,18 +38,13 @@ class Config(BaseModel):
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> Self:
         """Validate plain values; ``source`` is named in errors."""
-        # A section given in part keeps the defaults that its owner chose for the rest of it.
-        complete = {
-            name: field.default.to_dict()
-            for name, field in cls.model_fields.items()
-            if isinstance(field.default, Config)
-        }
-        _merge(complete, values)
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        complete = _complete_sections(dict(values), defaults, cls)
         try:
             # JSON mode, because strict Python mode refuses lists for tuples and strings for paths.
             return cls.model_validate_json(json.dumps(complete, default=str))
         except ValidationError as error:
-            raise ConfigError(f"{source}: {_describe(error)}") from None
+            raise ConfigError(f"{source}: {_describe(error, complete)}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The values as plain JSON types; ``from_dict`` gives the configuration back."""
@@ -95,17 +90,44 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
+    """Put ``update`` over ``base``; a section of another kind takes the place of the one there."""
     for key, value in update.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+        before = base.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(before, dict)
+            and value.get("kind", before.get("kind")) == before.get("kind")
+        ):
+            _merge(before, value)
         else:
             base[key] = value
 
 
-def _describe(error: ValidationError) -> str:
+def _complete_sections(values: dict[str, Any], defaults: Mapping[str, Any], owner: type[Config]) -> dict[str, Any]:
+    """Give sections stated in part the defaults that their owner chose, or those of the kind they name."""
+    for name, field in owner.model_fields.items():
+        given = values.get(name, {})
+        sections = [
+            option for option in (field.annotation, *get_args(field.annotation)) if isinstance(option, type(Config))
+        ]
+        if not sections or not isinstance(given, dict):
+            continue
+        default = defaults[name]
+        if default is None and name in values:
+            default = sections[0]()  # it is off unless it is given
+        if "kind" in given and given["kind"] != getattr(default, "kind", None):
+            default = next(
+                (option() for option in sections if getattr(option(), "kind", None) == given["kind"]), default
+            )
+        if isinstance(default, Config):
+            values[name] = _complete_sections(default.to_dict() | given, dict(default), type(default))
+    return values
+
+
+def _describe(error: ValidationError, values: dict[str, Any]) -> str:
     # A mistyped name first: it is often why another setting is missing.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
+    where = ".".join(_setting(first["loc"], values)) or "configuration"
     if first["type"] == "extra_forbidden":
         problem = "unknown setting"
     elif first["type"] == "missing":
@@ -117,3 +139,15 @@ def _describe(error: ValidationError) -> str:
             problem += f", found {first['input']!r}"
     others = len(error.errors()) - 1
     return f"{where}: {problem}" + (f" (and {others} more)" if others else "")
+
+
+def _setting(location: Sequence[int | str], values: Any) -> list[str]:
+    """The keys that lead to a setting: pydantic names the kind of a section among them."""
+    keys = []
+    for part in location:
+        inside = isinstance(values, dict) and part in values
+        if not inside and isinstance(values, dict) and part == values.get("kind"):
+            continue
+        keys.append(str(part))
+        values = values[part] if inside else None
+    return keys

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -230,3 +231,74 @@ def test_a_section_given_in_part_keeps_its_owners_defaults() -> None:
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, betas=(0.5, 0.6))
 
     assert SlowConfig.load([], ["optimizer.learning_rate=1e-4"]).optimizer.betas == (0.5, 0.6)
+
+
+class SpanConfig(Config):
+    share: float = 0.5
+    length: int = 10
+
+
+class CircleConfig(Config):
+    kind: Literal["circle"] = "circle"
+    radius: float = Field(1.0, gt=0)
+    span: SpanConfig = SpanConfig(length=3)
+
+
+class SquareConfig(Config):
+    kind: Literal["square"] = "square"
+    side: float = 2.0
+    span: SpanConfig = SpanConfig(length=7)
+
+
+class DrawingConfig(Config):
+    title: str = "untitled"
+    shape: CircleConfig | SquareConfig = Field(CircleConfig(radius=5.0), discriminator="kind")
+
+
+class AlbumConfig(Config):
+    first: DrawingConfig | None = None
+    frame: SpanConfig | None = None
+
+
+class TestKinds:
+    """A section that is one of several, by its setting ``kind``."""
+
+    def test_its_own_defaults_hold_unless_another_is_named(self) -> None:
+        assert DrawingConfig.load([], ["title=a"]).shape == CircleConfig(radius=5.0)
+        found = DrawingConfig.load([], ["title=a", "shape.span.share=0.1"]).shape
+        assert found == CircleConfig(radius=5.0, span=SpanConfig(share=0.1, length=3))
+        found = DrawingConfig.load([], ["title=a", "shape.kind=square", "shape.span.share=0.1"]).shape
+        assert found == SquareConfig(span=SpanConfig(share=0.1, length=7))
+
+    def test_another_kind_takes_the_place_of_an_earlier_file(self, tmp_path: Path) -> None:
+        first = toml(tmp_path, "a.toml", "title = 'a'\nshape = { kind = 'circle', radius = 3.0 }\n")
+        second = toml(tmp_path, "b.toml", "shape = { kind = 'square', side = 4.0 }\n")
+        assert DrawingConfig.load([first, second]).shape == SquareConfig(side=4.0)
+        assert DrawingConfig.load([second, first]).shape == CircleConfig(radius=3.0)
+
+    def test_sections_that_are_off_by_default_are_completed_when_given(self) -> None:
+        assert AlbumConfig.load() == AlbumConfig()
+        assert AlbumConfig.load([], ["frame={}"]).frame == SpanConfig()
+        assert AlbumConfig.load([], ["frame.length=4"]).frame == SpanConfig(length=4)
+        found = AlbumConfig.load([], ["first.shape.span.share=0.1"]).first
+        assert found == DrawingConfig(shape=CircleConfig(radius=5.0, span=SpanConfig(share=0.1, length=3)))
+
+    def test_survives_plain_values(self) -> None:
+        for shape in (SquareConfig(side=1.5), CircleConfig(radius=1.5)):
+            config = DrawingConfig(title="a", shape=shape)
+            assert DrawingConfig.from_dict(config.to_dict(), "test") == config
+
+    @pytest.mark.parametrize(
+        ("override", "expected"),
+        [
+            ("shape.radius=-1", "shape.radius: input should be greater than 0, found -1"),
+            ("shape.side=1", "shape.side: unknown setting"),
+            ("shape.span.length=x", "shape.span.length: input should be a valid integer, found 'x'"),
+            ("shape.kind=star", "shape: input tag 'star' found using 'kind' does not match any of the expected tags"),
+            ("shape=3", "shape: "),
+        ],
+    )
+    def test_errors_name_the_setting_and_not_the_kind(self, override: str, expected: str) -> None:
+        with pytest.raises(ConfigError) as excinfo:
+            DrawingConfig.load([], ["title=a", override])
+        assert expected in message(excinfo)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import ModelDescription, save_model
 from speechssl.data.text import Vocabulary
-from speechssl.model.context import ContextConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 from speechssl.transcribe.cli import app as transcribe_app
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,9 @@ def test_the_readme_has_commands() -> None:
 def folder(tmp_path: Path) -> Path:
     """A folder with what the examples name: two models and a recording."""
     features = FeatureEncoderConfig(dims=(8, 8), kernels=(20, 16), strides=(20, 16))
-    context = ContextConfig(num_layers=2, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2)
+    context = TransformerConfig(
+        num_layers=2, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
+    )
     encoder = EncoderConfig(feature_encoder=features, context=context)
     vocabulary = Vocabulary.from_texts(["abc"])
     torch.manual_seed(0)

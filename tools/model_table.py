@@ -27,9 +27,8 @@ from speechssl.command import exit_on_error
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.loader import Example
 from speechssl.errors import ConfigError
-from speechssl.model.context import PositionalConvolution
 from speechssl.model.feature_encoder import ConvLayer
-from speechssl.objective.contrastive import ContrastiveCollate
+from speechssl.model.transformer import PositionalConvolution
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 
 WHOLE = (ConvLayer, PositionalConvolution)  # shown as one part
@@ -57,14 +56,16 @@ def model_parts(config: PretrainConfig, seconds: float) -> list[Part]:
     """The parts of encoder and objective, on one recording of this length.
 
     Raises:
-        ConfigError: the recording has fewer than two frames, the fewest of which one can be hidden.
+        ConfigError: the recording has too few frames to predict one.
     """
     geometry = config.encoder.feature_encoder.geometry
-    if not geometry.num_samples(2) <= seconds * SAMPLE_RATE < math.inf:
-        raise ConfigError(f"--seconds: expected at least {geometry.num_samples(2) / SAMPLE_RATE}, found {seconds:g}")
+    shortest = geometry.num_samples(config.objective.min_frames(geometry))
+    if not shortest <= seconds * SAMPLE_RATE < math.inf:
+        raise ConfigError(f"--seconds: expected at least {shortest / SAMPLE_RATE}, found {seconds:g}")
     num_samples = round(seconds * SAMPLE_RATE)
-    collate = ContrastiveCollate(geometry, config.mask, config.objective.num_distractors, config.seed)
-    batch = collate([Example(0, 0, np.zeros(num_samples, np.float32), None)])
+    batch = config.objective.make_collate(geometry, config.seed)(
+        [Example(0, 0, np.zeros(num_samples, np.float32), None)]
+    )
     with FakeTensorMode(allow_non_fake_inputs=True):
         return merge_layers(run(PretrainModel(config.encoder, config.objective), batch, 0))
 
@@ -87,10 +88,15 @@ def run(model: nn.Module, *inputs: object) -> list[Part]:
         model.eval()(*inputs)
     counted = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
 
+    def flops_of(name: str) -> int:
+        return counted.get(f"{type(model).__name__}.{name}".rstrip("."), 0)
+
     def parts(module: nn.Module, name: str) -> list[Part]:
         children = [] if isinstance(module, WHOLE) else list(module.named_children())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
-        flops = counted.get(f"{type(model).__name__}.{name}".rstrip("."), 0)
+        flops = flops_of(name)
+        if name == "objective":  # which calls the encoder's parts: they were counted for both
+            flops -= sum(flops_of(f"encoder.{part}") for part, _ in model.encoder.named_children())
         if not children:
             return [Part(name, shapes.get(module, ()), num_parameters, flops)]
         found = [

@@ -72,7 +72,7 @@ class CTCModel(nn.Module):
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
             mask: (B, S) bool, frames hidden from the context network.
-            channel_mask: (B, D) bool, channels set to zero.
+            channel_mask: (B, the encoder's mask_dim) bool, channels set to zero.
         """
         frames = self.encoder.extract_frames(waveforms, lengths)
         context = self.encoder.contextualise(frames, mask, channel_mask)

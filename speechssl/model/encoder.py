@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
-from speechssl.model.context import ContextConfig, ContextNetwork, PositionalConvolution
-from speechssl.model.dropout import Dropout
-from speechssl.model.feature_encoder import ChannelNorm, ConvLayer, FeatureEncoder, FeatureEncoderConfig, FrameNorm
+from speechssl.model.causal import CausalConfig
+from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 
 
 class EncoderConfig(Config):
@@ -21,15 +22,18 @@ class EncoderConfig(Config):
 
     Attributes:
         feature_encoder: The convolutional stack.
-        context: The transformer.
-        input_dropout: On the projected frames, before the transformer.
+        context: The context network, of the kind that its ``kind`` names.
         normalize_waveforms: Bring each waveform to zero mean and unit variance first (large models).
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
-    context: ContextConfig = ContextConfig()
-    input_dropout: float = Field(0.1, ge=0, lt=1)
+    context: TransformerConfig | CausalConfig = Field(TransformerConfig(), discriminator="kind")
     normalize_waveforms: bool = False
+
+    @property
+    def mask_dim(self) -> int:
+        """Channels that a channel mask chooses from."""
+        return self.context.mask_dim(self.feature_encoder.dims[-1])
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Frames:
     """What the feature encoder gives.
 
     Attributes:
-        values: (B, S, C), layer-normalised.
+        values: (B, S, C), layer-normalised if the configuration says so.
         lengths: (B,) valid frames of each row, or None if every row is valid throughout.
         energy: (B,) mean square over the valid frames before the layer norm, what the feature penalty weighs.
     """
@@ -61,67 +65,40 @@ class Encoded:
 
 
 class SpeechEncoder(nn.Module):
-    """wav2vec 2.0 without its pretraining heads (Baevski et al., 2020, https://arxiv.org/abs/2006.11477)."""
+    """What pretraining trains and every task uses: a feature encoder and a context network.
+
+    With the default configuration it is wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477) without
+    its pretraining heads. Every part initialises itself; the tables are in their ``reset_parameters``.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        conv_dim, model_dim = config.feature_encoder.dims[-1], config.context.model_dim
         self.feature_encoder = FeatureEncoder(config.feature_encoder)
-        self.frame_norm = nn.LayerNorm(conv_dim)
-        self.projection = nn.Linear(conv_dim, model_dim)
-        self.input_dropout = Dropout(config.input_dropout)
-        self.mask_embedding = nn.Parameter(torch.empty(model_dim))
-        self.context = ContextNetwork(config.context)
-        self.reset_parameters()
+        frame_dim = config.feature_encoder.dims[-1]
+        self.frame_norm = nn.LayerNorm(frame_dim) if config.feature_encoder.frame_norm else nn.Identity()
+        self.context = config.context.build(frame_dim)
 
     @property
     def geometry(self) -> FrameGeometry:
         """Samples to frames."""
         return self.feature_encoder.geometry
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initialise every parameter as published.
-
-        | parameter | weight | bias |
-        |---|---|---|
-        | convolutions of the feature encoder | normal, Kaiming (fan in, gain sqrt 2) | PyTorch's |
-        | all norms | 1 | 0 |
-        | projection of the frames | PyTorch's | PyTorch's |
-        | mask embedding | uniform [0, 1) | |
-        | positional convolution | normal, deviation sqrt(4 / (kernel x D)) | 0 |
-        | linear maps of the transformer | normal, deviation 0.02 | 0 |
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, ConvLayer):
-                nn.init.kaiming_normal_(module.conv.weight)
-            elif isinstance(module, ChannelNorm | FrameNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, PositionalConvolution):
-                kernel = module.conv.kernel_size[0]
-                deviation = (4 / (kernel * module.conv.in_channels)) ** 0.5
-                module.conv.weight = torch.randn_like(module.conv.weight) * deviation  # sets both parts of the norm
-                nn.init.zeros_(module.conv.bias)
-        for module in self.context.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.uniform_(self.mask_embedding)
-
-    def extract_frames(self, waveforms: Tensor, lengths: Tensor | None = None) -> Frames:
+    def extract_frames(
+        self, waveforms: Tensor, lengths: Tensor | None = None, silenced: Tensor | None = None
+    ) -> Frames:
         """Run the feature encoder.
 
         Args:
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
+            silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
+                normalised if the configuration says so.
         """
         if self.config.normalize_waveforms:
             waveforms = normalize_waveforms(waveforms, lengths)
+        if silenced is not None:
+            waveforms = silence_frames(waveforms, silenced, self.geometry)
         features = self.feature_encoder(waveforms, lengths)
         scale = self.config.feature_encoder.gradient_scale
         if scale != 1 and features.requires_grad:
@@ -146,19 +123,14 @@ class SpeechEncoder(nn.Module):
 
         Args:
             frames: From ``extract_frames``.
-            mask: (B, S) bool, True = hidden: the frame is replaced by the mask embedding.
-            channel_mask: (B, D) bool, True = the channel is zero throughout the utterance.
+            mask: (B, S) bool, True = hidden from the network; how, its own documentation says.
+            channel_mask: (B, ``config.mask_dim``) bool, True = the channel is zero throughout the utterance.
             layer: Return the output of this layer (from 1; 0 is the input of the first) instead of the last.
 
         Returns:
             (B, S, D).
         """
-        x = self.input_dropout(self.projection(frames.values))
-        if mask is not None:
-            x = torch.where(mask[:, :, None], self.mask_embedding.type_as(x), x)
-        if channel_mask is not None:
-            x = x.masked_fill(channel_mask[:, None, :], 0)
-        return self.context(x, frames.lengths, layer)  # type: ignore[no-any-return]
+        return self.context(frames.values, frames.lengths, mask, channel_mask, layer)  # type: ignore[no-any-return]
 
     @torch.no_grad()  # not inference mode, whose tensors could train nothing on top
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None, layer: int | None = None) -> Encoded:
@@ -167,7 +139,8 @@ class SpeechEncoder(nn.Module):
         Args:
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz, as read: the model's own normalisation is applied here.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
-            layer: The transformer layer to return, from 1; 0 is the input of the first; None is the final output.
+            layer: The layer of the context network to return, from 1; 0 is the input of the first; None is the final
+                output.
 
         Raises:
             ValueError: the shapes do not fit, a row is shorter than one frame, or there is no such layer.
@@ -185,7 +158,7 @@ class SpeechEncoder(nn.Module):
                 f"lengths: expected {waveforms.shape[0]} values between {shortest} (one frame) "
                 f"and {waveforms.shape[1]} samples, found {lengths.tolist()}"
             )
-        device = self.mask_embedding.device
+        device = next(self.parameters()).device
         is_padded = bool((lengths < waveforms.shape[1]).any())
         waveforms, lengths = waveforms.to(device), lengths.to(device)
         training = self.training
@@ -200,12 +173,29 @@ class SpeechEncoder(nn.Module):
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
     """Bring each row's valid samples to zero mean and unit variance (epsilon 1e-5); padding becomes 0."""
     if lengths is None:
-        return nn.functional.layer_norm(waveforms, waveforms.shape[1:])
+        return F.layer_norm(waveforms, waveforms.shape[1:])
     valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
     count = lengths.clamp(min=1)[:, None]
     centred = (waveforms - (waveforms * valid).sum(dim=1, keepdim=True) / count) * valid
     variance = centred.square().sum(dim=1, keepdim=True) / count
     return centred * torch.rsqrt(variance + 1e-5)
+
+
+def silence_frames(waveforms: Tensor, silenced: Tensor, geometry: FrameGeometry) -> Tensor:
+    """Set to zero every sample that a frame sees.
+
+    Neighbouring frames overlap: a frame beside a silenced span hears a part of what it would.
+
+    Args:
+        waveforms: (B, T).
+        silenced: (B, S) bool, True = nothing of what the frame sees shall be heard.
+        geometry: Samples to frames.
+    """
+    field = torch.ones(1, 1, geometry.receptive_field_samples, device=waveforms.device)
+    with torch.autocast(waveforms.device.type, enabled=False):
+        covered = F.conv_transpose1d(silenced[:, None].float(), field, stride=geometry.hop_samples)[:, 0]
+    covered = F.pad(covered, (0, max(waveforms.shape[1] - covered.shape[1], 0)))[:, : waveforms.shape[1]]
+    return waveforms.masked_fill(covered > 0.5, 0)
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -1,8 +1,9 @@
-"""The convolutional feature encoder of wav2vec 2.0: waveforms to frames.
+"""The convolutional feature encoder: waveforms to frames.
 
 Shapes: B batch, T samples, S frames, C conv channels.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
+from speechssl.model.norm import ChannelNorm, FrameNorm, Norm, UtteranceNorm
 
-_EPSILON = 1e-5
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class FeatureEncoderConfig(Config):
@@ -25,16 +27,23 @@ class FeatureEncoderConfig(Config):
         kernels: Width of each layer, in its input's steps.
         strides: Step of each layer.
         norm: "group" normalises each channel over time after the first layer only (base); "layer" normalises each
-            frame over its channels after every layer (large).
+            frame over its channels after every layer (large); "utterance" normalises over channels and time together
+            after every layer (wav2vec).
+        activation: After each layer (wav2vec: "relu").
         bias: Whether the convolutions have a bias.
+        log_compression: Whether the last layer's output x becomes log(|x| + 1) (wav2vec).
+        frame_norm: Whether each frame is layer-normalised after the stack (not in wav2vec).
         gradient_scale: Factor on the gradient that reaches the encoder (0.1 in base, 1 in large).
     """
 
     dims: tuple[int, ...] = (512,) * 7
     kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    norm: Literal["group", "layer"] = "group"
+    norm: Literal["group", "layer", "utterance"] = "group"
+    activation: Literal["gelu", "relu"] = "gelu"
     bias: bool = False
+    log_compression: bool = False
+    frame_norm: bool = True
     gradient_scale: float = Field(0.1, gt=0)
 
     @model_validator(mode="after")
@@ -52,20 +61,40 @@ class FeatureEncoderConfig(Config):
 
 
 class FeatureEncoder(nn.Module):
-    """Waveforms to frames (Baevski et al., 2020, section 2)."""
+    """Waveforms to frames (Schneider et al., 2019, section 2; Baevski et al., 2020, section 2)."""
 
     def __init__(self, config: FeatureEncoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.geometry = config.geometry
         self.layers = nn.ModuleList()
         for number, (in_dim, out_dim) in enumerate(pairwise((1, *config.dims))):
-            norm: nn.Module | None = None
+            norm: Norm | None = None
             if config.norm == "layer":
                 norm = FrameNorm(out_dim)
+            elif config.norm == "utterance":
+                norm = UtteranceNorm(out_dim)
             elif number == 0:
                 norm = ChannelNorm(out_dim)
             conv = nn.Conv1d(in_dim, out_dim, config.kernels[number], config.strides[number], bias=config.bias)
-            self.layers.append(ConvLayer(conv, norm))
+            self.layers.append(ConvLayer(conv, norm, _ACTIVATIONS[config.activation]))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every parameter as published.
+
+        | parameter | norm | weight | bias |
+        |---|---|---|---|
+        | convolutions | "group" or "layer" (wav2vec 2.0) | normal, Kaiming (fan in, gain sqrt 2) | PyTorch's |
+        | convolutions | "utterance" (wav2vec) | PyTorch's | PyTorch's |
+        | norms | any | 1 | 0 |
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | Norm):
+                module.reset_parameters()
+            if isinstance(module, nn.Conv1d) and self.config.norm != "utterance":
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
@@ -81,61 +110,23 @@ class FeatureEncoder(nn.Module):
         x = waveforms[:, None, :]
         for layer, layer_length in zip(self.layers, layer_lengths, strict=True):
             x = layer(x, layer_length)
+        if self.config.log_compression:
+            x = torch.log1p(x.abs())
         return x.transpose(1, 2)
 
 
 class ConvLayer(nn.Module):
-    """Convolution, normalisation over the valid frames, GELU."""
+    """Convolution, normalisation over the valid frames, activation."""
 
-    def __init__(self, conv: nn.Conv1d, norm: nn.Module | None) -> None:
+    def __init__(self, conv: nn.Conv1d, norm: Norm | None, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm
+        self.activation = activation
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to (B, C', S'); ``lengths`` (B,) are the valid output frames."""
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x, lengths)
-        return F.gelu(x)
-
-
-class ChannelNorm(nn.Module):
-    """Group norm with a group a channel: each channel over its utterance's valid frames, in float32.
-
-    The published models take the statistics over padding too, so that a recording's features depend on what it is
-    batched with. Here they do not.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, C, S) to the same shape; ``lengths`` (B,) None if nothing is padding."""
-        dim = self.weight.shape[0]
-        if lengths is None:
-            return F.group_norm(x.float(), dim, self.weight, self.bias, _EPSILON).type_as(x)
-        valid = (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None, :]
-        count = lengths.clamp(min=1)[:, None, None]
-        values = x.float()
-        mean = (values * valid).sum(dim=2, keepdim=True) / count
-        centred = values - mean
-        variance = (centred.square() * valid).sum(dim=2, keepdim=True) / count
-        scale = torch.rsqrt(variance + _EPSILON) * self.weight[:, None]
-        return torch.addcmul(self.bias[:, None], centred, scale).type_as(x)
-
-
-class FrameNorm(nn.Module):
-    """Layer norm of each frame over its channels, in float32."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, C, S) to the same shape; padding does not matter to it."""
-        frames = x.transpose(1, 2).float()
-        return F.layer_norm(frames, self.weight.shape, self.weight, self.bias, _EPSILON).transpose(1, 2).type_as(x)
+        return self.activation(x)

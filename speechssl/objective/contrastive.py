@@ -6,29 +6,41 @@ E width of the comparison.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.config import Config
-from speechssl.data.loader import Example, TaskBatch, collate_audio
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.data.loader import Example
+from speechssl.frames import FrameGeometry, MaskConfig, keyed_generator
 from speechssl.model.dropout import Dropout
-from speechssl.model.encoder import Frames
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
-from speechssl.objective.losses import Losses
+from speechssl.objective.hiding import (
+    MaskedBatch,
+    MaskedCollate,
+    SilenceConfig,
+    gather_frames,
+    masked_context,
+    sounding_frames,
+)
+from speechssl.objective.objective import Losses
 
-_HIDE = 2  # the purpose of the generator that hides frames and draws distractors
+_DISTRACT = 5  # the purpose of the generator that draws distractors
 
 
 class ContrastiveConfig(Config):
     """The objective; the defaults are wav2vec 2.0 base's.
 
     Attributes:
+        kind: Says that this section is this objective's.
+        mask: What is hidden.
+        silence: Hides it in the waveform; without this section it is hidden from the context network.
         quantizer: Makes the targets.
         comparison_dim: Width E in which context and targets are compared.
         num_distractors: Wrong targets beside the right one.
@@ -38,6 +50,12 @@ class ContrastiveConfig(Config):
         penalty_weight: Of the mean square of the feature encoder's output.
     """
 
+    best_metric: ClassVar[str] = "contrastive"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "contrastive", "accuracy", "code_perplexity")
+
+    kind: Literal["contrastive"] = "contrastive"
+    mask: MaskConfig = MaskConfig()
+    silence: SilenceConfig | None = None
     quantizer: QuantizerConfig = QuantizerConfig()
     comparison_dim: int = Field(256, ge=1)
     num_distractors: int = Field(100, ge=1)
@@ -46,61 +64,52 @@ class ContrastiveConfig(Config):
     diversity_weight: float = Field(0.1, ge=0)
     penalty_weight: float = Field(10.0, ge=0)
 
+    @model_validator(mode="after")
+    def _hides_something(self) -> Self:
+        if self.mask.min_spans < 1:
+            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
+        return self
+
+    def min_frames(self, geometry: FrameGeometry) -> int:
+        """Two, of which one is hidden."""
+        return 2
+
+    def make_collate(self, geometry: FrameGeometry, seed: int) -> "ContrastiveCollate":
+        """What hides frames and draws distractors."""
+        return ContrastiveCollate(MaskedCollate(geometry, self.mask, seed), self.num_distractors)
+
+    def build(self, encoder: EncoderConfig) -> "ContrastiveObjective":
+        """Quantiser and projections for this encoder."""
+        return ContrastiveObjective(self, encoder.feature_encoder.dims[-1], encoder.context.model_dim)
+
 
 @dataclass(frozen=True)
-class ContrastiveBatch(TaskBatch):
+class ContrastiveBatch(MaskedBatch):
     """Audio, what to hide of it and what to compare.
 
     Attributes:
-        mask: (B, S) bool, True = hidden.
-        hidden: (B, M) int64 positions of the hidden frames, filled up with 0.
-        weights: (B, M) float32, 1 for hidden frames and 0 for filling.
         distractors: (B, M, K) int64 positions among the utterance's own hidden frames, never the frame itself.
-        count: Hidden frames in the batch.
     """
 
-    mask: Tensor
-    hidden: Tensor
-    weights: Tensor
     distractors: Tensor
-    count: int
 
 
 @dataclass(frozen=True)
 class ContrastiveCollate:
-    """Makes a batch in the loader's worker: what is hidden depends on (seed, epoch, utterance) alone."""
+    """Makes a batch in the loader's worker: masks and distractors depend on (seed, epoch, utterance) alone."""
 
-    geometry: FrameGeometry
-    mask: MaskConfig
+    masked: MaskedCollate
     num_distractors: int
-    seed: int
 
     def __call__(self, examples: Sequence[Example]) -> ContrastiveBatch:
         """Draw masks and distractors, and stack the audio."""
-        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
-        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
-        positions: list[npt.NDArray[np.int64]] = []
-        distractors: list[npt.NDArray[np.int64]] = []
-        for row, length, example in zip(mask, lengths, examples, strict=True):
-            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
-            hidden = draw_mask(length, self.mask, generator)
-            row[:length] = torch.from_numpy(hidden)
-            positions.append(np.flatnonzero(hidden))
-            distractors.append(draw_distractors(int(hidden.sum()), self.num_distractors, generator))
-        most = max(len(position) for position in positions)
-        batch = ContrastiveBatch(
-            audio=collate_audio(examples),
-            mask=mask,
-            hidden=torch.zeros(len(examples), most, dtype=torch.int64),
-            weights=torch.zeros(len(examples), most),
-            distractors=torch.zeros(len(examples), most, self.num_distractors, dtype=torch.int64),
-            count=sum(len(position) for position in positions),
-        )
-        for row_number, (position, others) in enumerate(zip(positions, distractors, strict=True)):
-            batch.hidden[row_number, : len(position)] = torch.from_numpy(position)
-            batch.weights[row_number, : len(position)] = 1
-            batch.distractors[row_number, : len(position)] = torch.from_numpy(others)
-        return batch
+        batch = self.masked(examples)
+        distractors = torch.zeros(*batch.hidden.shape, self.num_distractors, dtype=torch.int64)
+        counts = batch.mask.sum(dim=1).tolist()
+        for row, count, example in zip(distractors, counts, examples, strict=True):
+            generator = keyed_generator(self.masked.seed, example.epoch, example.index, _DISTRACT)
+            row[:count] = torch.from_numpy(draw_distractors(count, self.num_distractors, generator))
+        return ContrastiveBatch(**vars(batch), distractors=distractors)
 
 
 def draw_distractors(num_hidden: int, num_distractors: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -133,13 +142,12 @@ class ContrastiveObjective(nn.Module):
         self.target_projection = nn.Linear(config.quantizer.code_dim, config.comparison_dim)
         self.context_projection = nn.Linear(context_dim, config.comparison_dim)
 
-    def forward(self, frames: Frames, context: Tensor, batch: ContrastiveBatch, step: int) -> Losses:
+    def forward(self, encoder: SpeechEncoder, batch: ContrastiveBatch, step: int) -> Losses:
         """Compare the context at hidden frames with the targets there.
 
         Args:
-            frames: What the feature encoder saw, nothing hidden.
-            context: (B, S, D), from masked frames.
-            batch: What was hidden.
+            encoder: Represents the batch.
+            batch: The recordings, what is hidden and what is compared.
             step: Updates so far, for the Gumbel temperature.
 
         Returns:
@@ -147,12 +155,14 @@ class ContrastiveObjective(nn.Module):
             left out because they equal the target, the feature penalty.
         """
         config = self.config
+        heard, context = masked_context(encoder, batch, config.silence)
+        sounding = sounding_frames(encoder, batch, config.silence, heard)
         hidden, weights = batch.hidden, batch.weights
         shape = hidden.shape
-        target_frames = self.target_dropout(_gather(frames.values, hidden))
+        target_frames = self.target_dropout(gather_frames(sounding, hidden))
         temperature = config.quantizer.temperature(step)
         quantized = self.quantizer(target_frames.flatten(0, 1), weights.flatten(), temperature)
-        predictions = self.context_projection(_gather(context, hidden))
+        predictions = self.context_projection(gather_frames(context, hidden))
         targets = self.target_projection(quantized.codes.to(predictions.dtype)).unflatten(0, shape)
         logits = self._logits(predictions, targets, quantized.ids.view(shape), batch.distractors)
 
@@ -165,7 +175,7 @@ class ContrastiveObjective(nn.Module):
         num_entries = config.quantizer.num_codebooks * config.quantizer.codebook_size
         unused = (num_entries - quantized.prob_perplexity) / num_entries
         # Weighed by each utterance's own hidden frames, so that the sum does not depend on what shares its batch.
-        penalty = (frames.energy * weights.sum(dim=1)).sum()
+        penalty = (heard.energy * weights.sum(dim=1)).sum()
         count = batch.count
         total = contrastive + config.diversity_weight * count * unused + config.penalty_weight * penalty
         parts = {
@@ -190,8 +200,3 @@ class ContrastiveObjective(nn.Module):
         other_ids = ids[:, None, :].expand_as(similarity).gather(2, distractors)
         wrong = wrong.masked_fill(other_ids == ids[:, :, None], -torch.inf)
         return torch.cat((right, wrong), dim=2)
-
-
-def _gather(values: Tensor, positions: Tensor) -> Tensor:
-    """(B, S, C) values at (B, M) positions to (B, M, C)."""
-    return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))

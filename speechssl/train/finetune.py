@@ -27,7 +27,7 @@ from speechssl.errors import ConfigError, ManifestError
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
 from speechssl.model.ctc import CTCModel, CTCOutput, ctc_losses, greedy_paths
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 from speechssl.scoring import score
 from speechssl.train.corpus_task import CorpusTask, make_sampler
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
@@ -43,11 +43,13 @@ class RegularizationConfig(Config):
     Attributes:
         time_mask: Spans of frames hidden from the context network.
         channel_mask: Spans of channels set to zero; a start at 0.25 of the channels over the span's length.
-        dropout: On the transformer's input and parts.
+        dropout: On the context network's input and parts.
         attention_dropout: On attention weights.
         activation_dropout: Inside feed-forward parts.
         input_dropout: On the projected frames.
         layer_drop: Share of the layers left out.
+
+    A causal context network has ``dropout`` alone of the five.
     """
 
     time_mask: MaskConfig = MaskConfig()
@@ -61,9 +63,9 @@ class RegularizationConfig(Config):
     def apply(self, encoder: EncoderConfig) -> EncoderConfig:
         """The encoder's configuration with these dropouts."""
         values = encoder.to_dict()
-        values["input_dropout"] = self.input_dropout
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
-            values["context"][name] = getattr(self, name)
+        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop"):
+            if name in values["context"]:
+                values["context"][name] = getattr(self, name)
         return EncoderConfig.from_dict(values, "regularization")
 
 
@@ -105,7 +107,7 @@ class LabelledBatch(TaskBatch):
         labels: (sum of label_lengths,) int64, one utterance after another.
         label_lengths: (B,) int64.
         mask: (B, S) bool, True = hidden.
-        channel_mask: (B, D) bool, True = zero.
+        channel_mask: (B, the encoder's mask_dim) bool, True = zero.
         texts: The transcripts.
     """
 
@@ -121,7 +123,7 @@ class LabelledCollate:
     """Makes a batch in the loader's worker; masks depend on (seed, epoch, utterance) alone."""
 
     geometry: FrameGeometry
-    model_dim: int
+    mask_dim: int
     vocabulary: Vocabulary
     regularization: RegularizationConfig
     seed: int
@@ -130,12 +132,12 @@ class LabelledCollate:
         """Encode the texts, draw the masks, stack the audio."""
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
         mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
-        channel_mask = torch.zeros(len(examples), self.model_dim, dtype=torch.bool)
+        channel_mask = torch.zeros(len(examples), self.mask_dim, dtype=torch.bool)
         for number, (example, length) in enumerate(zip(examples, lengths, strict=True)):
             generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
             mask[number, :length] = torch.from_numpy(draw_mask(length, self.regularization.time_mask, generator))
             channel_mask[number] = torch.from_numpy(
-                draw_mask(self.model_dim, self.regularization.channel_mask, generator)
+                draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
             )
         texts = tuple(example.text or "" for example in examples)
         labels = [self.vocabulary.encode(text) for text in texts]
@@ -180,7 +182,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
         train_manifest: Manifest,
         dev_manifest: Manifest,
     ) -> None:
-        model_dim = ctc.encoder.config.context.model_dim
+        mask_dim = ctc.encoder.config.mask_dim
         everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
         super().__init__(
             config.data,
@@ -188,7 +190,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             dev_manifest,
             make_sampler(train_manifest, config.batches, config.seed, crop=False),
             make_sampler(dev_manifest, everything, config.seed, crop=False),
-            LabelledCollate(ctc.encoder.geometry, model_dim, vocabulary, config.regularization, config.seed),
+            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, config.regularization, config.seed),
             config.seed,
         )
         self.config = config

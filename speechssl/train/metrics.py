@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from speechssl.command import print_status
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 from speechssl.train.distributed import Ranks
 
 LOG_FILE = "log.jsonl"
@@ -27,7 +27,7 @@ class MetricSums:
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._count = 0.0
         self._seconds = 0.0
         self._start = time.monotonic()
 

@@ -33,15 +33,16 @@ class ScheduleConfig(Config):
     """The learning rate over the run, in shares of its steps.
 
     Attributes:
-        kind: "polynomial" decays to 0 from the end of the warm-up on; "tri_stage" holds, then decays exponentially.
+        kind: "polynomial" decays to 0 from the end of the warm-up on, "cosine" along half a period of the cosine;
+            "tri_stage" holds, then decays exponentially.
         warmup: Share of the steps in which the rate rises linearly.
         hold: Share in which it stays at its highest (tri_stage).
         power: Of the polynomial.
         start_scale: Where the warm-up starts, as a share of the highest rate.
-        end_scale: Where the exponential decay ends (tri_stage).
+        end_scale: Where the decay ends (tri_stage, cosine), as a share of the highest rate.
     """
 
-    kind: Literal["polynomial", "tri_stage"] = "polynomial"
+    kind: Literal["polynomial", "cosine", "tri_stage"] = "polynomial"
     warmup: float = Field(0.08, ge=0, le=1)
     hold: float = Field(0.0, ge=0, le=1)
     power: float = Field(1.0, gt=0)
@@ -52,7 +53,7 @@ class ScheduleConfig(Config):
     def _fits_the_run(self) -> Self:
         if self.warmup + self.hold > 1:
             raise ValueError(f"warmup and hold must not exceed 1 together, found {self.warmup + self.hold}")
-        if self.hold and self.kind == "polynomial":
+        if self.hold and self.kind != "tri_stage":
             raise ValueError("hold belongs to kind tri_stage")
         return self
 
@@ -67,6 +68,8 @@ class ScheduleConfig(Config):
         decayed = (step - hold_end) / max(num_steps - hold_end, 1)
         if self.kind == "tri_stage":
             return math.exp(math.log(self.end_scale) * decayed)
+        if self.kind == "cosine":
+            return self.end_scale + (1 - self.end_scale) * (1 + math.cos(math.pi * decayed)) / 2
         return float((1 - decayed) ** self.power)
 
 

@@ -1,25 +1,24 @@
 """Pretraining: an encoder and an objective on unlabelled audio."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from speechssl.checkpoint.native import ModelDescription, load_weights, save_model
 from speechssl.checkpoint.training_state import load_progress
+from speechssl.command import print_status
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.loader import TaskBatch
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.contrastive import (
-    ContrastiveBatch,
-    ContrastiveCollate,
-    ContrastiveConfig,
-    ContrastiveObjective,
-)
-from speechssl.objective.losses import Losses
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.objective import FittedObjective, Losses, ObjectiveConfig
+from speechssl.objective.wav2vec import Wav2vecConfig
 from speechssl.train.corpus_task import CorpusTask, make_sampler
 from speechssl.train.run import RunConfig, opened_run, refuse_bad_data, train_in_run
 
@@ -29,46 +28,42 @@ class PretrainConfig(RunConfig):
 
     Attributes:
         encoder: The architecture.
-        mask: What is hidden.
-        objective: What is learnt.
+        objective: What is learnt, of the kind that its ``kind`` names.
     """
 
     encoder: EncoderConfig = EncoderConfig()
-    mask: MaskConfig = MaskConfig()
-    objective: ContrastiveConfig = ContrastiveConfig()
+    objective: ContrastiveConfig | MaskedPredictionConfig | Wav2vecConfig = Field(
+        ContrastiveConfig(), discriminator="kind"
+    )
 
     @model_validator(mode="after")
-    def _hides_something_of_all(self) -> Self:
-        if self.mask.min_spans < 1:
-            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
-        shortest = self.encoder.feature_encoder.geometry.num_samples(2) / SAMPLE_RATE
+    def _has_something_to_predict(self) -> Self:
+        geometry = self.encoder.feature_encoder.geometry
+        num_frames = self.objective.min_frames(geometry)
+        shortest = geometry.num_samples(num_frames) / SAMPLE_RATE
         if self.batches.min_seconds < shortest:
-            raise ValueError(f"batches.min_seconds must be at least {shortest}, two frames")
+            raise ValueError(f"batches.min_seconds must be at least {shortest}, {num_frames} frames")
         return self
 
 
 class PretrainModel(nn.Module):
     """An encoder with its objective."""
 
-    def __init__(self, encoder: EncoderConfig, objective: ContrastiveConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig) -> None:
         super().__init__()
         self.encoder = SpeechEncoder(encoder)
-        self.objective = ContrastiveObjective(objective, encoder.feature_encoder.dims[-1], encoder.context.model_dim)
+        self.objective = objective.build(encoder)
 
-    def forward(self, batch: ContrastiveBatch, step: int) -> Losses:
+    def forward(self, batch: TaskBatch, step: int) -> Losses:
         """The losses of a batch after ``step`` updates."""
-        frames = self.encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
-        context = self.encoder.contextualise(frames, batch.mask)
-        losses: Losses = self.objective(frames, context, batch, step)
+        losses: Losses = self.objective(self.encoder, batch, step)
         return losses
 
 
-class PretrainTask(CorpusTask[ContrastiveBatch]):
-    """Masked contrastive prediction, as the trainer sees it."""
+class PretrainTask(CorpusTask[TaskBatch]):
+    """A self-supervised objective on unlabelled audio, as the trainer sees it."""
 
     stage = "pretrain"
-    best_metric = "contrastive"
-    shown_metrics: tuple[str, ...] = ("loss", "contrastive", "accuracy", "code_perplexity")
 
     def __init__(self, config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> None:
         geometry = config.encoder.feature_encoder.geometry
@@ -78,24 +73,35 @@ class PretrainTask(CorpusTask[ContrastiveBatch]):
             dev_manifest,
             make_sampler(train_manifest, config.batches, config.seed, crop=True),
             make_sampler(dev_manifest, config.batches, config.seed, crop=True),
-            ContrastiveCollate(geometry, config.mask, config.objective.num_distractors, config.seed),
+            config.objective.make_collate(geometry, config.seed),
             config.seed,
         )
         self.config = config
+        self.best_metric: str = config.objective.best_metric
+        self.shown_metrics: tuple[str, ...] = config.objective.shown_metrics
         self.model = PretrainModel(config.encoder, config.objective)
+
+    def fit_targets(self) -> None:
+        """Find the targets of an objective that takes them from the training data, the same on every rank."""
+        objective = self.model.objective
+        if not isinstance(objective, FittedObjective):
+            return
+        print_status(f"{self.stage}: finding targets in up to {objective.fit_seconds:.0f} s of audio")
+        number = min(math.ceil(objective.fit_seconds / self.config.batches.seconds), self.sampler.num_batches)
+        objective.fit((batch.audio for batch in self.train_batches(range(number), pin_memory=False)), self.config.seed)
 
     def set_trainable(self, step: int) -> bool:
         """Everything learns throughout."""
         return False
 
-    def evaluate(self, batch: ContrastiveBatch, step: int) -> Mapping[str, float]:
-        """Sums over the hidden frames of a dev batch."""
+    def evaluate(self, batch: TaskBatch, step: int) -> Mapping[str, float]:
+        """Sums over what a dev batch has to predict."""
         losses: Losses = self.model(batch, step)
         values = {"loss": losses.sum.item(), "count": float(losses.count)}
         return values | {name: part.item() for name, part in losses.parts.items()}
 
     def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Means over hidden frames."""
+        """Means over what was predicted."""
         return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
 
     def write_model(self, folder: Path, step: int) -> None:
@@ -124,6 +130,8 @@ def pretrain(config: PretrainConfig, run: Path) -> None:
         task = PretrainTask(config, train_manifest, dev_manifest)
         if load_progress(run).step:
             task.model.load_state_dict(load_weights(run / "latest"))
-        elif ranks.is_first:
-            refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
+        else:
+            if ranks.is_first:
+                refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
+            task.fit_targets()
         train_in_run(task, task.sampler, config, run, ranks)

@@ -22,7 +22,7 @@ from speechssl.config import Config
 from speechssl.data.loader import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 from speechssl.train.distributed import Ranks
 from speechssl.train.metrics import MetricSums, RunLog
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
@@ -136,7 +136,7 @@ def train(
             if task.set_trainable(step) or step == first_step:
                 replica = DistributedDataParallel(model) if ranks.count > 1 else model
             model.train()
-            count = 0
+            count = 0.0
             for part in range(own):
                 number, batch = next(batches)
                 _seed_noise(seed, number)
@@ -206,9 +206,9 @@ def _autocast(config: TrainerConfig, ranks: Ranks) -> torch.autocast:
     return torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _divide(gradients: list[Tensor], count: int, ranks: Ranks) -> None:
+def _divide(gradients: list[Tensor], count: float, ranks: Ranks) -> None:
     """Turn sums of gradients (over ranks: means of sums) into the mean over everything counted in the update."""
-    total = ranks.sum(torch.tensor(float(count), device=ranks.device))
+    total = ranks.sum(torch.tensor(count, device=ranks.device))
     torch._foreach_mul_(gradients, ranks.count / total)
 
 

@@ -23,15 +23,15 @@ from speechssl.checkpoint.native import (
 )
 from speechssl.data.text import Vocabulary
 from speechssl.errors import CheckpointError
-from speechssl.model.context import ContextConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 
 VOCABULARY = Vocabulary.from_texts(["привет", "hello"])
 CONFIG = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(dims=(8, 8), kernels=(20, 16), strides=(10, 16)),
-    context=ContextConfig(
+    context=TransformerConfig(
         num_layers=2, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2, dropout=0.3
     ),
 )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.model.context import ContextConfig
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 
 TinyConfig = Callable[..., EncoderConfig]
 PaddedBatch = tuple[Tensor, Tensor]
@@ -21,10 +21,9 @@ def _tiny_config(
     norm_first: bool = False,
     normalize_waveforms: bool = False,
     gradient_scale: float = 0.1,
-    input_dropout: float = 0.0,
     **context: Any,
 ) -> EncoderConfig:
-    quiet = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0}
+    quiet = {"input_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0}
     sizes = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 48, "position_kernel": 8}
     return EncoderConfig(
         feature_encoder=FeatureEncoderConfig(
@@ -35,8 +34,7 @@ def _tiny_config(
             bias=norm == "layer",
             gradient_scale=gradient_scale,
         ),
-        context=ContextConfig(**(sizes | quiet | {"position_groups": 4, "norm_first": norm_first} | context)),
-        input_dropout=input_dropout,
+        context=TransformerConfig(**(sizes | quiet | {"position_groups": 4, "norm_first": norm_first} | context)),
         normalize_waveforms=normalize_waveforms,
     )
 

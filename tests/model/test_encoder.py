@@ -2,16 +2,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.model.context import ContextConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder, normalize_waveforms
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.quantizer import QuantizerConfig
+from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
 
 BASE = EncoderConfig()
 LARGE = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(norm="layer", bias=True, gradient_scale=1.0),
-    context=ContextConfig(num_layers=24, model_dim=1024, num_heads=16, ffn_dim=4096, norm_first=True),
+    context=TransformerConfig(num_layers=24, model_dim=1024, num_heads=16, ffn_dim=4096, norm_first=True),
     normalize_waveforms=True,
 )
 KINDS = pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def wide_encoder() -> SpeechEncoder:
             feature_encoder=FeatureEncoderConfig(
                 dims=(256, 96, 80), kernels=(10, 3, 2), strides=(5, 2, 2), norm="layer", bias=True
             ),
-            context=ContextConfig(
+            context=TransformerConfig(
                 num_layers=2, model_dim=128, num_heads=4, ffn_dim=192, position_kernel=16, position_groups=4
             ),
         )
@@ -101,12 +101,12 @@ class TestInitialisation:
 
     def test_projection_is_pytorchs(self, wide_encoder: SpeechEncoder) -> None:
         bound = 80**-0.5
-        self.check_deviation(wide_encoder.projection.weight, bound / 3**0.5)
-        assert wide_encoder.projection.weight.abs().max() <= bound
-        assert 0 < wide_encoder.projection.bias.abs().max() <= bound
+        self.check_deviation(wide_encoder.context.projection.weight, bound / 3**0.5)
+        assert wide_encoder.context.projection.weight.abs().max() <= bound
+        assert 0 < wide_encoder.context.projection.bias.abs().max() <= bound
 
     def test_mask_embedding_is_uniform(self, wide_encoder: SpeechEncoder) -> None:
-        values = wide_encoder.mask_embedding
+        values = wide_encoder.context.mask_embedding
         assert values.min() >= 0
         assert values.max() < 1
         assert values.mean().item() == pytest.approx(0.5, abs=0.1)
@@ -120,7 +120,7 @@ class TestInitialisation:
         torch.testing.assert_close(conv.weight, directions)  # the norm is that of the direction itself
 
     def test_linear_maps_of_the_transformer(self, wide_encoder: SpeechEncoder) -> None:
-        linears = [module for module in wide_encoder.context.modules() if isinstance(module, nn.Linear)]
+        linears = [module for module in wide_encoder.context.layers.modules() if isinstance(module, nn.Linear)]
         assert len(linears) == 2 * 6
         for linear in linears:
             self.check_normal(linear.weight, 0.02)
@@ -132,7 +132,8 @@ class TestInitialisation:
         with torch.no_grad():
             for parameter in encoder.parameters():
                 parameter.fill_(7)
-        encoder.reset_parameters()
+        for part in (encoder.feature_encoder, encoder.frame_norm, encoder.context):
+            part.reset_parameters()
         for name, parameter in encoder.named_parameters():
             assert not parameter.eq(7).any(), name
 
@@ -162,14 +163,6 @@ class TestFrames:
 
 
 class TestHiding:
-    def test_hidden_frames_are_the_mask_embedding(self, tiny_config, padded_batch) -> None:
-        encoder = make_encoder(tiny_config())
-        frames = encoder.extract_frames(*padded_batch)
-        mask = torch.rand(5, 49) < 0.4
-        hidden = encoder.projection(frames.values)
-        hidden[mask] = encoder.mask_embedding
-        assert torch.equal(encoder.contextualise(frames, mask), encoder.context(hidden, frames.lengths))
-
     def test_nothing_passes_through_a_hidden_frame(self, tiny_config, padded_batch) -> None:
         encoder = make_encoder(tiny_config())
         frames = encoder.extract_frames(*padded_batch)
@@ -180,17 +173,7 @@ class TestHiding:
         is_seen = valid_frames(encoder, padded_batch[1], 49) & ~mask
         assert not gradient[~is_seen].any()
         assert gradient[is_seen].min() > 0
-        assert encoder.mask_embedding.grad.any()
-
-    def test_masked_channels_are_zero(self, tiny_config, padded_batch) -> None:
-        encoder = make_encoder(tiny_config())
-        frames = encoder.extract_frames(*padded_batch)
-        mask, channel_mask = torch.rand(5, 49) < 0.4, torch.rand(5, 32) < 0.3
-        expected = encoder.projection(frames.values)
-        expected[mask] = encoder.mask_embedding  # hidden frames lose the channels too
-        expected = expected * ~channel_mask[:, None, :]
-        context = encoder.contextualise(frames, mask, channel_mask)
-        assert torch.equal(context, encoder.context(expected, frames.lengths))
+        assert encoder.context.mask_embedding.grad.any()
 
     def test_hiding_nothing_changes_nothing(self, tiny_config, padded_batch) -> None:
         encoder = make_encoder(tiny_config())
@@ -260,7 +243,7 @@ class TestGradientScale:
         encoder.feature_encoder.requires_grad_(False)
         encoder.contextualise(encoder.extract_frames(*padded_batch))[0].square().sum().backward()
         assert all(parameter.grad is None for parameter in encoder.feature_encoder.parameters())
-        assert encoder.projection.weight.grad.any()
+        assert encoder.context.projection.weight.grad.any()
 
 
 def test_input_dropout_acts_in_training_alone(tiny_config, padded_batch) -> None:

@@ -4,7 +4,16 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechssl.model.feature_encoder import ChannelNorm, FeatureEncoder, FeatureEncoderConfig, FrameNorm
+from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
+from speechssl.model.norm import ChannelNorm, FrameNorm, UtteranceNorm
+
+NORMS = pytest.mark.parametrize("norm", ["group", "layer", "utterance"])
+
+
+def make_config(tiny_config, norm: str) -> FeatureEncoderConfig:
+    """Tiny, and as published for this norm: "utterance" is wav2vec's."""
+    wav2vec = {"activation": "relu", "log_compression": True} if norm == "utterance" else {}
+    return tiny_config(norm=norm).feature_encoder.model_copy(update=wav2vec)
 
 
 def reference(encoder: FeatureEncoder, waveform: Tensor, *, norms: str) -> Tensor:
@@ -16,18 +25,19 @@ def reference(encoder: FeatureEncoder, waveform: Tensor, *, norms: str) -> Tenso
             deviation, mean = torch.std_mean(x, dim=2, correction=0, keepdim=True)
             x = (x - mean) / (deviation.square() + 1e-5).sqrt()
             x = x * layer.norm.weight[:, None] + layer.norm.bias[:, None]
-        elif norms == "layer":
-            deviation, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)
+        elif norms != "group":
+            dims = (1,) if norms == "layer" else (1, 2)
+            deviation, mean = torch.std_mean(x, dim=dims, correction=0, keepdim=True)
             x = (x - mean) / (deviation.square() + 1e-5).sqrt()
             x = x * layer.norm.weight[:, None] + layer.norm.bias[:, None]
-        x = x * 0.5 * (1 + torch.erf(x / 2**0.5))
-    return x[0].T
+        x = x.clamp(min=0) if norms == "utterance" else x * 0.5 * (1 + torch.erf(x / 2**0.5))
+    return (x.abs() + 1).log()[0].T if norms == "utterance" else x[0].T
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
+@NORMS
 def test_each_utterance_is_encoded_as_by_the_paper(tiny_config, padded_batch, norm: str) -> None:
     torch.manual_seed(0)
-    encoder = FeatureEncoder(tiny_config(norm=norm).feature_encoder)
+    encoder = FeatureEncoder(make_config(tiny_config, norm))
     for name, parameter in encoder.named_parameters():  # norms that do something
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -40,9 +50,9 @@ def test_each_utterance_is_encoded_as_by_the_paper(tiny_config, padded_batch, no
         torch.testing.assert_close(row, reference(encoder, waveform, norms=norm), rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
+@NORMS
 def test_number_of_frames_is_the_geometrys(tiny_config, norm: str) -> None:
-    config = tiny_config(norm=norm).feature_encoder
+    config = make_config(tiny_config, norm)
     encoder = FeatureEncoder(config)
     for num_samples in (35, 36, 54, 55, 74, 75, 511):
         frames = encoder(torch.randn(2, num_samples))
@@ -66,9 +76,28 @@ def test_group_norm_stands_after_the_first_layer_alone(tiny_config) -> None:
     assert [type(norm) for norm in norms] == [ChannelNorm, type(None), type(None)]
 
 
-def test_layer_norm_stands_after_every_layer(tiny_config) -> None:
-    norms = [layer.norm for layer in FeatureEncoder(tiny_config(norm="layer").feature_encoder).layers]
-    assert [type(norm) for norm in norms] == [FrameNorm, FrameNorm, FrameNorm]
+@pytest.mark.parametrize(("norm", "kind"), [("layer", FrameNorm), ("utterance", UtteranceNorm)])
+def test_other_norms_stand_after_every_layer(tiny_config, norm: str, kind: type) -> None:
+    norms = [layer.norm for layer in FeatureEncoder(make_config(tiny_config, norm)).layers]
+    assert [type(norm) for norm in norms] == [kind] * 3
+
+
+@NORMS
+def test_initialisation_is_the_published_one(norm: str) -> None:
+    torch.manual_seed(0)
+    config = FeatureEncoderConfig(dims=(64, 96), kernels=(30, 5), strides=(2, 2), norm=norm, bias=True)
+    for layer, inputs in zip(FeatureEncoder(config).layers, (30, 5 * 64), strict=True):
+        weight, bias, bound = layer.conv.weight, layer.conv.bias, inputs**-0.5
+        if norm == "utterance":  # PyTorch's: uniform within the bound
+            assert weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+            assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        else:
+            assert weight.abs().max().item() > 3 * bound
+            assert weight.std().item() == pytest.approx(2**0.5 * bound, rel=0.05)
+        assert 0.8 * bound < bias.abs().max().item() <= bound
+        if layer.norm is not None:
+            assert layer.norm.weight.eq(1).all()
+            assert layer.norm.bias.eq(0).all()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -85,61 +114,6 @@ def test_group_norm_makes_gain_and_offset_irrelevant(tiny_config) -> None:
     same = encoder(waveforms * 8 + 0.5, lengths)
     torch.testing.assert_close(same[0], encoder(waveforms, lengths)[0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(same[1, :14], encoder(waveforms, lengths)[1, :14], rtol=1e-3, atol=1e-4)
-
-
-class TestChannelNorm:
-    def norm(self) -> ChannelNorm:
-        torch.manual_seed(0)
-        norm = ChannelNorm(6)
-        torch.nn.init.normal_(norm.weight)
-        torch.nn.init.normal_(norm.bias)
-        return norm
-
-    def test_is_group_norm_of_the_valid_part(self) -> None:
-        norm, x = self.norm(), torch.randn(4, 6, 50) * 3 + 2
-        lengths = [50, 1, 17, 32]
-        normalised = norm(x, torch.tensor(lengths))
-        for row, values, length in zip(normalised, x, lengths, strict=True):
-            expected = F.group_norm(values[None, :, :length], 6, norm.weight, norm.bias) if length > 1 else None
-            if expected is None:  # torch refuses a single value, which is its own mean
-                expected = norm.bias[None, :, None]
-            torch.testing.assert_close(row[None, :, :length], expected, rtol=1e-4, atol=1e-5)
-
-    def test_without_lengths_everything_is_valid(self) -> None:
-        norm, x = self.norm(), torch.randn(4, 6, 50)
-        torch.testing.assert_close(norm(x, None), norm(x, torch.full((4,), 50)), rtol=1e-4, atol=1e-5)
-
-    def test_padding_gets_no_gradient_and_gives_none(self) -> None:
-        norm, x = self.norm(), torch.randn(2, 6, 20, requires_grad=True)
-        norm(x, torch.tensor([20, 8]))[1, :, :8].square().sum().backward()
-        assert x.grad is not None
-        assert x.grad[1, :, :8].abs().min() > 0
-        assert not x.grad[1, :, 8:].any()
-        assert not x.grad[0].any()
-
-    @pytest.mark.parametrize("lengths", [None, torch.tensor([200, 150])])
-    def test_statistics_are_float32(self, lengths: Tensor | None) -> None:
-        norm = self.norm()
-        x = (torch.randn(2, 6, 200) + 30).bfloat16()  # a sum in bfloat16 would lose the deviation
-        normalised = norm(x, lengths)
-        assert normalised.dtype == torch.bfloat16
-        torch.testing.assert_close(normalised, norm(x.float(), lengths).bfloat16(), rtol=0, atol=0)
-
-
-class TestFrameNorm:
-    def test_is_layer_norm_of_each_frame_whatever_the_lengths(self) -> None:
-        norm, x = FrameNorm(6), torch.randn(3, 6, 20) * 3 + 2
-        torch.nn.init.normal_(norm.weight)
-        torch.nn.init.normal_(norm.bias)
-        expected = F.layer_norm(x.transpose(1, 2), (6,), norm.weight, norm.bias).transpose(1, 2)
-        torch.testing.assert_close(norm(x, None), expected)
-        torch.testing.assert_close(norm(x, torch.tensor([20, 3, 11])), expected)
-
-    def test_statistics_are_float32(self) -> None:
-        norm, x = FrameNorm(64), (torch.randn(2, 64, 20) + 30).bfloat16()
-        normalised = norm(x, None)
-        assert normalised.dtype == torch.bfloat16
-        torch.testing.assert_close(normalised, norm(x.float(), None).bfloat16(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from speechssl.data.loader import Example
 from speechssl.frames import FrameGeometry, MaskConfig
-from speechssl.model.context import ContextConfig
 from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.quantizer import QuantizerConfig
+from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.contrastive import (
     ContrastiveBatch,
     ContrastiveCollate,
@@ -24,12 +24,15 @@ from speechssl.objective.contrastive import (
     ContrastiveObjective,
     draw_distractors,
 )
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 
 GEOMETRY = FrameGeometry((10, 4), (5, 4))  # a frame every 20 samples, each seeing 25
 MASK = MaskConfig(start_prob=0.1, span_frames=3, min_spans=2)
 CONFIG = ContrastiveConfig(
-    quantizer=QuantizerConfig(num_codebooks=2, codebook_size=6, code_dim=12), comparison_dim=10, num_distractors=9
+    mask=MASK,
+    quantizer=QuantizerConfig(num_codebooks=2, codebook_size=6, code_dim=12),
+    comparison_dim=10,
+    num_distractors=9,
 )
 LENGTHS = (620, 1000, 185, 25, 437, 90)
 
@@ -43,7 +46,7 @@ def make_examples(lengths: Sequence[int] = LENGTHS, epoch: int = 0) -> list[Exam
 
 
 def make_collate(num_distractors: int = 9, seed: int = 0) -> ContrastiveCollate:
-    return ContrastiveCollate(GEOMETRY, MASK, num_distractors, seed)
+    return CONFIG.model_copy(update={"num_distractors": num_distractors}).make_collate(GEOMETRY, seed)
 
 
 def make_objective(
@@ -51,6 +54,20 @@ def make_objective(
 ) -> ContrastiveObjective:
     torch.manual_seed(0)
     return ContrastiveObjective(config, frame_dim, context_dim).eval()
+
+
+@dataclass(frozen=True)
+class Given:
+    """In the place of an encoder: frames and context that do not depend on the batch."""
+
+    frames: Frames
+    context: Tensor
+
+    def extract_frames(self, *_: object) -> Frames:
+        return self.frames
+
+    def contextualise(self, *_: object) -> Tensor:
+        return self.context
 
 
 def make_inputs(batch: ContrastiveBatch) -> tuple[Frames, Tensor]:
@@ -165,13 +182,13 @@ class TestLoss:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective()
-        losses = objective(frames, context, batch, step=0)
+        losses = objective(Given(frames, context), batch, step=0)
         exact, exact_context = deepcopy(objective).double(), context.detach().double().requires_grad_()
         expected = naive_loss(exact, frames.values.double(), exact_context, batch)
         assert losses.parts["contrastive"].item() == pytest.approx(expected.item(), rel=1e-5)
 
         alone = make_objective(CONFIG.model_copy(update={"diversity_weight": 0.0, "penalty_weight": 0.0}))
-        alone(frames, context, batch, step=0).sum.backward()
+        alone(Given(frames, context), batch, step=0).sum.backward()
         expected.backward()
         pairs = [(context, exact_context), (alone.quantizer.codebooks, exact.quantizer.codebooks)]
         for name in ("target_projection", "context_projection"):
@@ -184,7 +201,7 @@ class TestLoss:
     def test_sum_is_contrast_diversity_and_penalty(self) -> None:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
-        losses = make_objective()(frames, context, batch, step=0)
+        losses = make_objective()(Given(frames, context), batch, step=0)
         parts = losses.parts
         unused = (2 * 6 - parts["prob_perplexity"] / batch.count) / (2 * 6)
         assert 0 < unused < 1
@@ -196,7 +213,7 @@ class TestLoss:
 
     def test_parts_are_detached_sums(self) -> None:
         batch = make_collate()(make_examples())
-        losses = make_objective()(*make_inputs(batch), batch, step=0)
+        losses = make_objective()(Given(*make_inputs(batch)), batch, step=0)
         assert losses.sum.requires_grad
         assert not any(part.requires_grad for part in losses.parts.values())
         means = {name: (part / losses.count).item() for name, part in losses.parts.items()}
@@ -210,16 +227,16 @@ class TestLoss:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective()
-        expected = objective(frames, context, batch, step=0)
+        expected = objective(Given(frames, context), batch, step=0)
         with torch.autocast("cpu", torch.bfloat16):
-            found = objective(frames, context, batch, step=0)
+            found = objective(Given(frames, context), batch, step=0)
         assert found.sum.dtype == torch.float32
         assert found.sum.item() == pytest.approx(expected.sum.item(), rel=0.1)
 
     def test_every_parameter_learns(self) -> None:
         batch = make_collate()(make_examples())
         objective = make_objective().train()
-        objective(*make_inputs(batch), batch, step=0).sum.backward()
+        objective(Given(*make_inputs(batch)), batch, step=0).sum.backward()
         for name, parameter in objective.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.any(), name
@@ -232,7 +249,7 @@ class TestGradientOfTargets:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective(self.CONTRAST_ALONE).train()
-        objective(frames, context, batch, step=0).sum.backward()
+        objective(Given(frames, context), batch, step=0).sum.backward()
         assert objective.quantizer.codebooks.grad.any()
         assert objective.quantizer.projection.weight.grad.any()
         assert frames.values.grad is not None
@@ -246,7 +263,7 @@ class TestGradientOfTargets:
         )
         only_first = replace(batch, weights=torch.zeros(1, 8))
         only_first.weights[0, 0] = 1
-        objective(frames, torch.randn(1, 8, 16), only_first, step=0).sum.backward()
+        objective(Given(frames, torch.randn(1, 8, 16)), only_first, step=0).sum.backward()
         learns = objective.quantizer.codebooks.grad[0].any(dim=1).nonzero().flatten().tolist()
         assert learns == sorted({0, *batch.distractors[0, 0].tolist()})
 
@@ -289,7 +306,7 @@ class TestPlantedAnswers:
     def test_perfect_predictions(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(60), width=128)
         context = 3 * objective.quantizer.codebooks.detach()[:, :60]
-        found = means(objective(frames, context, batch, step=0))
+        found = means(objective(Given(frames, context), batch, step=0))
         assert found["contrastive"] < 0.05
         assert found["accuracy"] == 1
         assert found["left_out"] == 0
@@ -298,13 +315,13 @@ class TestPlantedAnswers:
     def test_guesses(self) -> None:
         config = ContrastiveConfig(logit_temperature=1.0)
         objective, frames, batch = planted(config, entries=range(300), size=300, width=128)
-        found = means(objective(frames, torch.randn(1, 300, 128), batch, step=0))
+        found = means(objective(Given(frames, torch.randn(1, 300, 128)), batch, step=0))
         assert found["contrastive"] == pytest.approx(math.log(101), abs=0.03)
         assert found["accuracy"] < 0.05
 
     def test_opposite_predictions(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(60), width=128)
-        found = means(objective(frames, -objective.quantizer.codebooks.detach()[:, :60], batch, step=0))
+        found = means(objective(Given(frames, -objective.quantizer.codebooks.detach()[:, :60]), batch, step=0))
         assert found["contrastive"] > 10
         assert found["accuracy"] == 0
 
@@ -322,14 +339,14 @@ class TestPlantedAnswers:
         for row, loss in enumerate(expected):
             weights = torch.zeros(1, 3)
             weights[0, row] = 1
-            found = objective(frames, context, replace(batch, weights=weights), step=0).parts
+            found = objective(Given(frames, context), replace(batch, weights=weights), step=0).parts
             assert found["contrastive"].item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
             assert found["left_out"].item() == (0.5, 1.0, 0.0)[row]
             assert found["accuracy"].item() == float([to_5[0] > to_9[0], False, to_9[2] > to_5[2]][row])
 
     def test_a_collapsed_quantizer_has_no_accuracy(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=[7] * 30)
-        losses = objective(frames, torch.randn(1, 30, 16), batch, step=0)
+        losses = objective(Given(frames, torch.randn(1, 30, 16)), batch, step=0)
         found = means(losses)
         assert found["accuracy"] == 0
         assert found["left_out"] == 1
@@ -340,13 +357,13 @@ class TestPlantedAnswers:
 
     def test_equal_scores_are_no_success(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(30))
-        found = means(objective(frames, torch.zeros(1, 30, 16), batch, step=0))
+        found = means(objective(Given(frames, torch.zeros(1, 30, 16)), batch, step=0))
         assert found["accuracy"] == 0
         assert found["contrastive"] == pytest.approx(math.log(101), rel=1e-5)
 
     def test_one_hidden_frame_teaches_nothing(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=[3])
-        found = means(objective(frames, objective.quantizer.codebooks.detach()[:, 3:4], batch, step=0))
+        found = means(objective(Given(frames, objective.quantizer.codebooks.detach()[:, 3:4]), batch, step=0))
         assert (found["accuracy"], found["left_out"]) == (0, 1)
         assert found["contrastive"] == pytest.approx(0, abs=1e-6)
 
@@ -354,7 +371,7 @@ class TestPlantedAnswers:
         objective, frames, batch = planted(ContrastiveConfig(num_distractors=1), entries=(0, 1))
         context = -7 * objective.quantizer.codebooks.detach()[:, :2]  # of which the length does not matter
         cosine = F.cosine_similarity(context[0, 0], context[0, 1], dim=0).item()
-        found = means(objective(frames, context, batch, step=0))
+        found = means(objective(Given(frames, context), batch, step=0))
         assert found["contrastive"] == pytest.approx(math.log1p(math.exp((1 - cosine) / 0.1)), rel=1e-4)
 
 
@@ -369,7 +386,7 @@ class TestPadding:
                 feature_encoder=FeatureEncoderConfig(
                     dims=(12, 16), kernels=GEOMETRY.kernels, strides=GEOMETRY.strides, norm=norm, bias=norm == "layer"
                 ),
-                context=ContextConfig(
+                context=TransformerConfig(
                     num_layers=2,
                     model_dim=32,
                     num_heads=4,
@@ -384,9 +401,7 @@ class TestPadding:
         objective = make_objective(frame_dim=16, context_dim=32)
 
         def losses_of(examples: list[Example]) -> Losses:
-            batch = make_collate()(examples)
-            frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
-            return objective(frames, encoder.contextualise(frames, batch.mask), batch, step=0)
+            return objective(encoder, make_collate()(examples), step=0)
 
         examples = make_examples()
         together, alone = losses_of(examples), [losses_of([example]) for example in examples]
@@ -400,10 +415,10 @@ class TestPadding:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective()
-        expected = objective(frames, context, batch, step=0).sum
+        expected = objective(Given(frames, context), batch, step=0).sum
         other = torch.where(batch.mask[:, :, None], frames.values, torch.randn_like(frames.values))
         other_context = torch.where(batch.mask[:, :, None], context, torch.randn_like(context))
-        found = objective(replace(frames, values=other), other_context, batch, step=0).sum
+        found = objective(Given(replace(frames, values=other), other_context), batch, step=0).sum
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -412,8 +427,8 @@ def test_target_dropout_acts_in_training_alone() -> None:
     frames, context = make_inputs(batch)
     for probability in (0.0, 0.5):
         objective = make_objective(CONFIG.model_copy(update={"target_dropout": probability}))
-        quiet = objective(frames, context, batch, step=0).parts["prob_perplexity"]  # which noise does not touch
-        noisy = objective.train()(frames, context, batch, step=0).parts["prob_perplexity"]
+        quiet = objective(Given(frames, context), batch, step=0).parts["prob_perplexity"]  # which noise does not touch
+        noisy = objective.train()(Given(frames, context), batch, step=0).parts["prob_perplexity"]
         assert torch.equal(quiet, noisy) is (probability == 0)
 
 
@@ -422,5 +437,5 @@ def test_gumbel_temperature_is_that_of_the_step() -> None:
     objective, seen = make_objective(), []
     objective.quantizer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[2]))
     for step in (0, 1000, 10**6):
-        objective(*make_inputs(batch), batch, step=step)
+        objective(Given(*make_inputs(batch)), batch, step=step)
     assert seen == [2.0, CONFIG.quantizer.temperature(1000), 0.5]

@@ -98,7 +98,7 @@ class TestEncoder:
         projection = theirs.encoder.feature_projection
         frames = case.encoder.extract_frames(case.waveforms, case.lengths).values
         assert_close(frames[case.valid], projection.layer_norm(expected)[case.valid])
-        assert_close(case.encoder.projection(frames)[case.valid], projection(expected)[case.valid])
+        assert_close(case.encoder.context.projection(frames)[case.valid], projection(expected)[case.valid])
 
     @torch.no_grad()
     def test_context_of_every_layer(self, case: Case, theirs: Theirs, assert_close: Any) -> None:

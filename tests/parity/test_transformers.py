@@ -66,7 +66,7 @@ class TestEncoder:
 
     @torch.no_grad()
     def test_projected_frames(self, case: Case, theirs: Theirs, assert_close: Any) -> None:
-        found = case.encoder.projection(case.encoder.extract_frames(case.waveforms, case.lengths).values)
+        found = case.encoder.context.projection(case.encoder.extract_frames(case.waveforms, case.lengths).values)
         convolved = theirs.wav2vec2.feature_extractor(case.waveforms).transpose(1, 2)
         expected, _ = theirs.wav2vec2.feature_projection(convolved)
         assert_close(found[case.valid], expected[case.valid])
@@ -89,7 +89,9 @@ class TestEncoder:
         with torch.no_grad():
             expected = theirs(case.waveforms, attention_mask=attention_mask(case)).logits.log_softmax(dim=2)
             for name, parameter in model.named_parameters():
-                if name == "encoder.mask_embedding" or name.endswith("key.bias"):  # which adds the same to all scores
+                if name == "encoder.context.mask_embedding" or name.endswith(
+                    "key.bias"
+                ):  # which adds the same to all scores
                     continue
                 before = parameter.clone()
                 parameter.mul_(1 + 0.02 * torch.rand_like(parameter))

@@ -188,7 +188,7 @@ class TestLoss:
     def test_distractors_that_equal_the_target_are_left_out_on_both_sides(self, make_case: Any) -> None:
         """What makes the comparisons above at the tiny sizes worth something: a good part of the distractors is."""
         losses = make_case("tiny-layer-pre", is_padded=True).losses()
-        assert 0.05 < losses.parts["left_out"] / losses.count < 0.5
+        assert 0.05 < losses.parts["left_out"] / losses.count < 0.8
 
 
 class TestDeviations:

@@ -20,9 +20,6 @@ PITCHES = {"a": 250.0, "b": 600.0, "c": 1300.0, "d": 2900.0}
 LETTER_SAMPLES, GAP_SAMPLES = 1_600, 640
 
 ENCODER = """
-[encoder]
-input_dropout = 0.1
-
 [encoder.feature_encoder]
 dims = [16, 24, 32]
 kernels = [20, 8, 4]
@@ -36,6 +33,7 @@ num_heads = 2
 ffn_dim = 32
 position_kernel = 8
 position_groups = 2
+input_dropout = 0.1
 dropout = 0.1
 attention_dropout = 0.1
 layer_drop = 0.1
@@ -62,7 +60,7 @@ min_seconds = 0.3
 max_seconds = 2
 num_buckets = 3
 
-[mask]
+[objective.mask]
 span_frames = 4
 
 [objective]

@@ -94,7 +94,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
     ]
     # The dropouts are those of the regularization, everything else is the pretrained encoder's.
     past = load_description(pretrained).encoder.to_dict()
-    past["input_dropout"] = 0.375
+    past["context"]["input_dropout"] = 0.375
     past["context"] |= {
         "dropout": 0.125,
         "attention_dropout": 0.25,
@@ -129,12 +129,12 @@ def test_convolutions_learn_unless_they_are_frozen(
     )
     finetune(config, tmp_path / "run")
     # Norm and projection of the frames learn with the context network, as in fairseq.
-    learnt = {"frame_norm", "projection", "mask_embedding", "context"}
+    learnt = {"frame_norm", "context"}
     expected = learnt if is_frozen else learnt | {"feature_encoder"}
     assert changed_encoder_parts(tmp_path / "run", pretrained) == expected
     numbers = safetensors.torch.load_file(tmp_path / "run" / "latest" / "training.safetensors")
     assert numbers["step/ctc.head.bias"] == 4
-    assert numbers["step/ctc.encoder.mask_embedding"] == 4 - head_only_steps
+    assert numbers["step/ctc.encoder.context.mask_embedding"] == 4 - head_only_steps
 
 
 def test_gradients_add_up_over_microbatches(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 from speechssl.train.distributed import Ranks
 from speechssl.train.metrics import MetricSums, RunLog, read_log
 

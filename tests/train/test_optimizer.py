@@ -17,7 +17,7 @@ TRI_STAGE = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0
 
 
 @given(
-    kind=st.sampled_from(["polynomial", "tri_stage"]),
+    kind=st.sampled_from(["polynomial", "cosine", "tri_stage"]),
     warmup=st.floats(0, 0.5),
     hold=st.floats(0, 0.5),
     start_scale=st.floats(0, 1),
@@ -26,7 +26,7 @@ TRI_STAGE = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0
     num_steps=st.integers(1, 60),
 )
 def test_every_schedule_rises_holds_and_falls(kind: Any, hold: float, num_steps: int, **values: float) -> None:
-    hold = 0.0 if kind == "polynomial" else hold
+    hold = hold if kind == "tri_stage" else 0.0
     schedule = ScheduleConfig(kind=kind, hold=hold, **values)
     scales = [schedule.scale(step, num_steps) for step in range(num_steps)]
     assert all(0 < scale <= 1 + 1e-12 for scale in scales)
@@ -48,6 +48,18 @@ def test_polynomial_warms_up_over_its_share_and_falls_to_0() -> None:
     assert scales[100] == 0
     squared = ScheduleConfig(warmup=0.08, power=2.0)
     assert squared.scale(54, 100) == pytest.approx(0.25)
+
+
+def test_cosine_warms_up_over_its_share_and_falls_to_its_end() -> None:
+    schedule = ScheduleConfig(kind="cosine", warmup=0.2, start_scale=0.1, end_scale=0.02)
+    scales = [schedule.scale(step, 100) for step in range(101)]
+    assert scales[:20] == pytest.approx([0.1 + 0.9 * (step + 1) / 20 for step in range(20)])
+    assert scales[20] == 1
+    assert scales[40] == pytest.approx(0.02 + 0.98 * (1 + 0.5**0.5) / 2)  # an eighth of the period
+    assert scales[60] == pytest.approx(0.51)
+    assert scales[100] == pytest.approx(0.02)
+    downhill = [earlier - later for earlier, later in pairwise(scales[20:])]
+    assert downhill == pytest.approx(downhill[::-1])
 
 
 def test_tri_stage_has_fairseqs_shares_and_ends() -> None:
@@ -78,9 +90,10 @@ def test_without_warm_up_the_first_update_has_the_full_rate() -> None:
     [
         ({"kind": "tri_stage", "warmup": 0.7, "hold": 0.6}, "warmup and hold must not exceed 1"),
         ({"hold": 0.1}, "hold belongs to kind tri_stage"),
+        ({"kind": "cosine", "hold": 0.1}, "hold belongs to kind tri_stage"),
         ({"warmup": 1.5}, "warmup"),
         ({"end_scale": 0.0}, "end_scale"),
-        ({"kind": "cosine"}, "kind"),
+        ({"kind": "linear"}, "kind"),
     ],
 )
 def test_impossible_schedules_are_refused(values: dict[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ from speechssl.train.pretrain import PretrainConfig, PretrainTask, pretrain
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 NO_NOISE = (
-    "encoder.input_dropout=0.0",
+    "encoder.context.input_dropout=0.0",
     "encoder.context.dropout=0.0",
     "encoder.context.attention_dropout=0.0",
     "encoder.context.layer_drop=0.0",
@@ -238,8 +238,8 @@ def test_data_without_admitted_lengths_are_refused(corpus: Any, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mask.min_spans=0", r"configuration: mask\.min_spans must be at least 1, .* predict$"),
-        ("batches.min_seconds=0.04", r"configuration: batches\.min_seconds must be at least 0\.040625, two frames$"),
+        ("objective.mask.min_spans=0", r"objective: mask\.min_spans must be at least 1, .* predict$"),
+        ("batches.min_seconds=0.04", r"configuration: batches\.min_seconds must be at least 0\.040625, 2 frames$"),
         ("seed=-1", "seed"),
         ("encoder.context.num_heads=3", r"encoder\.context: model_dim must be a multiple of num_heads, found 32$"),
         ("init=model", "init: unknown setting"),

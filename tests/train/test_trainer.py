@@ -12,7 +12,7 @@ from speechssl.checkpoint.training_state import Progress, load_progress
 from speechssl.data.loader import AudioBatch, TaskBatch
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import TrainingError
-from speechssl.objective.losses import Losses
+from speechssl.objective.objective import Losses
 from speechssl.train import trainer
 from speechssl.train.distributed import Ranks
 from speechssl.train.metrics import read_log

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, save_model
 from speechssl.data.text import Vocabulary
 from speechssl.frames import FrameGeometry
-from speechssl.model.context import ContextConfig
 from speechssl.model.ctc import CTCModel, CTCOutput
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 
 FRAME = 160
 LEVEL = 0.01
 VOCABULARY = Vocabulary.from_texts(["абвгде abcdefghijklmnopqrstuvwxyz"])
 TINY = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(dims=(8, 8), kernels=(10, 8), strides=(10, 8)),
-    context=ContextConfig(num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2),
+    context=TransformerConfig(
+        num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
+    ),
 )
 
 Say = Callable[[str], npt.NDArray[np.float32]]

@@ -1,9 +1,9 @@
-"""The transformer that reads the whole utterance: frames to context.
+"""The context network of wav2vec 2.0, a transformer that reads the whole utterance: frames to context.
 
-Shapes: B batch, S frames, D model dim, H heads.
+Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,10 +15,11 @@ from speechssl.config import Config
 from speechssl.model.dropout import Dropout
 
 
-class ContextConfig(Config):
+class TransformerConfig(Config):
     """The transformer of wav2vec 2.0; the defaults are the base model's.
 
     Attributes:
+        kind: Says that this section is a transformer's.
         num_layers: Transformer layers.
         model_dim: Width D of the context.
         num_heads: Attention heads.
@@ -26,12 +27,14 @@ class ContextConfig(Config):
         norm_first: Normalise the input of each part (large) rather than the sum after it (base).
         position_kernel: Frames that the positional convolution sees.
         position_groups: Groups of the positional convolution.
-        dropout: On the input and on each part's output.
+        input_dropout: On the projected frames.
+        dropout: Before the first layer and on each part's output.
         attention_dropout: On the attention weights.
         activation_dropout: Inside the feed-forward part.
         layer_drop: Share of the layers replaced by the identity in training.
     """
 
+    kind: Literal["transformer"] = "transformer"
     num_layers: int = Field(12, ge=1)
     model_dim: int = Field(768, ge=1)
     num_heads: int = Field(12, ge=1)
@@ -39,6 +42,7 @@ class ContextConfig(Config):
     norm_first: bool = False
     position_kernel: int = Field(128, ge=1)
     position_groups: int = Field(16, ge=1)
+    input_dropout: float = Field(0.1, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
     activation_dropout: float = Field(0.0, ge=0, lt=1)
@@ -51,30 +55,86 @@ class ContextConfig(Config):
                 raise ValueError(f"model_dim must be a multiple of {name}, found {self.model_dim}")
         return self
 
+    def mask_dim(self, frame_dim: int) -> int:
+        """Channels that a channel mask chooses from: those of the projected frames."""
+        return self.model_dim
 
-class ContextNetwork(nn.Module):
-    """Positional convolution and transformer (Baevski et al., 2020, section 2)."""
+    def build(self, frame_dim: int) -> "TransformerContext":
+        """The network for frames of C channels."""
+        return TransformerContext(self, frame_dim)
 
-    def __init__(self, config: ContextConfig) -> None:
+
+class TransformerContext(nn.Module):
+    """Mask embedding, positional convolution and transformer (Baevski et al., 2020, section 2).
+
+    Args:
+        config: Sizes and noise.
+        frame_dim: Channels C of the frames.
+    """
+
+    def __init__(self, config: TransformerConfig, frame_dim: int) -> None:
         super().__init__()
         self.norm_first = config.norm_first
         self.layer_drop = config.layer_drop
+        self.projection = nn.Linear(frame_dim, config.model_dim)
+        self.input_dropout = Dropout(config.input_dropout)
+        self.mask_embedding = nn.Parameter(torch.empty(config.model_dim))
         self.position = PositionalConvolution(config.model_dim, config.position_kernel, config.position_groups)
         self.norm = nn.LayerNorm(config.model_dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.reset_parameters()
 
-    def forward(self, x: Tensor, frame_lengths: Tensor | None = None, layer: int | None = None) -> Tensor:
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every parameter as published.
+
+        | parameter | weight | bias |
+        |---|---|---|
+        | projection of the frames | PyTorch's | PyTorch's |
+        | mask embedding | uniform [0, 1) | |
+        | positional convolution | normal, deviation sqrt(4 / (kernel x D)) | 0 |
+        | linear maps of the layers | normal, deviation 0.02 | 0 |
+        | norms | 1 | 0 |
+        """
+        self.projection.reset_parameters()
+        nn.init.uniform_(self.mask_embedding)
+        self.position.reset_parameters()
+        self.norm.reset_parameters()
+        for module in self.layers.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
         """Contextualise frames.
 
         Args:
-            x: (B, S, D) projected frames, hidden ones already replaced.
+            frames: (B, S, C).
             frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
+            mask: (B, S) bool, True = hidden: the projected frame is replaced by the mask embedding.
+            channel_mask: (B, D) bool, True = the channel is zero throughout the utterance, in hidden frames too.
             layer: Return the output of this layer instead, counted from 1; 0 is the input of the first.
 
         Returns:
             (B, S, D).
         """
+        x: Tensor = self.input_dropout(self.projection(frames))
+        if mask is None and self.training:  # the mask embedding takes part in every step, on every rank
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        if mask is not None:
+            x = torch.where(mask[:, :, None], self.mask_embedding.type_as(x), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask[:, None, :], 0)
         attention_mask = None
         if frame_lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device) < frame_lengths[:, None]
@@ -106,6 +166,12 @@ class PositionalConvolution(nn.Module):
         # One norm a tap over all channels, as published.
         self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
 
+    def reset_parameters(self) -> None:
+        """As the table of the network says."""
+        deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
+        self.conv.weight = torch.randn_like(self.conv.weight) * deviation  # sets both parts of the norm
+        nn.init.zeros_(self.conv.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to the same shape."""
         # An even kernel gives a frame too many at the end.
@@ -116,7 +182,7 @@ class PositionalConvolution(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and a feed-forward part, each with a residual connection."""
 
-    def __init__(self, config: ContextConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm_first = config.norm_first
         self.attention = SelfAttention(config.model_dim, config.num_heads, config.attention_dropout)

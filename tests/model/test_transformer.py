@@ -7,17 +7,17 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechssl.model.context import ContextConfig, ContextNetwork, PositionalConvolution, TransformerLayer
 from speechssl.model.dropout import Dropout
+from speechssl.model.transformer import PositionalConvolution, TransformerConfig, TransformerContext, TransformerLayer
 
 LENGTHS = (30, 17, 1, 23)
 STYLES = pytest.mark.parametrize("norm_first", [False, True])
 
 
-def make_network(tiny_config, **context: object) -> ContextNetwork:
+def make_network(tiny_config, **context: object) -> TransformerContext:
     """A network whose parts all matter: with the small weights of the start, attention is nearly uniform."""
     torch.manual_seed(0)
-    network = ContextNetwork(tiny_config(**context).context)
+    network = tiny_config(**context).context.build(32)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, 0.5 if "norm" in name else -0.5, 1.5 if "norm" in name else 0.5)
@@ -44,8 +44,9 @@ def feed_forward(layer: TransformerLayer, x: Tensor) -> Tensor:
     return layer.feed_forward.output(inner * 0.5 * (1 + torch.erf(inner / 2**0.5)))
 
 
-def reference(network: ContextNetwork, x: Tensor) -> list[Tensor]:
-    """One utterance (S, D): the input of the first layer, the output of each, and the final output."""
+def reference(network: TransformerContext, x: Tensor) -> list[Tensor]:
+    """One utterance (S, C): the input of the first layer, the output of each, and the final output."""
+    x = network.projection(x)
     conv = network.position.conv
     kernel = conv.kernel_size[0]
     positions = F.conv1d(x.T[None], conv.weight, conv.bias, padding=kernel // 2, groups=conv.groups)[0].T[: len(x)]
@@ -70,7 +71,7 @@ def test_each_utterance_is_transformed_as_by_the_paper(tiny_config, norm_first: 
     x = torch.randn(4, 30, 32, dtype=torch.float64)
     for lengths in (LENGTHS, None):
         frame_lengths = None if lengths is None else torch.tensor(lengths)
-        outputs = [network(x, frame_lengths, layer) for layer in (0, 1, 2, None)]
+        outputs = [network(x, frame_lengths, layer=layer) for layer in (0, 1, 2, None)]
         for row, length in enumerate(lengths or (30,) * 4):
             for output, expected in zip(outputs, reference(network, x[row, :length]), strict=True):
                 torch.testing.assert_close(output[row, :length], expected, rtol=1e-9, atol=1e-9)
@@ -102,6 +103,26 @@ def test_an_utterance_without_frames_spoils_no_other(tiny_config) -> None:
     x = torch.randn(2, 30, 32)
     both = network(x, torch.tensor([30, 0]))
     torch.testing.assert_close(both[0], network(x[:1], torch.tensor([30]))[0], rtol=1e-5, atol=1e-5)
+
+
+class TestHiding:
+    def test_hidden_frames_are_the_mask_embedding(self, tiny_config) -> None:
+        network = make_network(tiny_config)
+        frames, mask = torch.randn(4, 30, 32), torch.rand(4, 30) < 0.4
+        expected = network.projection(frames)
+        expected[mask] = network.mask_embedding
+        found = network(frames, torch.tensor(LENGTHS), mask)
+        network.projection = torch.nn.Identity()
+        assert torch.equal(found, network(expected, torch.tensor(LENGTHS)))
+
+    def test_masked_channels_are_zero_in_hidden_frames_too(self, tiny_config) -> None:
+        network = make_network(tiny_config)
+        frames, mask, channel_mask = torch.randn(4, 30, 32), torch.rand(4, 30) < 0.4, torch.rand(4, 32) < 0.3
+        expected = network.projection(frames)
+        expected[mask] = network.mask_embedding
+        found = network(frames, None, mask, channel_mask)
+        network.projection = torch.nn.Identity()
+        assert torch.equal(found, network(expected * ~channel_mask[:, None, :]))
 
 
 class TestPositionalConvolution:
@@ -143,7 +164,9 @@ class TestNoise:
         x = torch.randn(2, 20, 32)
         torch.testing.assert_close(network.train()(x), network.eval()(x), rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout", "layer_drop"])
+    @pytest.mark.parametrize(
+        "name", ["input_dropout", "dropout", "attention_dropout", "activation_dropout", "layer_drop"]
+    )
     def test_each_probability_acts_in_training_alone(self, tiny_config, name: str) -> None:
         quiet, noisy = make_network(tiny_config), make_network(tiny_config, **{name: 0.5})
         x = torch.randn(2, 20, 32)
@@ -161,7 +184,7 @@ class TestNoise:
         network(torch.randn(2, 20, 32))
         each = {"dropout": 2, "feed_forward.dropout": 1}
         layers = {f"layers.{number}.{name}": count for number in range(2) for name, count in each.items()}
-        assert calls == {"dropout": 1} | layers
+        assert calls == {"input_dropout": 1, "dropout": 1} | layers
 
     def test_layer_drop_leaves_out_its_share_of_the_layers(self, tiny_config) -> None:
         network = make_network(tiny_config, layer_drop=0.3, num_layers=3).train()
@@ -182,7 +205,7 @@ class TestNoise:
         output.square().sum().backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
-            assert bool(parameter.grad.any()) != name.startswith("layers."), name
+            assert bool(parameter.grad.any()) != name.startswith(("layers.", "mask_embedding")), name
 
 
 @pytest.mark.parametrize(
@@ -191,4 +214,4 @@ class TestNoise:
 )
 def test_an_impossible_network_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        ContextConfig(**values)  # type: ignore[arg-type]
+        TransformerConfig(**values)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""The context network of wav2vec, a stack of causal convolutions: frames to context.
+
+Shapes: B batch, S frames, C channels of the frames, D model dim.
+"""
+
+from itertools import pairwise
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.config import Config
+from speechssl.model.dropout import Dropout
+from speechssl.model.norm import UtteranceNorm
+
+
+class CausalConfig(Config):
+    """Causal convolutions; the defaults are wav2vec large's.
+
+    Attributes:
+        kind: Says that this section is a causal network's.
+        model_dim: Width D of the context.
+        kernels: Frames that each layer sees, its own and those before it.
+        residual: Whether each layer adds its input to its output (large) or does not (base).
+        dropout: After each convolution.
+    """
+
+    kind: Literal["causal"] = "causal"
+    model_dim: int = Field(512, ge=1)
+    kernels: tuple[int, ...] = tuple(range(2, 14))
+    residual: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> Self:
+        if not self.kernels or min(self.kernels) < 1:
+            raise ValueError("kernels needs a positive value a layer")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the network."""
+        return len(self.kernels)
+
+    @property
+    def receptive_field_frames(self) -> int:
+        """Frames that the convolutions see, the last of them being the context's own."""
+        return 1 + sum(kernel - 1 for kernel in self.kernels)
+
+    def mask_dim(self, frame_dim: int) -> int:
+        """Channels that a channel mask chooses from: those of the frames."""
+        return frame_dim
+
+    def build(self, frame_dim: int) -> "CausalContext":
+        """The network for frames of C channels."""
+        return CausalContext(self, frame_dim)
+
+
+class CausalContext(nn.Module):
+    """Convolutions over a frame and those before it (Schneider et al., 2019, section 2).
+
+    The convolutions are causal, but as published each layer's norm takes its mean and variance over the whole
+    utterance: through these two numbers a frame sees what comes after it, so a stream cannot be followed exactly.
+
+    Args:
+        config: Sizes and noise.
+        frame_dim: Channels C of the frames.
+    """
+
+    def __init__(self, config: CausalConfig, frame_dim: int) -> None:
+        super().__init__()
+        dims = pairwise((frame_dim, *[config.model_dim] * config.num_layers))
+        self.layers = nn.ModuleList(
+            CausalLayer(in_dim, out_dim, kernel, config)
+            for (in_dim, out_dim), kernel in zip(dims, config.kernels, strict=True)
+        )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every parameter as published.
+
+        | parameter | weight | bias |
+        |---|---|---|
+        | convolutions | PyTorch's | PyTorch's |
+        | convolutions of the residual connections | PyTorch's | |
+        | norms | 1 | 0 |
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | UtteranceNorm):
+                module.reset_parameters()
+
+    def forward(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
+        """Contextualise frames.
+
+        Args:
+            frames: (B, S, C).
+            frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
+            mask: (B, S) bool, True = hidden: the frame is zero, for want of a mask embedding in this model.
+            channel_mask: (B, C) bool, True = the channel is zero throughout the utterance.
+            layer: Return the output of this layer instead, counted from 1; 0 is the input of the first.
+
+        Returns:
+            (B, S, D), or (B, S, C) for layer 0.
+        """
+        if mask is not None:
+            frames = frames.masked_fill(mask[:, :, None], 0)
+        if channel_mask is not None:
+            frames = frames.masked_fill(channel_mask[:, None, :], 0)
+        x = frames.transpose(1, 2)
+        for transform in self.layers[:layer]:
+            x = transform(x, frame_lengths)
+        return x.transpose(1, 2)
+
+
+class CausalLayer(nn.Module):
+    """A causal convolution, its norm and ReLU, with or without a residual connection."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel: int, config: CausalConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_dim, out_dim, kernel)
+        self.dropout = Dropout(config.dropout)
+        self.norm = UtteranceNorm(out_dim)
+        self.residual: nn.Module | None = None
+        if config.residual:
+            self.residual = nn.Identity() if in_dim == out_dim else nn.Conv1d(in_dim, out_dim, 1, bias=False)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, C, S) to (B, D, S); ``lengths`` (B,) are the valid frames."""
+        before = x[:, :, :1].expand(-1, -1, self.conv.kernel_size[0] - 1)  # the first frame stands for those before it
+        y = self.conv(torch.cat((before, x), dim=2))
+        y = F.relu(self.norm(self.dropout(y), lengths))
+        return y if self.residual is None else (y + self.residual(x)) * 0.5**0.5

@@ -1,0 +1,116 @@
+"""What objectives with hidden spans share: which frames are hidden, and in what place.
+
+Shapes: B batch, T samples, S frames, C conv channels, D model dim, M hidden frames (padded to the batch's most).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.config import Config
+from speechssl.data.loader import Example, TaskBatch, collate_audio
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.model.encoder import Frames, SpeechEncoder
+
+_HIDE = 2  # the purpose of the generator that hides frames
+
+
+class SilenceConfig(Config):
+    """Hide the spans in the waveform instead of behind the feature encoder.
+
+    Every sample that a hidden frame sees is set to zero before the feature encoder (after the waveform's
+    normalisation, if there is one); frames beside a span share samples with it and hear only the rest of theirs. The
+    context network gets what the feature encoder makes of that. Targets come from the recording as it sounds, by a
+    second pass of the feature encoder. A penalty on the features weighs the silenced pass alone.
+
+    Attributes:
+        mask_embedding: Whether the context network gets its mask embedding for the hidden frames too. Otherwise it
+            sees frames of silence and is not told which pauses are the speaker's own.
+        target_gradient: Whether targets send gradients into the feature encoder, through the second pass, as they do
+            without silence. Otherwise that pass costs no backward pass, and the feature encoder learns from the
+            silenced recording alone.
+    """
+
+    mask_embedding: bool = False
+    target_gradient: bool = True
+
+
+@dataclass(frozen=True)
+class MaskedBatch(TaskBatch):
+    """Audio and what to hide of it.
+
+    Attributes:
+        mask: (B, S) bool, True = hidden.
+        hidden: (B, M) int64 positions of the hidden frames, filled up with 0.
+        weights: (B, M) float32, 1 for hidden frames and 0 for filling.
+        count: Hidden frames in the batch.
+        num_frames: Frames in the batch, hidden or visible.
+    """
+
+    mask: Tensor
+    hidden: Tensor
+    weights: Tensor
+    count: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class MaskedCollate:
+    """Makes a batch in the loader's worker: what is hidden depends on (seed, epoch, utterance) alone."""
+
+    geometry: FrameGeometry
+    mask: MaskConfig
+    seed: int
+
+    def __call__(self, examples: Sequence[Example]) -> MaskedBatch:
+        """Draw the masks and stack the audio."""
+        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
+        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
+        for row, length, example in zip(mask, lengths, examples, strict=True):
+            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
+            row[:length] = torch.from_numpy(draw_mask(length, self.mask, generator))
+        counts = mask.sum(dim=1)
+        weights = (torch.arange(int(counts.max())) < counts[:, None]).float()
+        hidden = torch.zeros(weights.shape, dtype=torch.int64)
+        hidden[weights.bool()] = torch.from_numpy(np.nonzero(mask.numpy())[1])
+        return MaskedBatch(collate_audio(examples), mask, hidden, weights, int(counts.sum()), sum(lengths))
+
+
+def masked_context(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None) -> tuple[Frames, Tensor]:
+    """Contextualise a recording of which spans are hidden.
+
+    Args:
+        encoder: Feature encoder and context network.
+        batch: The recordings and their hidden frames.
+        silence: Hides them in the waveform; None hides them from the context network alone.
+
+    Returns:
+        The frames as the feature encoder heard them, and the context (B, S, D).
+    """
+    audio = batch.audio
+    frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
+    hides_frames = silence is None or silence.mask_embedding
+    return frames, encoder.contextualise(frames, batch.mask if hides_frames else None)
+
+
+def sounding_frames(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None, heard: Frames) -> Tensor:
+    """The frames of the recording with nothing hidden, for targets: (B, S, C).
+
+    Args:
+        encoder: As for ``masked_context``.
+        batch: The same.
+        silence: The same.
+        heard: The frames that it returned, which are these if nothing was silenced.
+    """
+    if silence is None:
+        return heard.values
+    with torch.set_grad_enabled(silence.target_gradient and torch.is_grad_enabled()):
+        return encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths).values
+
+
+def gather_frames(values: Tensor, positions: Tensor) -> Tensor:
+    """(B, S, C) values at (B, M) positions to (B, M, C)."""
+    return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))

@@ -1,0 +1,66 @@
+"""What a frame sounds like without any learning: the log-mel spectrum of its samples, as a target.
+
+Shapes: B batch, T samples, S frames, F mel bands.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.frames import FrameGeometry
+
+_FLOOR = 1e-6  # of the power in a band, so that digital silence has a logarithm
+_CHANGE = torch.tensor([-0.2, -0.1, 0.0, 0.1, 0.2])  # the slope of a line through five frames
+
+
+class LogMel(nn.Module):
+    """Log-mel spectra and their changes, one for each frame of an encoder, from exactly the samples it sees.
+
+    The mean over the recording is taken away: a target shall say what is spoken, not how loudly or over what channel.
+
+    Args:
+        geometry: Samples to frames.
+        num_bands: Mel bands F.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
+        super().__init__()
+        from librosa.filters import mel  # here, since it is slow to load
+
+        self.geometry = geometry
+        num_samples = geometry.receptive_field_samples
+        filters = mel(sr=SAMPLE_RATE, n_fft=num_samples, n_mels=num_bands, htk=True, norm=None)
+        self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Analyse recordings, each as it would be alone.
+
+        Args:
+            waveforms: (B, T) float32.
+            lengths: (B,) valid samples of each row; None if every row is valid throughout.
+
+        Returns:
+            (B, S, 2F) float32: the spectrum and its change a frame; what lies past an utterance's own number of frames
+            repeats its last one.
+        """
+        with torch.autocast(waveforms.device.type, enabled=False):
+            pieces = waveforms.unfold(1, self.geometry.receptive_field_samples, self.geometry.hop_samples)
+            power = torch.fft.rfft(pieces * self.window).abs().square()
+            bands = (power @ self.filters).clamp(min=_FLOOR).log()  # (B, S, F)
+        positions = torch.arange(bands.shape[1], device=bands.device).expand(bands.shape[:2])
+        count = torch.full_like(positions[:, :1], bands.shape[1])
+        if lengths is not None:
+            count = self.geometry.num_frames(lengths)[:, None]
+        valid = (positions < count)[:, :, None]
+        bands = bands - (bands * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+        neighbours = (positions[:, :, None] + torch.arange(-2, 3, device=bands.device)).clamp(min=0)
+        neighbours = torch.minimum(neighbours, count[:, :, None] - 1)  # (B, S, 5)
+        rows = torch.arange(len(bands), device=bands.device)[:, None, None]
+        around = bands[rows, neighbours]  # (B, S, 5, F)
+        change = torch.einsum("bsnf,n->bsf", around, _CHANGE.to(bands.device))
+        return torch.cat((around[:, :, 2], change), dim=2)

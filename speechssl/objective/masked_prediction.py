@@ -1,0 +1,157 @@
+"""Masked prediction of fixed targets: to which cluster of spectra does a frame belong?
+
+The first iteration of HuBERT (Hsu et al., 2021, https://arxiv.org/abs/2106.07447), a contrast of the right cluster
+against all others, with two differences: the clusters are of log-mel spectra of exactly the samples a frame sees,
+found when training starts and not written to files, and visible frames can count as well.
+
+Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K clusters.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.config import Config
+from speechssl.data.loader import AudioBatch
+from speechssl.frames import FrameGeometry, MaskConfig
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.hiding import MaskedBatch, MaskedCollate, SilenceConfig, masked_context
+from speechssl.objective.log_mel import LogMel
+from speechssl.objective.objective import Losses
+
+
+class MaskedPredictionConfig(Config):
+    """The objective; masks and comparison are those of HuBERT base.
+
+    Attributes:
+        kind: Says that this section is this objective's.
+        mask: What is hidden.
+        silence: Hides it in the waveform; without this section it is hidden from the context network.
+        num_clusters: Clusters K of spectra.
+        num_bands: Mel bands of the spectra.
+        fit_seconds: Audio from which the clusters are found.
+        comparison_dim: Width E in which context and clusters are compared.
+        logit_temperature: Divides the cosine similarities.
+        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
+        penalty_weight: Of the mean square of the feature encoder's output.
+    """
+
+    best_metric: ClassVar[str] = "hidden_loss"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
+
+    kind: Literal["masked_prediction"] = "masked_prediction"
+    mask: MaskConfig = MaskConfig(start_prob=0.08)
+    silence: SilenceConfig | None = None
+    num_clusters: int = Field(100, ge=2)
+    num_bands: int = Field(40, ge=1)
+    fit_seconds: float = Field(1200.0, gt=0)
+    comparison_dim: int = Field(256, ge=1)
+    logit_temperature: float = Field(0.1, gt=0)
+    visible_weight: float = Field(0.0, ge=0)
+    penalty_weight: float = Field(10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _hides_something(self) -> Self:
+        if self.mask.min_spans < 1:
+            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
+        return self
+
+    def min_frames(self, geometry: FrameGeometry) -> int:
+        """Two, of which one is hidden."""
+        return 2
+
+    def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
+        """What hides frames."""
+        return MaskedCollate(geometry, self.mask, seed)
+
+    def build(self, encoder: EncoderConfig) -> "MaskedPredictionObjective":
+        """Clusters and projection for this encoder."""
+        return MaskedPredictionObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
+
+
+class MaskedPredictionObjective(nn.Module):
+    """Clusters of spectra, and the loss of predicting them from the context.
+
+    Args:
+        config: Sizes and weights.
+        geometry: Samples to frames.
+        context_dim: Width D of the context.
+    """
+
+    centres: Tensor
+
+    def __init__(self, config: MaskedPredictionConfig, geometry: FrameGeometry, context_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.fit_seconds = config.fit_seconds
+        self.spectrum = LogMel(geometry, config.num_bands)
+        self.register_buffer("centres", torch.zeros(config.num_clusters, 2 * config.num_bands))
+        self.projection = nn.Linear(context_dim, config.comparison_dim)
+        self.embeddings = nn.Parameter(torch.rand(config.num_clusters, config.comparison_dim))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[AudioBatch], seed: int) -> None:
+        """Find the clusters by k-means, before the first update.
+
+        Args:
+            batches: Recordings without padding.
+            seed: Of the first centres.
+        """
+        from sklearn.cluster import KMeans  # here, since it is slow to load
+
+        spectra = torch.cat([self.spectrum(batch.waveforms).flatten(0, 1) for batch in batches])
+        k_means = KMeans(self.config.num_clusters, n_init=1, max_iter=50, random_state=seed)
+        self.centres.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
+
+    @torch.no_grad()
+    def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """The cluster of each frame: (B, T) to (B, S) int64."""
+        spectra = self.spectrum(waveforms, lengths)
+        nearest: Tensor = (self.centres.square().sum(dim=1) - 2 * spectra @ self.centres.T).argmin(dim=2)
+        return nearest
+
+    def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:
+        """Predict the clusters of hidden and, if they have a weight, visible frames.
+
+        Args:
+            encoder: Represents the batch.
+            batch: The recordings and what is hidden.
+            step: Not used.
+
+        Returns:
+            Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames,
+            accuracy of visible ones, the feature penalty.
+        """
+        config = self.config
+        heard, context = masked_context(encoder, batch, config.silence)
+        targets = self.targets(batch.audio.waveforms, batch.audio.lengths)
+        predictions = self.projection(context)
+        with torch.autocast(predictions.device.type, enabled=False):
+            predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)
+            clusters = F.normalize(self.embeddings.float(), dim=1, eps=1e-8)
+            logits = predictions @ clusters.T / config.logit_temperature  # (B, S, K)
+            losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        hidden = batch.mask
+        visible = ~hidden
+        if heard.lengths is not None:
+            visible = visible & (torch.arange(hidden.shape[1], device=hidden.device) < heard.lengths[:, None])
+        weights = hidden + config.visible_weight * visible
+        count = batch.count + config.visible_weight * (batch.num_frames - batch.count)
+        penalty = (heard.energy * weights.sum(dim=1)).sum()
+        total = (losses * weights).sum() + config.penalty_weight * penalty
+        correct = logits.argmax(dim=2) == targets
+        parts = {
+            "hidden_loss": _share(losses, hidden) * count,
+            "hidden_accuracy": _share(correct, hidden) * count,
+            "visible_accuracy": _share(correct, visible) * count,
+            "penalty": penalty,
+        }
+        return Losses(total, count, {name: part.detach() for name, part in parts.items()})
+
+
+def _share(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from speechssl.model.norm import ChannelNorm, FrameNorm, Norm, UtteranceNorm
+
+OVER_TIME = pytest.mark.parametrize("kind", [ChannelNorm, UtteranceNorm])
+LENGTHS = (50, 1, 17, 32)
+
+
+def make_norm(kind: type[Norm], dim: int = 6) -> Norm:
+    """A norm that does something."""
+    torch.manual_seed(0)
+    norm = kind(dim)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    return norm
+
+
+def group_norm(norm: Norm, x: Tensor) -> Tensor:
+    """PyTorch's, of one utterance without padding: (C, S) to the same shape."""
+    if isinstance(norm, UtteranceNorm):
+        return F.group_norm(x[None], 1, norm.weight, norm.bias)[0]
+    if x.shape[1] == 1:  # which PyTorch refuses: a value that is its own mean
+        return norm.bias[:, None]
+    return F.group_norm(x[None], len(x), norm.weight, norm.bias)[0]
+
+
+@OVER_TIME
+class TestNormsOverTime:
+    def test_are_group_norm_of_the_valid_part(self, kind: type[Norm]) -> None:
+        norm, x = make_norm(kind), torch.randn(4, 6, 50) * 3 + 2
+        for row, values, length in zip(norm(x, torch.tensor(LENGTHS)), x, LENGTHS, strict=True):
+            torch.testing.assert_close(row[:, :length], group_norm(norm, values[:, :length]), rtol=1e-5, atol=1e-5)
+
+    def test_gradients_are_those_of_group_norm(self, kind: type[Norm]) -> None:
+        norm, alone = make_norm(kind), make_norm(kind)
+        x, weight = torch.randn(4, 6, 50) * 3 + 2, torch.randn(4, 6, 50)
+        padded = x.clone().requires_grad_()
+        for number, length in enumerate(LENGTHS):
+            weight[number, :, length:] = 0
+        (norm(padded, torch.tensor(LENGTHS)) * weight).sum().backward()
+        for row, gradient, factor, length in zip(x, padded.grad, weight, LENGTHS, strict=True):
+            values = row[:, :length].clone().requires_grad_()
+            (group_norm(alone, values) * factor[:, :length]).sum().backward()
+            expected = torch.zeros_like(values) if values.grad is None else values.grad
+            torch.testing.assert_close(gradient[:, :length], expected, rtol=1e-4, atol=1e-5)
+            assert not gradient[:, length:].any()
+        torch.testing.assert_close(norm.weight.grad, alone.weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.bias.grad, alone.bias.grad, rtol=1e-4, atol=1e-5)
+
+    def test_without_lengths_everything_is_valid(self, kind: type[Norm]) -> None:
+        norm, x = make_norm(kind), torch.randn(4, 6, 50)
+        torch.testing.assert_close(norm(x, None), norm(x, torch.full((4,), 50)), rtol=1e-5, atol=1e-5)
+
+    def test_padding_gives_and_gets_nothing_whatever_it_holds(self, kind: type[Norm]) -> None:
+        norm, x = make_norm(kind), torch.randn(2, 6, 20)
+        results = []
+        for filling in (0.0, 1e4):
+            padded = x.clone()
+            padded[1, :, 8:] = filling
+            padded.requires_grad_()
+            y = norm(padded, torch.tensor([20, 8]))[:, :, :8]
+            y[1].square().sum().backward()
+            assert padded.grad is not None
+            assert padded.grad[1, :, :8].abs().min() > 0
+            assert not padded.grad[1, :, 8:].any()
+            assert not padded.grad[0].any()
+            results.append((y.detach(), padded.grad))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+    def test_a_large_mean_costs_no_accuracy(self, kind: type[Norm]) -> None:
+        norm, x = make_norm(kind), (torch.randn(2, 6, 3000) + 100).to(torch.float32)
+        exact = [
+            group_norm(norm.double(), row[:, :length].double()) for row, length in zip(x, (3000, 2000), strict=True)
+        ]
+        for row, expected in zip(norm.float()(x, torch.tensor([3000, 2000])), exact, strict=True):
+            torch.testing.assert_close(row[:, : expected.shape[1]].double(), expected, rtol=0, atol=2e-4)
+
+    @pytest.mark.parametrize("lengths", [None, torch.tensor([200, 150])])
+    def test_statistics_are_float32(self, kind: type[Norm], lengths: Tensor | None) -> None:
+        norm = make_norm(kind)
+        x = (torch.randn(2, 6, 200) + 30).bfloat16()  # a sum in bfloat16 would lose the deviation
+        normalised = norm(x, lengths)
+        assert normalised.dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(norm(x, lengths), normalised, rtol=0, atol=0)
+        torch.testing.assert_close(normalised, norm(x.float(), lengths).bfloat16(), rtol=0, atol=0)
+
+
+class TestFrameNorm:
+    def test_is_layer_norm_of_each_frame_whatever_the_lengths(self) -> None:
+        norm, x = make_norm(FrameNorm), torch.randn(3, 6, 20) * 3 + 2
+        expected = F.layer_norm(x.transpose(1, 2), (6,), norm.weight, norm.bias).transpose(1, 2)
+        torch.testing.assert_close(norm(x, None), expected)
+        torch.testing.assert_close(norm(x, torch.tensor([20, 3, 11])), expected)
+
+    def test_statistics_are_float32(self) -> None:
+        norm, x = FrameNorm(64), (torch.randn(2, 64, 20) + 30).bfloat16()
+        normalised = norm(x, None)
+        assert normalised.dtype == torch.bfloat16
+        torch.testing.assert_close(normalised, norm(x.float(), None).bfloat16(), rtol=0, atol=0)

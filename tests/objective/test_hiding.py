@@ -1,0 +1,127 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.data.loader import Example
+from speechssl.frames import FrameGeometry, MaskConfig
+from speechssl.model.encoder import SpeechEncoder, normalize_waveforms, silence_frames
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.hiding import MaskedBatch, MaskedCollate, SilenceConfig, masked_context, sounding_frames
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+
+MASK = MaskConfig(start_prob=0.1, span_frames=3)
+
+
+@pytest.fixture
+def batch(geometry: FrameGeometry, make_examples: Callable[..., list[Example]]) -> MaskedBatch:
+    return MaskedCollate(geometry, MASK, seed=0)(make_examples())
+
+
+def valid_frames(encoder: SpeechEncoder, batch: MaskedBatch) -> Tensor:
+    return torch.arange(batch.mask.shape[1]) < encoder.geometry.num_frames(batch.audio.lengths)[:, None]
+
+
+def silenced_by_hand(geometry: FrameGeometry, waveforms: Tensor, mask: Tensor) -> Tensor:
+    silenced = waveforms.clone()
+    for row, frame in mask.nonzero().tolist():
+        start, stop = geometry.span_samples(frame, frame)
+        silenced[row, start:stop] = 0
+    return silenced
+
+
+class TestCollate:
+    def test_counts_hidden_and_all_frames(self, batch: MaskedBatch) -> None:
+        assert batch.count == batch.mask.sum() == batch.weights.sum()
+        assert batch.num_frames == 30 + 49 + 9 + 2 + 21 + 4
+        for row, weights, mask in zip(batch.hidden, batch.weights, batch.mask, strict=True):
+            assert torch.equal(row[weights.bool()], mask.nonzero().flatten())
+
+
+class TestSilence:
+    def test_takes_every_sample_that_a_hidden_frame_sees_and_no_other(
+        self, geometry: FrameGeometry, batch: MaskedBatch
+    ) -> None:
+        waveforms = torch.ones(6, 1003)  # three samples more than any frame sees
+        found = silence_frames(waveforms, batch.mask, geometry)
+        assert torch.equal(found, silenced_by_hand(geometry, waveforms, batch.mask))
+        assert found[:, -3:].all()
+        assert 0.1 < found.mean() < 0.9
+
+    def test_comes_after_the_normalisation_of_the_recording_as_it_sounds(
+        self, make_encoder: Any, batch: MaskedBatch
+    ) -> None:
+        encoder, plain = make_encoder(normalize=True), make_encoder()
+        audio = batch.audio
+        normal = silenced_by_hand(encoder.geometry, normalize_waveforms(audio.waveforms, audio.lengths), batch.mask)
+        expected = plain.extract_frames(normal, audio.lengths).values
+        assert torch.equal(encoder.extract_frames(audio.waveforms, audio.lengths, batch.mask).values, expected)
+
+    @pytest.mark.parametrize("mask_embedding", [False, True])
+    def test_is_what_the_context_network_gets(
+        self, make_encoder: Any, batch: MaskedBatch, mask_embedding: bool
+    ) -> None:
+        encoder, audio = make_encoder(), batch.audio
+        heard, context = masked_context(encoder, batch, SilenceConfig(mask_embedding=mask_embedding))
+        frames = encoder.extract_frames(silenced_by_hand(encoder.geometry, audio.waveforms, batch.mask), audio.lengths)
+        assert torch.equal(heard.values, frames.values)
+        assert torch.equal(heard.energy, frames.energy)
+        assert torch.equal(context, encoder.contextualise(frames, batch.mask if mask_embedding else None))
+
+    def test_without_it_frames_are_hidden_from_the_context_network(self, make_encoder: Any, batch: MaskedBatch) -> None:
+        encoder = make_encoder()
+        heard, context = masked_context(encoder, batch, None)
+        frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
+        assert torch.equal(heard.values, frames.values)
+        assert torch.equal(context, encoder.contextualise(frames, batch.mask))
+        assert sounding_frames(encoder, batch, None, heard) is heard.values
+
+    def test_hidden_samples_reach_the_context_in_no_way(self, make_encoder: Any, batch: MaskedBatch) -> None:
+        encoder = make_encoder()
+        batch.audio.waveforms.requires_grad_()
+        _, context = masked_context(encoder, batch, SilenceConfig())
+        context[valid_frames(encoder, batch)].square().sum().backward()
+        gradient = batch.audio.waveforms.grad
+        is_heard = silence_frames(torch.ones_like(gradient), batch.mask, encoder.geometry).bool()
+        assert not gradient[~is_heard].any()
+        assert gradient[is_heard].any()
+
+    @pytest.mark.parametrize("target_gradient", [False, True])
+    def test_targets_are_of_the_recording_as_it_sounds(
+        self, make_encoder: Any, batch: MaskedBatch, target_gradient: bool
+    ) -> None:
+        encoder = make_encoder()
+        silence = SilenceConfig(target_gradient=target_gradient)
+        heard, _ = masked_context(encoder, batch, silence)
+        targets = sounding_frames(encoder, batch, silence, heard)
+        expected = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths).values
+        assert torch.equal(targets, expected)
+        assert not torch.equal(heard.values, expected)
+        assert targets.requires_grad is target_gradient
+
+    @pytest.mark.parametrize("objective", [ContrastiveConfig, MaskedPredictionConfig])
+    @pytest.mark.parametrize("mask_embedding", [False, True])
+    def test_every_parameter_takes_part_in_training(
+        self, make_encoder: Any, make_examples: Any, geometry: FrameGeometry, objective: Any, mask_embedding: bool
+    ) -> None:
+        """Or several processes would wait for its gradient."""
+        encoder = make_encoder().train()
+        config = objective(mask=MASK, silence=SilenceConfig(mask_embedding=mask_embedding, target_gradient=False))
+        model = config.build(encoder.config)
+        model(encoder, config.make_collate(geometry, 0)(make_examples()), 0).sum.backward()
+        for name, parameter in [*encoder.named_parameters(), *model.named_parameters()]:
+            assert parameter.grad is not None, name
+
+    def test_the_batch_is_the_sum_of_its_utterances(
+        self, make_encoder: Any, make_examples: Any, geometry: FrameGeometry
+    ) -> None:
+        encoder, config = make_encoder(), ContrastiveConfig(mask=MASK, silence=SilenceConfig())
+        torch.manual_seed(0)
+        objective, collate = config.build(encoder.config).eval(), config.make_collate(geometry, 0)
+        together = objective(encoder, collate(make_examples()), 0)
+        alone = [objective(encoder, collate([example]), 0) for example in make_examples()]
+        for name in ("contrastive", "penalty", "accuracy", "left_out"):
+            expected = sum(losses.parts[name].item() for losses in alone)
+            assert together.parts[name].item() == pytest.approx(expected, rel=1e-5), name

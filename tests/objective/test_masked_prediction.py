@@ -1,0 +1,132 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from speechssl.data.loader import collate_audio
+from speechssl.frames import FrameGeometry, MaskConfig
+from speechssl.objective.log_mel import LogMel
+from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+
+CONFIG = MaskedPredictionConfig(
+    mask=MaskConfig(start_prob=0.1, span_frames=3), num_clusters=7, num_bands=6, comparison_dim=8
+)
+
+
+@pytest.fixture
+def objective(make_encoder: Any, make_examples: Any) -> MaskedPredictionObjective:
+    torch.manual_seed(0)
+    objective = CONFIG.build(make_encoder().config).eval()
+    objective.fit((collate_audio([example]) for example in make_examples()), seed=0)
+    return objective
+
+
+class TestLogMel:
+    def test_finds_a_tone_in_its_band_at_its_time(self) -> None:
+        geometry = FrameGeometry((400,), (320,))
+        spectrum = LogMel(geometry, 40)
+        time = torch.arange(16_000) / 16_000
+        waveform = torch.where(time < 0.5, 0.1 * torch.sin(2 * math.pi * 1000 * time), 1e-4 * torch.randn(16_000))
+        found = spectrum(waveform[None])[0]
+        assert found.shape == (49, 80)
+        band = int(spectrum.filters[1000 * 400 // 16_000].argmax())
+        assert (found[:24, :40].argmax(dim=1) == band).all()
+        assert found[:24, band].min() > found[26:, band].max() + 5
+        change = found[:, 40 + band]
+        assert change[22:27].min() < -1
+        assert change[3:20].abs().max() < 0.1
+
+    def test_does_not_depend_on_loudness(self) -> None:
+        spectrum, waveform = LogMel(FrameGeometry((400,), (320,)), 40), torch.randn(1, 8000)
+        torch.testing.assert_close(spectrum(waveform), spectrum(30 * waveform), rtol=0, atol=1e-4)
+
+    def test_change_is_the_slope_over_five_frames(self) -> None:
+        found = LogMel(FrameGeometry((400,), (320,)), 5)(torch.randn(1, 8000))[0].numpy()
+        for frame in range(2, len(found) - 2):
+            slope = np.polyfit(range(5), found[frame - 2 : frame + 3, :5], 1)[0]
+            np.testing.assert_allclose(found[frame, 5:], slope, atol=1e-4)
+
+    def test_padding_changes_nothing(self, geometry: FrameGeometry, make_examples: Any) -> None:
+        spectrum, examples = LogMel(geometry, 6), make_examples()
+        audio = collate_audio(examples)
+        together = spectrum(audio.waveforms, audio.lengths)
+        for row, example in zip(together, examples, strict=True):
+            alone = spectrum(torch.from_numpy(example.waveform)[None])[0]
+            torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+class TestTargets:
+    def test_are_the_nearest_centres_of_well_filled_clusters(
+        self, objective: MaskedPredictionObjective, make_examples: Any
+    ) -> None:
+        audio = collate_audio(make_examples())
+        targets = objective.targets(audio.waveforms, audio.lengths)
+        spectra = objective.spectrum(audio.waveforms, audio.lengths)
+        assert torch.equal(targets, torch.cdist(spectra, objective.centres[None]).argmin(dim=2))
+        assert len(targets.unique()) == 7
+
+    def test_fit_is_the_same_for_the_same_seed(self, make_encoder: Any, make_examples: Any) -> None:
+        centres = []
+        for seed in (0, 0, 1):
+            objective = CONFIG.build(make_encoder().config)
+            objective.fit((collate_audio([example]) for example in make_examples()), seed)
+            centres.append(objective.centres)
+        assert torch.equal(centres[0], centres[1])
+        assert not torch.equal(centres[0], centres[2])
+
+    def test_are_kept_with_the_weights(self, objective: MaskedPredictionObjective, make_encoder: Any) -> None:
+        other = CONFIG.build(make_encoder().config)
+        other.load_state_dict(objective.state_dict())
+        assert torch.equal(other.centres, objective.centres)
+        assert other.centres.any()
+
+
+class TestLoss:
+    @pytest.mark.parametrize("visible_weight", [0.0, 0.5])
+    def test_is_cross_entropy_over_the_cosines(
+        self,
+        objective: MaskedPredictionObjective,
+        make_encoder: Any,
+        make_examples: Any,
+        geometry: FrameGeometry,
+        visible_weight: float,
+    ) -> None:
+        objective.config = CONFIG.model_copy(update={"visible_weight": visible_weight})
+        encoder, batch = make_encoder(), CONFIG.make_collate(geometry, 0)(make_examples())
+        losses = objective(encoder, batch, 0)
+        frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
+        context = encoder.contextualise(frames, batch.mask)
+        targets = objective.targets(batch.audio.waveforms, batch.audio.lengths)
+        expected, count, hidden_losses, hidden_correct = 0.0, 0.0, [], []
+        for row, length in enumerate(frames.lengths.tolist()):
+            for frame in range(length):
+                prediction = objective.projection(context[row, frame])
+                logits = F.cosine_similarity(prediction[None], objective.embeddings, dim=1) / 0.1
+                loss = F.cross_entropy(logits, targets[row, frame]).item()
+                weight = 1.0 if batch.mask[row, frame] else visible_weight
+                expected += weight * (loss + 10 * frames.energy[row].item())
+                count += weight
+                if batch.mask[row, frame]:
+                    hidden_losses.append(loss)
+                    hidden_correct.append(bool(logits.argmax() == targets[row, frame]))
+        assert losses.count == pytest.approx(count)
+        assert losses.sum.item() == pytest.approx(expected, rel=1e-4)
+        assert losses.parts["hidden_loss"].item() / count == pytest.approx(np.mean(hidden_losses), rel=1e-4)
+        assert losses.parts["hidden_accuracy"].item() / count == pytest.approx(np.mean(hidden_correct), rel=1e-4)
+
+    def test_is_the_sum_of_its_utterances(
+        self, objective: MaskedPredictionObjective, make_encoder: Any, make_examples: Any, geometry: FrameGeometry
+    ) -> None:
+        objective.config = CONFIG.model_copy(update={"visible_weight": 0.5})
+        encoder, collate = make_encoder(), CONFIG.make_collate(geometry, 0)
+        together = objective(encoder, collate(make_examples()), 0)
+        alone = [objective(encoder, collate([example]), 0) for example in make_examples()]
+        assert together.count == pytest.approx(sum(losses.count for losses in alone))
+        assert together.sum.item() == pytest.approx(sum(losses.sum.item() for losses in alone), rel=1e-5)
+
+    def test_a_mask_that_may_hide_nothing_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"mask\.min_spans must be at least 1"):
+            MaskedPredictionConfig(mask=MaskConfig(min_spans=0))
