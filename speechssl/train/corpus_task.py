@@ -19,7 +19,8 @@ class CorpusTask(Generic[BatchType]):
         dev_manifest: What to measure progress on.
         sampler: The batches of the training manifest.
         dev_sampler: The batches of the dev manifest.
-        collate: Makes a batch of its examples; runs in the loader's workers.
+        collate: Makes a training batch of its examples; runs in the loader's workers.
+        dev_collate: Makes a dev batch.
         seed: Of crops.
     """
 
@@ -31,6 +32,7 @@ class CorpusTask(Generic[BatchType]):
         sampler: BatchSampler,
         dev_sampler: BatchSampler,
         collate: Callable[[list[Example]], BatchType],
+        dev_collate: Callable[[list[Example]], BatchType],
         seed: int,
     ) -> None:
         self.data = data
@@ -39,6 +41,7 @@ class CorpusTask(Generic[BatchType]):
         self.sampler = sampler
         self.dev_sampler = dev_sampler
         self.collate = collate
+        self.dev_collate = dev_collate
         self.seed = seed
 
     def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[BatchType]:
@@ -55,7 +58,7 @@ class CorpusTask(Generic[BatchType]):
     def dev_batches(self, ranks: Ranks) -> Iterator[BatchType]:
         """This rank's share of the dev set, the same crops and masks at every evaluation."""
         plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
-        return make_loader(self.dev_manifest, plans, self.collate, seed=self.seed, num_workers=0)
+        return make_loader(self.dev_manifest, plans, self.dev_collate, seed=self.seed, num_workers=0)
 
     def training_data(self, stage: str, *, labelled: bool) -> TrainingData:
         """What a model of this task says it was trained on."""

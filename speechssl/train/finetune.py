@@ -1,13 +1,11 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from speechssl.checkpoint.native import (
     ModelDescription,
@@ -18,55 +16,19 @@ from speechssl.checkpoint.native import (
     save_model,
 )
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.config import Config
-from speechssl.data.loader import Example, TaskBatch, collate_audio
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.text import Vocabulary
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
 from speechssl.model.ctc import CTCModel, CTCOutput, ctc_losses, greedy_paths
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses
 from speechssl.scoring import score
 from speechssl.train.corpus_task import CorpusTask, make_sampler
+from speechssl.train.labelled import LabelledBatch, LabelledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
 from speechssl.train.run import RunConfig, digest_model, opened_run, refuse_bad_data, train_in_run
 from speechssl.train.trainer import TrainerConfig
-
-_HIDE = 3  # the purpose of the generator that masks frames and channels
-
-
-class RegularizationConfig(Config):
-    """What makes fine-tuning harder; it replaces the encoder's own dropouts. The defaults are wav2vec 2.0 base's.
-
-    Attributes:
-        time_mask: Spans of frames hidden from the context network.
-        channel_mask: Spans of channels set to zero; a start at 0.25 of the channels over the span's length.
-        dropout: On the context network's input and parts.
-        attention_dropout: On attention weights.
-        activation_dropout: Inside feed-forward parts.
-        input_dropout: On the projected frames.
-        layer_drop: Share of the layers left out.
-
-    A causal context network has ``dropout`` alone of the five.
-    """
-
-    time_mask: MaskConfig = MaskConfig()
-    channel_mask: MaskConfig = MaskConfig(start_prob=0.25 / 64, span_frames=64, min_spans=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    activation_dropout: float = Field(0.1, ge=0, lt=1)
-    input_dropout: float = Field(0.0, ge=0, lt=1)
-    layer_drop: float = Field(0.1, ge=0, lt=1)
-
-    def apply(self, encoder: EncoderConfig) -> EncoderConfig:
-        """The encoder's configuration with these dropouts."""
-        values = encoder.to_dict()
-        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop"):
-            if name in values["context"]:
-                values["context"][name] = getattr(self, name)
-        return EncoderConfig.from_dict(values, "regularization")
 
 
 class FinetuneConfig(RunConfig):
@@ -97,58 +59,6 @@ class FinetuneConfig(RunConfig):
         if (self.init is None) == (self.encoder is None):
             raise ValueError("give either init, a model to start from, or encoder, the architecture to start afresh")
         return self
-
-
-@dataclass(frozen=True)
-class LabelledBatch(TaskBatch):
-    """Audio with labels and what to hide of it.
-
-    Attributes:
-        labels: (sum of label_lengths,) int64, one utterance after another.
-        label_lengths: (B,) int64.
-        mask: (B, S) bool, True = hidden.
-        channel_mask: (B, the encoder's mask_dim) bool, True = zero.
-        texts: The transcripts.
-    """
-
-    labels: Tensor
-    label_lengths: Tensor
-    mask: Tensor
-    channel_mask: Tensor
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabelledCollate:
-    """Makes a batch in the loader's worker; masks depend on (seed, epoch, utterance) alone."""
-
-    geometry: FrameGeometry
-    mask_dim: int
-    vocabulary: Vocabulary
-    regularization: RegularizationConfig
-    seed: int
-
-    def __call__(self, examples: Sequence[Example]) -> LabelledBatch:
-        """Encode the texts, draw the masks, stack the audio."""
-        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
-        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
-        channel_mask = torch.zeros(len(examples), self.mask_dim, dtype=torch.bool)
-        for number, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
-            mask[number, :length] = torch.from_numpy(draw_mask(length, self.regularization.time_mask, generator))
-            channel_mask[number] = torch.from_numpy(
-                draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
-            )
-        texts = tuple(example.text or "" for example in examples)
-        labels = [self.vocabulary.encode(text) for text in texts]
-        return LabelledBatch(
-            audio=collate_audio(examples),
-            labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
-            label_lengths=torch.tensor([len(row) for row in labels]),
-            mask=mask,
-            channel_mask=channel_mask,
-            texts=texts,
-        )
 
 
 class FinetuneModel(nn.Module):
@@ -183,6 +93,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
         dev_manifest: Manifest,
     ) -> None:
         mask_dim = ctc.encoder.config.mask_dim
+        regularization = config.regularization
         everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
         super().__init__(
             config.data,
@@ -190,7 +101,8 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             dev_manifest,
             make_sampler(train_manifest, config.batches, config.seed, crop=False),
             make_sampler(dev_manifest, everything, config.seed, crop=False),
-            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, config.regularization, config.seed),
+            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed),
+            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, None, config.seed),
             config.seed,
         )
         self.config = config

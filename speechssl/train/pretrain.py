@@ -67,13 +67,15 @@ class PretrainTask(CorpusTask[TaskBatch]):
 
     def __init__(self, config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> None:
         geometry = config.encoder.feature_encoder.geometry
+        collate = config.objective.make_collate(geometry, config.seed)
         super().__init__(
             config.data,
             train_manifest,
             dev_manifest,
             make_sampler(train_manifest, config.batches, config.seed, crop=True),
             make_sampler(dev_manifest, config.batches, config.seed, crop=True),
-            config.objective.make_collate(geometry, config.seed),
+            collate,
+            collate,
             config.seed,
         )
         self.config = config

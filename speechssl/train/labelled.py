@@ -1,0 +1,128 @@
+"""Batches of labelled speech: texts to labels, and what makes the recordings harder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from speechssl.config import Config
+from speechssl.data.augment import change_speed
+from speechssl.data.loader import Example, TaskBatch, collate_audio
+from speechssl.data.text import Vocabulary, num_frames_needed
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.model.encoder import EncoderConfig
+
+_HIDE = 3  # the purpose of the generator that masks frames and channels
+_SPEED = 6  # of the one that chooses speeds
+
+
+class RegularizationConfig(Config):
+    """What makes fine-tuning harder; it replaces the encoder's own dropouts. The defaults are wav2vec 2.0 base's.
+
+    Attributes:
+        speeds: Each utterance is played at one of these, chosen anew in every epoch.
+        time_mask: Spans of frames hidden from the context network.
+        channel_mask: Spans of channels set to zero; a start at 0.25 of the channels over the span's length.
+        dropout: On the context network's input and parts.
+        attention_dropout: On attention weights.
+        activation_dropout: Inside feed-forward parts.
+        input_dropout: On the projected frames.
+        layer_drop: Share of the layers left out.
+
+    A causal context network has ``dropout`` alone of the five.
+    """
+
+    speeds: tuple[float, ...] = (1.0,)
+    time_mask: MaskConfig = MaskConfig()
+    channel_mask: MaskConfig = MaskConfig(start_prob=0.25 / 64, span_frames=64, min_spans=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    activation_dropout: float = Field(0.1, ge=0, lt=1)
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    layer_drop: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_speeds(self) -> Self:
+        if not self.speeds or not 0.5 <= min(self.speeds) <= max(self.speeds) <= 2:
+            raise ValueError(f"speeds needs values between 0.5 and 2, found {list(self.speeds)}")
+        return self
+
+    def apply(self, encoder: EncoderConfig) -> EncoderConfig:
+        """The encoder's configuration with these dropouts."""
+        values = encoder.to_dict()
+        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop"):
+            if name in values["context"]:
+                values["context"][name] = getattr(self, name)
+        return EncoderConfig.from_dict(values, "regularization")
+
+
+@dataclass(frozen=True)
+class LabelledBatch(TaskBatch):
+    """Audio with labels and what to hide of it.
+
+    Attributes:
+        labels: (sum of label_lengths,) int64, one utterance after another.
+        label_lengths: (B,) int64.
+        mask: (B, S) bool, True = hidden.
+        channel_mask: (B, the encoder's mask_dim) bool, True = zero.
+        texts: The transcripts.
+    """
+
+    labels: Tensor
+    label_lengths: Tensor
+    mask: Tensor
+    channel_mask: Tensor
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelledCollate:
+    """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance) alone.
+
+    Attributes:
+        geometry: Samples to frames.
+        mask_dim: Channels that channel masks choose from.
+        vocabulary: Letters to labels.
+        regularization: What to change and hide; None leaves every recording as it is.
+        seed: Of both.
+    """
+
+    geometry: FrameGeometry
+    mask_dim: int
+    vocabulary: Vocabulary
+    regularization: RegularizationConfig | None
+    seed: int
+
+    def __call__(self, examples: Sequence[Example]) -> LabelledBatch:
+        """Encode the texts, change the speeds, stack the audio, draw the masks."""
+        texts = tuple(example.text or "" for example in examples)
+        labels = [self.vocabulary.encode(text) for text in texts]
+        if self.regularization is not None:
+            speeds = self.regularization.speeds
+            examples = [self._at_some_speed(*pair, speeds) for pair in zip(examples, labels, strict=True)]
+        lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
+        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
+        channel_mask = torch.zeros(len(examples), self.mask_dim, dtype=torch.bool)
+        if self.regularization is not None:
+            for row, channel_row, length, example in zip(mask, channel_mask, lengths, examples, strict=True):
+                generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
+                row[:length] = torch.from_numpy(draw_mask(length, self.regularization.time_mask, generator))
+                channels = draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
+                channel_row[:] = torch.from_numpy(channels)
+        return LabelledBatch(
+            audio=collate_audio(examples),
+            labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
+            label_lengths=torch.tensor([len(row) for row in labels]),
+            mask=mask,
+            channel_mask=channel_mask,
+            texts=texts,
+        )
+
+    def _at_some_speed(self, example: Example, labels: Sequence[int], speeds: Sequence[float]) -> Example:
+        generator = keyed_generator(self.seed, example.epoch, example.index, _SPEED)
+        changed = change_speed(example.waveform, float(generator.choice(speeds)))
+        fits = self.geometry.num_frames(len(changed)) >= num_frames_needed(labels)
+        return replace(example, waveform=changed) if fits else example
