@@ -1,0 +1,46 @@
+"""The published models: their files load, have the stated sizes, and give a loss."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.train.pretrain import PretrainConfig, PretrainModel
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DATA = ["data.train=none", "data.dev=none", "data.licence=none"]
+MODELS = {
+    "wav2vec2_base": (94_371_712, 95_044_608),
+    "wav2vec2_large": (315_438_720, 317_390_592),
+    "wav2vec_base": (12_344_832, 15_491_072),
+    "wav2vec_large": (29_390_848, 32_537_088),
+}
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_every_file_is_here() -> None:
+    assert {file.stem for file in RECIPES.glob("models/*.toml")} == MODELS.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_are_as_stated(name: str) -> None:
+    config = PretrainConfig.load([RECIPES / "models" / f"{name}.toml"], DATA)
+    with torch.device("meta"):
+        model = PretrainModel(config.encoder, config.objective)
+    assert (num_parameters(model.encoder), num_parameters(model)) == MODELS[name]
+
+
+def test_base_is_the_default() -> None:
+    stated = PretrainConfig.load([RECIPES / "models" / "wav2vec2_base.toml"], DATA)
+    assert stated == PretrainConfig.load([], DATA)
+
+
+def test_wav2vec_large_sees_as_much_as_published() -> None:
+    config = PretrainConfig.load([RECIPES / "models" / "wav2vec_large.toml"], DATA)
+    geometry, context = config.encoder.feature_encoder.geometry, config.encoder.context
+    frames = context.receptive_field_frames
+    assert (geometry.hop_samples, geometry.receptive_field_samples, frames) == (160, 465, 79)
+    assert 0.81 == pytest.approx(geometry.num_samples(frames) / 16_000, abs=0.005)
