@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from speechssl.bootstrap import Interval, bootstrap_interval
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, load_ctc
 from speechssl.command import print_error, print_status
 from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance
 from speechssl.data.text import write_text_file
 from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
-from speechssl.scoring import Confusion, Interval, Score, bootstrap_interval, score
+from speechssl.scoring import Confusion, Score, score
 from speechssl.transcribe.transcriber import Transcriber
 
 BATCH_SECONDS = 60.0

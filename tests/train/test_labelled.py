@@ -48,7 +48,7 @@ class TestSpeeds:
 
     @pytest.mark.parametrize("speeds", [(), (0.0, 1.0), (3.0,)])
     def test_impossible_ones_are_refused(self, speeds: tuple[float, ...]) -> None:
-        with pytest.raises(ValidationError, match="speeds needs values between 0.5 and 2"):
+        with pytest.raises(ValidationError, match=r"speeds needs values between 0\.5 and 2"):
             RegularizationConfig(speeds=speeds)
 
 
