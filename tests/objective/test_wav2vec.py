@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.objective.objective import Losses
 from speechssl.objective.wav2vec import Wav2vecBatch, Wav2vecConfig, Wav2vecObjective, prediction_offset
+from speechssl.train.pretrain import PretrainConfig
 
 MakeExamples = Callable[..., list[Example]]
 CONFIG = Wav2vecConfig(num_steps=4, num_distractors=5)
@@ -238,15 +240,32 @@ class TestInitialisation:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "strides"),
-    [((10, 8, 4, 4, 4), (5, 4, 2, 2, 2)), ((10, 8, 4, 4, 4, 1, 1), (5, 4, 2, 2, 2, 1, 1))],
-    ids=["base", "large"],
+    ("name", "wide_kernels", "num_layers", "context_taps", "seen"),
+    [("wav2vec_base", 8 + 4 + 4 + 4, 5, 9 * 3, 19), ("wav2vec_large", 8 + 4 + 4 + 4 + 1 + 1, 7, sum(range(2, 14)), 79)],
 )
-def test_the_published_encoders_predict_from_3_frames_away(kernels: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    geometry = FrameGeometry(kernels, strides)
+def test_the_published_models_are_configured(
+    name: str, wide_kernels: int, num_layers: int, context_taps: int, seen: int
+) -> None:
+    file = Path(__file__).parents[2] / "recipes" / "models" / f"{name}.toml"
+    config = PretrainConfig.load([file], ["data.train=a.tsv", "data.dev=b.tsv", "data.licence=none"])
+    geometry, context = config.encoder.feature_encoder.geometry, config.encoder.context
     assert (geometry.hop_samples, geometry.receptive_field_samples) == (160, 465)
     assert prediction_offset(geometry) == 3
-    assert Wav2vecConfig().min_frames(geometry) == 4
+    assert config.objective.min_frames(geometry) == 4
+    assert isinstance(context, CausalConfig)
+    assert context.receptive_field_frames == seen
+
+    with torch.device("meta"):
+        encoder, objective = SpeechEncoder(config.encoder), config.objective.build(config.encoder)
+    convolutions = 10 * 512 + wide_kernels * 512**2 + num_layers * 2 * 512
+    causal = context_taps * 512**2 + context.num_layers * 3 * 512
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == convolutions + causal
+    assert sum(parameter.numel() for parameter in objective.parameters()) == 12 * 512**2 + 512
+    assert config.schedule.scale(0, 400_000) * config.optimizer.learning_rate == pytest.approx(
+        1e-7 + 5e-3 / 500, rel=1e-3
+    )
+    assert config.schedule.scale(499, 400_000) * config.optimizer.learning_rate == pytest.approx(5e-3)
+    assert config.schedule.scale(399_999, 400_000) * config.optimizer.learning_rate == pytest.approx(1e-6, rel=1e-3)
 
 
 def test_the_nearest_predicted_frame_is_the_first_without_a_common_sample() -> None:
@@ -254,21 +273,3 @@ def test_the_nearest_predicted_frame_is_the_first_without_a_common_sample() -> N
         geometry = FrameGeometry((kernel,), (4,))
         shared = [frame for frame in range(20) if geometry.span_samples(frame, frame)[0] < kernel]
         assert prediction_offset(geometry) == len(shared)
-
-
-def test_large_has_the_size_of_its_layers() -> None:
-    features = FeatureEncoderConfig(
-        dims=(512,) * 7,
-        kernels=(10, 8, 4, 4, 4, 1, 1),
-        strides=(5, 4, 2, 2, 2, 1, 1),
-        norm="utterance",
-        frame_norm=False,
-    )
-    config = EncoderConfig(feature_encoder=features, context=CausalConfig())
-    with torch.device("meta"):
-        encoder, objective = SpeechEncoder(config), Wav2vecConfig().build(config)
-    square = 512 * 512
-    convolutions = 10 * 512 + (8 + 4 + 4 + 4 + 1 + 1) * square + 7 * 2 * 512
-    context = sum(range(2, 14)) * square + 12 * 3 * 512
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == convolutions + context == 29_390_848
-    assert sum(parameter.numel() for parameter in objective.parameters()) == 12 * square + 512
