@@ -64,3 +64,14 @@ def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     result = run_recipe(tmp_path, FROM="polish")
     assert result.returncode == 1
     assert result.stderr.strip() == "error: FROM=polish: expected one of check pretrain finetune evaluate transcribe"
+
+
+@pytest.mark.parametrize("name", ["wav2vec"])
+def test_other_models_of_the_recipe_run_too(tmp_path: Path, name: str) -> None:
+    result = run_recipe(
+        tmp_path, *SMALLEST, PRETRAIN=str(RECIPE.with_name(f"{name}.toml")), FROM="pretrain", TO="finetune"
+    )
+    assert result.returncode == 0, result.stderr
+    description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
+    assert description["encoder"]["context"]["kind"] == "causal"
+    assert json.loads((tmp_path / "pretrain" / "best" / "config.json").read_text("utf-8"))["objective"]["kind"] == name
