@@ -4,7 +4,7 @@
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
 # FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of processes,
-# PRETRAIN and FINETUNE the configurations: PRETRAIN=recipes/prompts/wav2vec.toml OUT=exp/wav2vec bash ...
+# VARIANT a file of what pretraining does otherwise: VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ...
 # The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
@@ -13,8 +13,7 @@ root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/prompts}
 CORPUS=${CORPUS:-$recipe/corpus}
 GPUS=${GPUS:-1}
-PRETRAIN=${PRETRAIN:-$recipe/pretrain.toml}
-FINETUNE=${FINETUNE:-$recipe/finetune.toml}
+pretrain=("$recipe"/{encoder,pretrain}.toml ${VARIANT:+"$VARIANT"})
 stages=(check pretrain finetune evaluate transcribe)
 FROM=${FROM:-${stages[0]}}
 TO=${TO:-${stages[-1]}}
@@ -57,12 +56,12 @@ if wanted check; then
 fi
 
 if wanted pretrain; then
-    "${train[@]}" pretrain "$PRETRAIN" --output "$OUT/pretrain" \
+    "${train[@]}" pretrain "${pretrain[@]}" --output "$OUT/pretrain" \
         --set data.train="$CORPUS/pretrain_train.tsv" --set data.dev="$CORPUS/pretrain_dev.tsv" "$@"
 fi
 
 if wanted finetune; then
-    "${train[@]}" finetune "$FINETUNE" --output "$OUT/finetune" --set init="$OUT/pretrain" \
+    "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$OUT/pretrain" \
         --set data.train="$CORPUS/train.tsv" --set data.dev="$CORPUS/dev.tsv" "$@"
 fi
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "prompts" / "run.sh"
+VARIANTS = [("wav2vec", "wav2vec", "causal"), ("wav2vec2", "contrastive", "transformer")]
 SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
 
 
@@ -66,12 +67,13 @@ def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     assert result.stderr.strip() == "error: FROM=polish: expected one of check pretrain finetune evaluate transcribe"
 
 
-@pytest.mark.parametrize("name", ["wav2vec"])
-def test_other_models_of_the_recipe_run_too(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "objective", "context"), VARIANTS)
+def test_variants_run_too(tmp_path: Path, name: str, objective: str, context: str) -> None:
     result = run_recipe(
-        tmp_path, *SMALLEST, PRETRAIN=str(RECIPE.with_name(f"{name}.toml")), FROM="pretrain", TO="finetune"
+        tmp_path, *SMALLEST, VARIANT=str(RECIPE.with_name(f"{name}.toml")), FROM="pretrain", TO="finetune"
     )
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
-    assert description["encoder"]["context"]["kind"] == "causal"
-    assert json.loads((tmp_path / "pretrain" / "best" / "config.json").read_text("utf-8"))["objective"]["kind"] == name
+    assert description["encoder"]["context"]["kind"] == context
+    pretrained = json.loads((tmp_path / "pretrain" / "best" / "config.json").read_text("utf-8"))
+    assert pretrained["objective"]["kind"] == objective
