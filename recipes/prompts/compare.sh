@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Does pretraining pay? The same encoder fine-tuned from pretrained and from fresh weights, over several seeds:
+#
+#     SEEDS="0 1 2" JOBS=2 OUT=exp/compare LABELS=recipes/prompts/corpus/train_10min.tsv bash recipes/prompts/compare.sh
+#
+#   pretrained  pretrain.toml, then finetune.toml
+#   scratch     the updates of finetune.toml from fresh weights
+#   whole       as many updates from fresh weights as fill the time of pretraining and fine-tuning together
+#
+# Fresh weights learn at the best of the rates RATES, by the dev CER of seed SEARCH, with everything else as in
+# finetune.toml; nothing is frozen. JOBS runs train side by side, with an equal share of the cores. Run again, it goes
+# on where it stopped. LABELS names another manifest to fine-tune on. The rest of the line goes to every training.
+set -euo pipefail
+
+recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(dirname -- "$(dirname -- "$recipe")")
+export OUT=${OUT:-$root/exp/compare}
+export CORPUS=${CORPUS:-$recipe/corpus}
+export LABELS=${LABELS:-$CORPUS/train.tsv}
+SEEDS=${SEEDS:-0 1 2}
+SEARCH=${SEARCH:-0}
+RATES=${RATES:-5e-4 1e-3 2e-3 4e-3}
+JOBS=${JOBS:-1}
+WHOLE_UPDATES=${WHOLE_UPDATES:-3600}
+
+PYTHON=${PYTHON:-$(bash "$root/tools/bootstrap.sh")}
+export PYTHON
+
+train() { # FOLDER ARGUMENTS...: to the end, keeping the seconds it took, parts before an interruption included
+    local folder=$1 started=$SECONDS
+    [[ ! -e $folder/finished ]] || return 0
+    "$PYTHON" -m speechssl "${@:2}" "${extra[@]}" --output "$folder" --set data.num_workers=0
+    echo $((SECONDS - started + $(cat "$folder/seconds" 2>/dev/null || echo 0))) >"$folder/seconds"
+    touch "$folder/finished"
+}
+
+finetune() { # FOLDER ARGUMENTS...
+    train "$1" finetune "$recipe/finetune.toml" "${@:2}" --set seed="$seed" \
+        --set data.train="$LABELS" --set data.dev="$CORPUS/dev.tsv"
+    [[ -e $1/test.json ]] || "$PYTHON" -m speechssl evaluate "$1" "$CORPUS/test.tsv" --output "$1/test.json"
+}
+
+one() { # of the methods, with one seed
+    local folder=$OUT/${method}_$seed
+    case $method in
+        pretrained)
+            train "$folder/pretrain" pretrain "$recipe"/{encoder,pretrain}.toml --set seed="$seed" \
+                --set data.train="$CORPUS/pretrain_train.tsv" --set data.dev="$CORPUS/pretrain_dev.tsv"
+            finetune "$folder/finetune" --set init="$folder/pretrain"
+            ;;
+        search_*) finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="${method#search_}" ;;
+        scratch) finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="$RATE" ;;
+        whole)
+            finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="$RATE" \
+                --set trainer.num_steps="$WHOLE_UPDATES"
+            ;;
+    esac
+}
+
+all() { # METHOD SEED a line on stdin: JOBS of them at a time
+    xargs -P "$JOBS" -L 1 bash "$0" --one "$@"
+}
+
+if [[ ${1:-} == --one ]]; then # what `all` calls
+    method=${*: -2:1} seed=${*: -1}
+    extra=("${@:2:$#-3}")
+    mkdir -p "$OUT"
+    one >"$OUT/${method}_$seed.log" 2>&1 & # not in the condition itself, where errors would not end it
+    if ! wait $!; then
+        tail -n 1 "$OUT/${method}_$seed.log" >&2
+        exit 255 # ends the others' queue too
+    fi
+    echo "finished: $method, seed $seed" >&2
+    exit
+fi
+
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > JOBS ? cores / JOBS : 1))} RATE= WHOLE_UPDATES
+
+{
+    for seed in $SEEDS; do echo "pretrained $seed"; done
+    for rate in $RATES; do echo "search_$rate $SEARCH"; done
+} | all "$@"
+
+best() { # the lowest dev CER of the search, and its rate
+    "$PYTHON" - "$OUT" "$SEARCH" $RATES <<'PROGRAM'
+import sys
+from pathlib import Path
+from speechssl.train.metrics import read_log
+
+out, seed, *rates = sys.argv[1:]
+found = {}
+for rate in rates:
+    logged = read_log(Path(out) / f"search_{rate}_{seed}")
+    found[rate] = min(line["cer"] for line in logged if line["split"] == "dev")
+    print(f"scratch at {rate}: dev CER {100 * found[rate]:.1f} %", file=sys.stderr)
+print(min(found, key=found.get))
+PROGRAM
+}
+RATE=$(best)
+echo "scratch learns at $RATE" >&2
+
+{
+    for seed in $SEEDS; do echo "scratch $seed"; done
+    for seed in $SEEDS; do echo "whole $seed"; done
+} | all "$@"
+
+baselines() { for seed in $SEEDS; do printf -- '--baseline\n%s\n' "$OUT/$1_$seed/test.json"; done; }
+mapfile -t candidates < <(for seed in $SEEDS; do echo "$OUT/pretrained_$seed/finetune/test.json"; done)
+for method in scratch whole; do
+    mapfile -t options < <(baselines "$method")
+    seconds=$(cat $(for seed in $SEEDS; do echo "$OUT/${method}_$seed/seconds"; done) | paste -sd ' ')
+    echo "$method ($seconds s of training) -> pretrained ($(
+        for seed in $SEEDS; do
+            echo $(($(<"$OUT/pretrained_$seed/pretrain/seconds") + $(<"$OUT/pretrained_$seed/finetune/seconds")))
+        done | paste -sd ' '
+    ) s)"
+    "$PYTHON" -m speechssl compare "${options[@]}" "${candidates[@]}"
+done | tee "$OUT/comparison.txt"
