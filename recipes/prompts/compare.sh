@@ -19,7 +19,7 @@ export CORPUS=${CORPUS:-$recipe/corpus}
 export LABELS=${LABELS:-$CORPUS/train.tsv}
 SEEDS=${SEEDS:-0 1 2}
 SEARCH=${SEARCH:-0}
-RATES=${RATES:-5e-4 1e-3 2e-3 4e-3}
+RATES=${RATES:-1e-3 2.5e-3 5e-3}
 JOBS=${JOBS:-1}
 WHOLE_UPDATES=${WHOLE_UPDATES:-3600}
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from speechssl.frames import FrameGeometry, MaskConfig, keyed_generator
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
+from speechssl.objective.distractors import draw_distractors
 from speechssl.objective.hiding import (
     MaskedBatch,
     MaskedCollate,
@@ -102,7 +101,10 @@ class ContrastiveCollate:
     num_distractors: int
 
     def __call__(self, examples: Sequence[Example]) -> ContrastiveBatch:
-        """Draw masks and distractors, and stack the audio."""
+        """Draw masks and distractors, and stack the audio.
+
+        A hidden frame that is the only one is its own distractor, which the loss recognises as equal and leaves out.
+        """
         batch = self.masked(examples)
         distractors = torch.zeros(*batch.hidden.shape, self.num_distractors, dtype=torch.int64)
         counts = batch.mask.sum(dim=1).tolist()
@@ -110,19 +112,6 @@ class ContrastiveCollate:
             generator = keyed_generator(self.masked.seed, example.epoch, example.index, _DISTRACT)
             row[:count] = torch.from_numpy(draw_distractors(count, self.num_distractors, generator))
         return ContrastiveBatch(**vars(batch), distractors=distractors)
-
-
-def draw_distractors(num_hidden: int, num_distractors: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw wrong targets for each hidden frame, uniformly from the utterance's other hidden frames.
-
-    A single hidden frame has no others: it gets itself, which the loss recognises as equal and leaves out.
-
-    Returns:
-        (num_hidden, num_distractors) int64 positions among the hidden frames.
-    """
-    others = generator.integers(max(num_hidden - 1, 1), size=(num_hidden, num_distractors))
-    own = np.arange(num_hidden)[:, None]
-    return others + (others >= own) if num_hidden > 1 else others
 
 
 class ContrastiveObjective(nn.Module):

@@ -16,7 +16,7 @@ from speechssl.config import Config
 from speechssl.data.loader import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, keyed_generator
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.contrastive import draw_distractors
+from speechssl.objective.distractors import draw_distractors
 from speechssl.objective.objective import Losses
 
 _DISTRACT = 4  # the purpose of the generator that draws distractors

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,10 +58,20 @@ class RunLog:
         shown: The metrics that the console shows, in this order; the files have all.
         first_step: Lines of later steps, written by a run that was killed, are deleted.
         num_steps: For the time left.
+        remarks: What to say beneath a line on the console, given (step, split, metrics).
     """
 
-    def __init__(self, folder: Path, stage: str, shown: Sequence[str], first_step: int, num_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        shown: Sequence[str],
+        first_step: int,
+        num_steps: int,
+        remarks: Callable[[int, str, Mapping[str, float]], Sequence[str]] = lambda *_: (),
+    ) -> None:
         self.stage = stage
+        self._remarks = remarks
         self.shown = shown
         self.num_steps = num_steps
         self._file_path = folder / LOG_FILE
@@ -93,6 +103,8 @@ class RunLog:
             shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")
         shown.append(f"left {self._time_left(step)}")
         print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {'  '.join(shown)}")
+        for remark in self._remarks(step, split, metrics):
+            print_status(f"{self.stage}: {remark}")
 
     def _time_left(self, step: int) -> str:
         done = step - self._first_step

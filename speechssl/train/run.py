@@ -28,7 +28,15 @@ from speechssl.train.trainer import Task, TrainerConfig, train
 
 RUN_FILE = "run.json"
 # What may differ between the parts of one run. The paths of inputs may: their content is compared instead.
-_FREE = {"trainer.num_steps", "trainer.device", "data.num_workers", "data.train", "data.dev", "init"}
+_FREE = {
+    "trainer.num_steps",
+    "trainer.device",
+    "trainer.reference",
+    "data.num_workers",
+    "data.train",
+    "data.dev",
+    "init",
+}
 _MOST_LISTED = 20
 
 

@@ -26,6 +26,7 @@ from speechssl.objective.objective import Losses
 from speechssl.train.distributed import Ranks
 from speechssl.train.metrics import MetricSums, RunLog
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from speechssl.train.reference import Watch
 
 
 class TrainerConfig(Config):
@@ -37,6 +38,7 @@ class TrainerConfig(Config):
         log_steps: Updates between two lines of the log; each checkpoint has one too.
         evaluate_steps: Updates between two evaluations on the dev set, each followed by a checkpoint.
         checkpoint_steps: Updates between two checkpoints.
+        reference: Curves of earlier runs, by ``speechssl curves``: the console says when this run leaves their band.
         device: By name; None is the GPU if there is one, else the CPU.
         precision: Of matrix products; None is bfloat16 on a GPU and float32 on a CPU.
     """
@@ -46,6 +48,7 @@ class TrainerConfig(Config):
     log_steps: int = Field(200, ge=1)
     evaluate_steps: int = Field(5_000, ge=1)
     checkpoint_steps: int = Field(1_000, ge=1)
+    reference: Path | None = None
     device: str | None = None
     precision: Literal["float32", "bfloat16"] | None = None
 
@@ -126,9 +129,10 @@ def train(
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
     guard = _FiniteGuard(task.train_manifest)
+    watch = Watch(config.reference, config.num_steps)
     replica: nn.Module = model
     with (
-        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
+        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps, watch.remarks)
         if ranks.is_first
         else nullcontext() as log
     ):

@@ -22,10 +22,11 @@ from speechssl.data.sampler import BatchConfig, BatchPlan, BatchSampler
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveCollate
+from speechssl.objective.hiding import MaskedCollate
 
 RATE = 16_000
 STEP = 2.0**-20  # of a ramp: exact in float32, so that every sample tells where it stood
-COLLATE = ContrastiveCollate(FrameGeometry((10, 8), (10, 8)), MaskConfig(), num_distractors=5, seed=3)
+COLLATE = ContrastiveCollate(MaskedCollate(FrameGeometry((10, 8), (10, 8)), MaskConfig(), seed=3), num_distractors=5)
 
 
 @pytest.fixture(scope="module")

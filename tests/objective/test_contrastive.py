@@ -22,8 +22,8 @@ from speechssl.objective.contrastive import (
     ContrastiveCollate,
     ContrastiveConfig,
     ContrastiveObjective,
-    draw_distractors,
 )
+from speechssl.objective.distractors import draw_distractors
 from speechssl.objective.objective import Losses
 
 GEOMETRY = FrameGeometry((10, 4), (5, 4))  # a frame every 20 samples, each seeing 25

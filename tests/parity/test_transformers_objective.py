@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.frames import MaskConfig, draw_mask
-from speechssl.objective.contrastive import draw_distractors
+from speechssl.objective.distractors import draw_distractors
 
 Case = Any  # of conftest.py, which pytest does not let a test import
 Theirs = Any
