@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from speechssl.data.manifest import read_manifest
     from speechssl.errors import SpeechSSLError
     from speechssl.model.encoder import Encoded
-    from speechssl.transcribe.transcriber import Transcriber, Transcript
+    from speechssl.transcribe.transcriber import Transcriber
+    from speechssl.transcribe.transcript import Transcript
 
 __all__ = ["Encoded", "SpeechSSLError", "Transcriber", "Transcript", "load_encoder", "read_audio", "read_manifest"]
 __version__ = "0.1.0"
@@ -19,7 +20,7 @@ _HOMES = {
     "Encoded": "speechssl.model.encoder",
     "SpeechSSLError": "speechssl.errors",
     "Transcriber": "speechssl.transcribe.transcriber",
-    "Transcript": "speechssl.transcribe.transcriber",
+    "Transcript": "speechssl.transcribe.transcript",
     "load_encoder": "speechssl.checkpoint.native",
     "read_audio": "speechssl.data.audio",
     "read_manifest": "speechssl.data.manifest",

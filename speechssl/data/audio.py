@@ -5,6 +5,8 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +23,8 @@ SILENCE_PEAK = 1e-4
 """A recording that never exceeds this (-80 dBFS, three steps of 16 bits) is silence."""
 
 _MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
+_MIN_SAMPLE_RATE = 1000  # less is a broken header, and a second of it would become an hour
+_BLOCK_SAMPLES = 1 << 18  # mixed down at once: a long recording with many channels is never in memory as a whole
 _PCM_SCALES = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
 
 Waveform = npt.NDArray[np.float32]
@@ -51,22 +55,21 @@ def audio_info(source: Source) -> AudioInfo:
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
     """
-    name, file = _locate(source)
-    sound = _open_with_libsndfile(file)
-    if sound is None:
-        channels, rate = _decode_with_av(name, file)
-        info = AudioInfo(channels.shape[1], rate, channels.shape[0])
-    else:
-        with sound:
-            info = AudioInfo(sound.frames, sound.samplerate, sound.channels)
-        _check_complete(name, file)
-    if not info.num_samples:
-        raise AudioError(f"{name}: expected audio, found 0 samples")
-    return info
+    with _open(source) as recording:
+        if not isinstance(recording.content, np.ndarray):
+            _check_complete(recording.name, recording.file)
+        if not recording.info.num_samples:
+            raise AudioError(f"{recording.name}: expected audio, found 0 samples")
+        return recording.info
 
 
 def read_audio(
-    source: Source, *, start: int = 0, num_samples: int | None = None, sample_rate: int | None = None
+    source: Source,
+    *,
+    start: int = 0,
+    num_samples: int | None = None,
+    sample_rate: int | None = None,
+    channel: int | None = None,
 ) -> Waveform:
     """Read a recording, or a span of it, as a waveform at 16 kHz; silence is a warning.
 
@@ -76,28 +79,31 @@ def read_audio(
         start: First sample of the span, at the recording's own rate.
         num_samples: Samples in the span, at the recording's own rate; None means until the end.
         sample_rate: The rate that the recording must have; None means any.
+        channel: The channel to read, counted from 1; None means the mean of all.
 
     Returns:
-        (T,) float32, nominally in [-1, 1] (lossy formats and resampling overshoot a little), mono (the mean of the
-        channels); T is ``resampled_length`` of the samples read.
+        (T,) float32, nominally in [-1, 1] (lossy formats and resampling overshoot a little), mono; T is
+        ``resampled_length`` of the samples read.
 
     Raises:
         AudioError: the recording is missing, a folder, empty, cut off, no audio, shorter than the span, of another
-            rate, or has samples that are not finite.
+            rate, without that channel, larger than the memory, or has samples that are not finite.
     """
-    samples, rate = read_span(source, start=start, num_samples=num_samples)
+    samples, rate = read_span(source, start=start, num_samples=num_samples, channel=channel)
     if sample_rate is not None and rate != sample_rate:
         raise AudioError(f"{_name(source)}: expected {sample_rate} samples a second, found {rate}")
     return _to_16_khz(_name(source), samples, rate)
 
 
-def read_span(source: Source, *, start: int = 0, num_samples: int | None = None) -> tuple[Waveform, int]:
+def read_span(
+    source: Source, *, start: int = 0, num_samples: int | None = None, channel: int | None = None
+) -> tuple[Waveform, int]:
     """Read a recording, or a span of it, at its own rate.
 
     Only the span is decoded, except that MP3 is decoded from its start and what only PyAV reads is decoded whole.
 
     Args:
-        source, start, num_samples: As for `read_audio`.
+        source, start, num_samples, channel: As for `read_audio`.
 
     Returns:
         (T,) float32 mono at the recording's own rate, and that rate.
@@ -107,26 +113,8 @@ def read_span(source: Source, *, start: int = 0, num_samples: int | None = None)
     """
     if start < 0 or (num_samples is not None and num_samples < 1):
         raise AudioError(f"{_name(source)}: expected a span inside the recording, found {num_samples} from {start}")
-    name, file = _locate(source)
-    sound = _open_with_libsndfile(file)
-    if sound is None:
-        channels, rate = _decode_with_av(name, file)
-        total, samples = channels.shape[1], channels[:, start:][:, :num_samples].mean(axis=0)
-    else:
-        with sound:
-            total, rate = sound.frames, sound.samplerate
-            wanted = max(0, total - start if num_samples is None else num_samples)
-            samples = _read_frames(name, sound, start, wanted) if start + wanted <= total else np.empty(0, np.float32)
-        if num_samples is None:
-            _check_complete(name, file)
-            num_samples = wanted
-    if len(samples) < (num_samples or 0):
-        at = f" from sample {start} on" if start else ""
-        raise AudioError(f"{name}: expected {num_samples} samples{at}, found {len(samples) or max(0, total - start)}")
-    if not len(samples):
-        raise AudioError(f"{name}: expected audio, found 0 samples")
-    _check_values(name, samples)
-    return samples, rate
+    with _open(source) as recording:
+        return _read(recording, start, num_samples, channel), recording.info.sample_rate
 
 
 def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
@@ -144,9 +132,14 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
         AudioError: the rate is missing, or the samples have another shape or type, are none, are not finite or are
             far outside [-1, 1].
     """
-    name = "array"
     if sample_rate is None or sample_rate < 1 or sample_rate != int(sample_rate):
-        raise AudioError(f"{name}: expected its sample rate (such as sample_rate=16000), found {sample_rate}")
+        raise AudioError(f"array: expected its sample rate (such as sample_rate=16000), found {sample_rate}")
+    return _to_16_khz("array", mono_samples(samples), int(sample_rate))
+
+
+def mono_samples(samples: Any) -> Waveform:
+    """Turn samples of any type and number of channels into (T,) float32 at their own rate; as for `as_waveform`."""
+    name = "array"
     try:
         array: npt.NDArray[Any] = np.asarray(samples)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -162,7 +155,7 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
     if waveform.ndim == 2:
         waveform = waveform.mean(axis=int(waveform.shape[1] <= waveform.shape[0]))
     _check_values(name, waveform)
-    return _to_16_khz(name, waveform, int(sample_rate))
+    return waveform
 
 
 def resampled_length(num_samples: int, sample_rate: int) -> int:
@@ -171,7 +164,7 @@ def resampled_length(num_samples: int, sample_rate: int) -> int:
 
 
 def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
-    if np.abs(samples).max() < SILENCE_PEAK:
+    if _peak(samples) < SILENCE_PEAK:
         warnings.warn(f"{name}: silence", stacklevel=3)
     if sample_rate == SAMPLE_RATE:
         return samples
@@ -184,6 +177,35 @@ def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
 
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "stream"))
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """An opened recording: libsndfile's, or the (channels, T) samples that PyAV has decoded."""
+
+    name: str
+    file: str | io.BytesIO
+    info: AudioInfo
+    content: soundfile.SoundFile | npt.NDArray[np.float32]
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[_Recording]:
+    name, file = _locate(source)
+    sound = _open_with_libsndfile(file)
+    if sound is None:
+        channels, rate = _decode_with_av(name, file)
+        yield _checked(_Recording(name, file, AudioInfo(channels.shape[1], rate, channels.shape[0]), channels))
+        return
+    with sound:
+        yield _checked(_Recording(name, file, AudioInfo(sound.frames, sound.samplerate, sound.channels), sound))
+
+
+def _checked(recording: _Recording) -> _Recording:
+    rate = recording.info.sample_rate
+    if rate < _MIN_SAMPLE_RATE:
+        raise AudioError(f"{recording.name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
+    return recording
 
 
 def _locate(source: Source) -> tuple[str, str | io.BytesIO]:
@@ -244,16 +266,54 @@ def _opened(file: str | io.BytesIO) -> BinaryIO:
     return Path(file).open("rb") if isinstance(file, str) else io.BytesIO(file.getvalue())
 
 
-def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int) -> Waveform:
-    skipped = start if sound.format == "MP3" else 0  # libsndfile seeks in it by guess and can land elsewhere
+def _read(recording: _Recording, start: int, num_samples: int | None, channel: int | None) -> Waveform:
+    """A span as mono samples at the recording's own rate; None as the number means until the end."""
+    name, info, content = recording.name, recording.info, recording.content
+    if channel is not None and not 1 <= channel <= info.num_channels:
+        raise AudioError(f"{name}: expected a channel from 1 to {info.num_channels}, found {channel}")
+    total = info.num_samples
+    wanted = max(0, total - start) if num_samples is None else num_samples
+    if isinstance(content, np.ndarray):
+        samples = _mix(content[:, start : start + wanted].T, channel)
+    else:
+        samples = np.empty(0, np.float32)
+        if start + wanted <= total:
+            samples = _read_frames(name, content, start, wanted, channel)
+        if num_samples is None:
+            _check_complete(name, recording.file)
+    if len(samples) < wanted:
+        at = f" from sample {start} on" if start else ""
+        raise AudioError(f"{name}: expected {wanted} samples{at}, found {len(samples) or max(0, total - start)}")
+    if not len(samples):
+        raise AudioError(f"{name}: expected audio, found 0 samples")
+    _check_values(name, samples)
+    return samples
+
+
+def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int, channel: int | None) -> Waveform:
     try:
-        if start > skipped:
-            sound.seek(start)
-        channels = sound.read(skipped + num_samples, dtype="float32", always_2d=True)[skipped:]
+        if sound.format == "MP3":  # libsndfile seeks in it by guess, after each read too, and can land elsewhere
+            return _mix(sound.read(start + num_samples, dtype="float32", always_2d=True)[start:], channel)
+        sound.seek(start)
+        samples = np.empty(num_samples, np.float32)
+        num_read = 0
+        while num_read < num_samples:
+            block = sound.read(min(_BLOCK_SAMPLES, num_samples - num_read), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            samples[num_read : num_read + len(block)] = _mix(block, channel)
+            num_read += len(block)
+        return samples[:num_read]
     except soundfile.LibsndfileError as error:
         reason = error.error_string or "the file is damaged or cut off"
         raise AudioError(f"{name}: expected {num_samples} samples, found a decoding error: {reason}") from None
-    return np.asarray(channels.mean(axis=1), np.float32)
+    except MemoryError:
+        raise AudioError(f"{name}: expected audio that fits into memory, found {num_samples} samples") from None
+
+
+def _mix(block: npt.NDArray[Any], channel: int | None) -> Waveform:
+    """One of the channels, counted from 1, or the mean of all: (T, channels) to (T,)."""
+    return np.asarray(block.mean(axis=1) if channel is None else block[:, channel - 1], np.float32)
 
 
 def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
@@ -271,7 +331,8 @@ def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
         ) as container:
             if not container.streams.audio:
                 raise AudioError(f"{name}: expected audio, found a file without any")
-            resampler = av.AudioResampler(format="fltp")
+            # Samples of all channels one after another: PyAV crashes on frames of eight or more planes.
+            resampler = av.AudioResampler(format="flt")
             frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
             if frames:
                 frames += resampler.resample(None)
@@ -280,8 +341,8 @@ def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
         raise AudioError(f"{name}: expected audio, found what neither libsndfile nor FFmpeg reads ({reason})") from None
     if not frames:
         raise AudioError(f"{name}: expected audio, found 0 samples")
-    channels: Waveform = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-    return channels, frames[0].sample_rate
+    samples: Waveform = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    return samples.reshape(-1, frames[0].layout.nb_channels).T, frames[0].sample_rate
 
 
 def _check_complete(name: str, file: str | io.BytesIO) -> None:
@@ -292,10 +353,14 @@ def _check_complete(name: str, file: str | io.BytesIO) -> None:
 
 
 def _check_values(name: str, samples: Waveform) -> None:
-    finite = np.isfinite(samples)
-    if not finite.all():
-        at = int(np.argmin(finite))
+    peak = _peak(samples)
+    if not np.isfinite(peak):
+        at = int(np.argmin(np.isfinite(samples)))
         raise AudioError(f"{name}: expected finite samples, found {samples[at]} at sample {at}")
-    peak = float(np.abs(samples).max())
     if peak > _MAX_PEAK:
         raise AudioError(f"{name}: expected samples in [-1, 1], found a peak of {peak:g}")
+
+
+def _peak(samples: Waveform) -> float:
+    """The largest magnitude, without a copy of the samples; not finite if one of them is not."""
+    return float(np.maximum(samples.max(), -samples.min()))

@@ -45,12 +45,33 @@ def scan_folder(folder: str | os.PathLike[str]) -> Scan:
     folder = Path(folder)
     if not folder.is_dir():
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
-    paths = sorted(_find_recordings(folder), key=lambda path: path.relative_to(folder).as_posix())
+    paths = find_recordings(folder)
     results = parallel_map(_describe, paths, f"reading {folder}")
     return Scan(
         tuple(result for result in results if isinstance(result, Utterance)),
         tuple(result for result in results if isinstance(result, SpeechSSLError)),
     )
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """The files below a folder with the suffixes of recordings, sorted; names that start with a dot are skipped."""
+    return sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_text(path: Path) -> str | None:
+    """The content of a text file with single spaces for all white space; None if it is missing or empty.
+
+    Raises:
+        ManifestError: it cannot be read or is not UTF-8.
+    """
+    try:
+        return " ".join(path.read_text("utf-8-sig").split()) or None
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: expected text in UTF-8: {error.reason}") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from None
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> list[Result]:
@@ -72,7 +93,7 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
         executor.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
-def _find_recordings(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -93,19 +114,6 @@ def _describe(path: Path) -> Utterance | SpeechSSLError:
         if IMPOSSIBLE_IN_CELLS.search(name):
             raise AudioError(f"{name!r}: expected a path in UTF-8 without tabs and line breaks")
         info = audio_info(path)
-        return Utterance(
-            path, info.num_samples, sample_rate=info.sample_rate, text=_read_text(path.with_suffix(".txt"))
-        )
+        return Utterance(path, info.num_samples, sample_rate=info.sample_rate, text=read_text(path.with_suffix(".txt")))
     except SpeechSSLError as error:
         return error
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return " ".join(path.read_text("utf-8-sig").split()) or None
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: expected text in UTF-8: {error.reason}") from None
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or error}") from None

@@ -3,13 +3,16 @@
 Shapes: B batch, T samples, S frames, D model dim, V symbols.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.moments import WaveformMoments
 
 BLANK_ID = 0
 
@@ -65,6 +68,7 @@ class CTCModel(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        moments: WaveformMoments | None = None,
     ) -> CTCOutput:
         """Score every symbol at every frame.
 
@@ -73,8 +77,9 @@ class CTCModel(nn.Module):
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
             mask: (B, S) bool, frames hidden from the context network.
             channel_mask: (B, the encoder's mask_dim) bool, channels set to zero.
+            moments: As for ``extract_frames``.
         """
-        frames = self.encoder.extract_frames(waveforms, lengths)
+        frames = self.encoder.extract_frames(waveforms, lengths, moments=moments)
         context = self.encoder.contextualise(frames, mask, channel_mask)
         with torch.autocast(context.device.type, enabled=False):
             log_probs = self.head(context.float()).log_softmax(dim=2)
@@ -117,18 +122,24 @@ def greedy_paths(output: CTCOutput) -> list[list[PathToken]]:
         The tokens of each utterance, in time order.
     """
     scores, symbols = output.log_probs.max(dim=2)
-    paths = []
-    for row_scores, row_symbols, length in zip(
-        scores.tolist(), symbols.tolist(), output.frame_lengths.tolist(), strict=True
-    ):
-        tokens: list[PathToken] = []
-        first = 0
-        for frame in range(1, length + 1):
-            if frame < length and row_symbols[frame] == row_symbols[first]:
-                continue
-            if row_symbols[first] != BLANK_ID:
-                mean = sum(row_scores[first:frame]) / (frame - first)
-                tokens.append(PathToken(row_symbols[first], first, frame - 1, mean))
-            first = frame
-        paths.append(tokens)
-    return paths
+    rows = zip(scores.tolist(), symbols.tolist(), output.frame_lengths.tolist(), strict=True)
+    return [join_repeats(row_scores[:length], row_symbols[:length]) for row_scores, row_symbols, length in rows]
+
+
+def join_repeats(log_probs: Sequence[float], symbols: Sequence[int], first_frame: int = 0) -> list[PathToken]:
+    """The tokens of a path: repeats joined and blanks dropped.
+
+    Args:
+        log_probs: The log probability of each frame's symbol.
+        symbols: The symbol of each frame.
+        first_frame: The number of the first of these frames.
+    """
+    tokens: list[PathToken] = []
+    first = 0
+    for symbol, run in groupby(symbols):
+        stop = first + sum(1 for _ in run)
+        if symbol != BLANK_ID:
+            mean = sum(log_probs[first:stop]) / (stop - first)
+            tokens.append(PathToken(symbol, first_frame + first, first_frame + stop - 1, mean))
+        first = stop
+    return tokens

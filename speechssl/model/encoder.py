@@ -14,6 +14,7 @@ from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
+from speechssl.model.moments import WaveformMoments
 from speechssl.model.transformer import TransformerConfig
 
 
@@ -85,7 +86,11 @@ class SpeechEncoder(nn.Module):
         return self.feature_encoder.geometry
 
     def extract_frames(
-        self, waveforms: Tensor, lengths: Tensor | None = None, silenced: Tensor | None = None
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        silenced: Tensor | None = None,
+        moments: WaveformMoments | None = None,
     ) -> Frames:
         """Run the feature encoder.
 
@@ -94,12 +99,17 @@ class SpeechEncoder(nn.Module):
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
             silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
                 normalised if the configuration says so.
+            moments: For inference: of the recordings that the rows are, or are windows of. Then normalisations over
+                time have their statistics, and what lies past a row's length has no meaning.
         """
         if self.config.normalize_waveforms:
-            waveforms = normalize_waveforms(waveforms, lengths)
+            if moments is None:
+                waveforms = normalize_waveforms(waveforms, lengths)
+            else:
+                waveforms, moments = moments.normalize(waveforms), moments.normalized()
         if silenced is not None:
             waveforms = silence_frames(waveforms, silenced, self.geometry)
-        features = self.feature_encoder(waveforms, lengths)
+        features = self.feature_encoder(waveforms, lengths, moments)
         scale = self.config.feature_encoder.gradient_scale
         if scale != 1 and features.requires_grad:
             features = _ScaleGradient.apply(features, scale)

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
+from speechssl.model.moments import WaveformMoments
 from speechssl.model.norm import ChannelNorm, FrameNorm, Norm, UtteranceNorm
 
+_SLICE_FRAMES = 500  # of all rows together, where recordings pass in slices
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -96,16 +98,24 @@ class FeatureEncoder(nn.Module):
             if isinstance(module, nn.Conv1d) and self.config.norm != "utterance":
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor | None = None, moments: WaveformMoments | None = None
+    ) -> Tensor:
         """Encode a batch.
 
         Args:
             waveforms: (B, T) float32.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
+            moments: For inference: what is known of the recordings that the rows are, or are windows of. The group
+                norm then has the statistics of these recordings and costs nothing, being part of the convolution
+                before it, and the rows pass in slices, so that memory does not grow with the frames of the first
+                layer. The norm "utterance" needs all frames of every layer at once: it ignores them.
 
         Returns:
             (B, S, C); what lies past an utterance's own number of frames has no meaning.
         """
+        if moments is not None and self.config.norm != "utterance":
+            return self._forward_in_slices(waveforms, moments)
         layer_lengths = [None] * len(self.layers) if lengths is None else self.geometry.layer_lengths(lengths)
         x = waveforms[:, None, :]
         for layer, layer_length in zip(self.layers, layer_lengths, strict=True):
@@ -113,6 +123,25 @@ class FeatureEncoder(nn.Module):
         if self.config.log_compression:
             x = torch.log1p(x.abs())
         return x.transpose(1, 2)
+
+    def _forward_in_slices(self, waveforms: Tensor, moments: WaveformMoments) -> Tensor:
+        num_frames = self.geometry.num_frames(waveforms.shape[1])
+        slice_frames = max(1, _SLICE_FRAMES // len(waveforms))
+        layers: list[Callable[[Tensor, None], Tensor]] = list(self.layers)
+        first_layer = self.layers[0]
+        assert isinstance(first_layer, ConvLayer)
+        if self.config.norm == "group":
+            layers[0] = first_layer.at_moments(moments)
+        slices = []
+        for first in range(0, num_frames, slice_frames):
+            start, stop = self.geometry.span_samples(first, min(first + slice_frames, num_frames) - 1)
+            x = waveforms[:, None, start:stop]
+            for layer in layers:
+                x = layer(x, None)
+            if self.config.log_compression:
+                x = torch.log1p(x.abs())
+            slices.append(x.transpose(1, 2))
+        return torch.cat(slices, dim=1)
 
 
 class ConvLayer(nn.Module):
@@ -130,3 +159,17 @@ class ConvLayer(nn.Module):
         if self.norm is not None:
             x = self.norm(x, lengths)
         return self.activation(x)
+
+    def at_moments(self, moments: WaveformMoments) -> Callable[[Tensor, None], Tensor]:
+        """This layer over waveforms, its channel norm with the statistics of recordings: a convolution for each row."""
+        assert isinstance(self.norm, ChannelNorm)
+        conv = self.conv
+        scale, shift = self.norm.scale_and_shift(*moments.after_convolution(conv.weight, conv.bias))
+        weights = scale[:, :, None, None] * conv.weight
+        biases = shift if conv.bias is None else shift + scale * conv.bias
+
+        def forward(x: Tensor, lengths: None) -> Tensor:
+            rows = zip(x, weights, biases, strict=True)
+            return self.activation(torch.stack([F.conv1d(row, w, b, conv.stride) for row, w, b in rows]))
+
+        return forward

@@ -1,26 +1,33 @@
-"""``transcribe-audio``: recordings in, text out."""
+"""``transcribe-audio``: recordings in, text, subtitles or JSON out."""
 
-import json
+import math
 import sys
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speechssl.command import exit_on_error, print_error
-from speechssl.errors import SpeechSSLError
+from speechssl.command import exit_on_error, print_error, print_status
+from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 
 if TYPE_CHECKING:
-    from speechssl.transcribe.transcriber import Transcript
+    from speechssl.transcribe.sources import Source
+    from speechssl.transcribe.transcript import Transcript
 
 
 class Format(StrEnum):
-    """What is printed for a recording."""
+    """What is written of a recording."""
 
     TXT = "txt"
     JSON = "json"
+    SRT = "srt"
+    VTT = "vtt"
+    TSV = "tsv"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -28,32 +35,105 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Recordings in any common format.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="Recordings in any common format; folders, searched with their subfolders; patterns; - for stdin.",
+        ),
+    ],
     model: Annotated[
-        Path, typer.Option("--model", metavar="DIR", help="A fine-tuned model, or the run folder that holds it.")
+        Path,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            envvar="SPEECHSSL_MODEL",
+            help="A fine-tuned model, or the run folder that holds it.",
+        ),
     ],
     output_format: Annotated[
-        Format,
+        list[str] | None,
         typer.Option(
             "--format",
-            help="txt: a line of text a file, after its name and a tab if there are several files. "
-            'json: a line with an object a file, {"path", "text", "seconds"}.',
+            metavar="|".join(Format),
+            help="Several with commas, or the option several times. txt (default): a line of text a file, after its "
+            "name and a tab if there are several files. json: a line with an object a file, with segments and words. "
+            "srt, vtt: subtitles. tsv: start and end in milliseconds, and text.",
         ),
-    ] = Format.TXT,
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write files named as the recordings, complete or not at all, instead of printing. Those that are "
+            "there already are kept, so a run that was broken off goes on.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write files that are there already anew.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="In srt, vtt and tsv, each word by itself.")] = False,
+    channel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Hear this channel, counted from 1. Default: their mean.")
+    ] = None,
+    start: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Hear each file from here on.")] = None,
+    end: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Hear each file up to here.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tsv|DIR",
+            help="What is really said: a manifest with texts, or a folder of .txt files named as the recordings. "
+            "Word and character error rates with 95 % intervals go to stderr.",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
     ] = None,
+    batch_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Audio transcribed at once, padding included; bounds the memory.")
+    ] = 60.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no last line about the whole.")] = False,
 ) -> None:
-    """Print what is said in recordings, a line a file, in UTF-8.
+    """Write down what is said in recordings, in UTF-8.
 
-    A file that fails costs a line on stderr and exit status 1; the others are still transcribed.
+    A file that fails costs a line on stderr and exit status 1; the others are still transcribed. The last line on
+    stderr counts files and seconds; the real-time factor is the time taken over the time heard.
     """
+    formats = _parse_formats(output_format or ["txt"])
+    if output_dir is None and len(formats) > 1:
+        raise typer.BadParameter("several formats need --output-dir", param_hint="--format")
+    if not 0 <= (start or 0) < (math.inf if end is None else end):
+        raise typer.BadParameter("expected an end after the start", param_hint="--start, --end")
+    if not batch_seconds > 0:
+        raise typer.BadParameter("expected more than 0 seconds", param_hint="--batch-seconds")
     with exit_on_error():
+        # Loaded here, so that --help and mistakes on the command line are answered at once.
+        from speechssl.transcribe.sources import check_names, find_sources, read_references
+
         # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
-        errors = "surrogateescape" if output_format is Format.TXT else "backslashreplace"
+        errors = "backslashreplace" if formats == [Format.JSON] else "surrogateescape"
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
-        if not _transcribe_files(files, model, output_format, device):
+        sources, failures = find_sources(files, channel, start, end)
+        for failure in failures:
+            print_error(failure)
+        writer: _Printer | _FileWriter
+        if output_dir is None:
+            writer = _Printer(formats[0], words, is_named=[source.path for source in sources[:1]] != files)
+            writer.check(sources)
+        else:
+            check_names(sources)
+            writer = _FileWriter(formats, words, output_dir, overwrite)
+        pending = [source for source in sources if not writer.is_finished(source)]
+        run = _Run(len(sources) + len(failures), len(failures), len(sources) - len(pending))
+        references = read_references(reference, pending) if reference else None
+        if pending:
+            # A terminal that shows the results themselves needs no bar between them.
+            has_bar = not quiet and (output_dir is not None or not sys.stdout.isatty())
+            hypotheses = _transcribe_sources(pending, model, device, batch_seconds, writer, run, has_bar)
+            if references:
+                _print_score(references, hypotheses)
+        if not quiet:
+            print_status(run.describe())
+        if run.num_failed:
             sys.exit(1)
 
 
@@ -62,37 +142,162 @@ def main() -> None:
     app()
 
 
-def _transcribe_files(files: list[Path], model: Path, output_format: Format, device: str | None) -> bool:
-    """Print a line a file as soon as it is known; whether all of them went well."""
-    # Loaded here, so that --help and mistakes on the command line are answered without torch.
+@dataclass
+class _Run:
+    """What the last line tells."""
+
+    num_files: int
+    num_failed: int
+    num_finished: int
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def describe(self) -> str:
+        parts = [f"{self.num_files} file{'' if self.num_files == 1 else 's'}", f"{self.num_failed} failed"]
+        if self.num_finished:
+            parts.append(f"{self.num_finished} finished before")
+        parts.append(f"{self.audio_seconds:.1f} s of audio")
+        if self.audio_seconds:
+            parts.append(f"real-time factor {self.seconds / self.audio_seconds:.3f}")
+        return ", ".join(parts)
+
+
+class _Printer:
+    """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe."""
+
+    def __init__(self, output_format: Format, words: bool, is_named: bool) -> None:
+        self.format, self.words, self.is_named = output_format, words, is_named
+
+    def check(self, sources: Sequence["Source"]) -> None:
+        """Refuse to print several recordings in a format that holds one."""
+        if len(sources) > 1 and self.format not in (Format.TXT, Format.JSON):
+            raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(sources)}")
+
+    def is_finished(self, source: "Source") -> bool:
+        return False
+
+    def write(self, source: "Source", transcript: "Transcript") -> None:
+        name = f"{source.path}\t" if self.is_named and self.format is Format.TXT else ""
+        sys.stdout.write(name + _render(source, transcript, self.format, self.words))
+        sys.stdout.flush()
+
+
+class _FileWriter:
+    """Results in files named as the recordings, replaced at once, so that a file that exists is whole."""
+
+    def __init__(self, formats: Sequence[Format], words: bool, folder: Path, overwrite: bool) -> None:
+        self.formats, self.words, self.folder, self.overwrite = formats, words, folder, overwrite
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: {error.strerror or error}") from None
+
+    def is_finished(self, source: "Source") -> bool:
+        return not self._missing(source)
+
+    def write(self, source: "Source", transcript: "Transcript") -> None:
+        from speechssl.data.text import write_text_file
+
+        for output_format, path in self._missing(source):
+            content = _render(source, transcript, output_format, self.words)
+            try:
+                # What a path holds that is no UTF-8 becomes a JSON escape.
+                write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror or error}") from None
+
+    def _missing(self, source: "Source") -> list[tuple[Format, Path]]:
+        paths = [(output_format, self.folder / f"{source.name}.{output_format}") for output_format in self.formats]
+        return [pair for pair in paths if self.overwrite or not pair[1].exists()]
+
+
+def _parse_formats(values: Sequence[str]) -> list[Format]:
+    try:
+        return list(dict.fromkeys(Format(name.strip()) for value in values for name in value.split(",")))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; expected {', '.join(Format)}", param_hint="--format") from None
+
+
+def _transcribe_sources(
+    sources: Sequence["Source"],
+    model: Path,
+    device: str | None,
+    batch_seconds: float,
+    writer: _Printer | _FileWriter,
+    run: _Run,
+    has_bar: bool,
+) -> list[str | None]:
+    """Transcribe and write; the texts, None for what failed."""
     from speechssl.cpu import tune_cpu
 
     tune_cpu()  # before torch is imported
     from speechssl.transcribe.transcriber import Transcriber
 
     transcriber = Transcriber.load(model, device)
-    all_well = True
-    for file in files:
-        try:
-            transcript = transcriber.transcribe(file)
-        except SpeechSSLError as error:
-            print_error(error)
-            all_well = False
-        else:
-            _print_line(_format(file, transcript, output_format, named=len(files) > 1))
-    return all_well
+    texts: list[str | None] = []
+    started = time.perf_counter()
+    with _progress(len(sources), has_bar) as advance:
+        results = transcriber.transcribe_many((source.open for source in sources), batch_seconds)
+        for source, result in zip(sources, results, strict=True):
+            if isinstance(result, SpeechSSLError):
+                # Too little memory is an error of a batch, which has no name.
+                print_error(result if source.label in str(result) else AudioError(f"{source.label}: {result}"))
+                run.num_failed += 1
+                texts.append(None)
+            else:
+                writer.write(source, result.shifted(source.start or 0))
+                run.audio_seconds += result.seconds
+                texts.append(result.text)
+            advance()
+    run.seconds = time.perf_counter() - started
+    return texts
 
 
-def _format(file: Path, transcript: "Transcript", output_format: Format, named: bool) -> str:
-    if output_format is Format.JSON:
-        return json.dumps({"path": str(file), **asdict(transcript)}, ensure_ascii=False)
-    return f"{file}\t{transcript.text}" if named else transcript.text
+def _render(source: "Source", transcript: "Transcript", output_format: Format, words: bool) -> str:
+    match output_format:
+        case Format.TXT:
+            return f"{transcript.text}\n"
+        case Format.JSON:
+            return f"{transcript.to_json(source.path)}\n"
+        case Format.SRT:
+            return transcript.to_srt(words)
+        case Format.VTT:
+            return transcript.to_vtt(words)
+        case Format.TSV:
+            return transcript.to_tsv(words)
 
 
-def _print_line(line: str) -> None:
-    """Print a result on stdout at once, for whoever waits at the other end of a pipe."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _print_score(references: Sequence[str], hypotheses: Sequence[str | None]) -> None:
+    from speechssl.bootstrap import bootstrap_interval
+    from speechssl.scoring import score
+
+    scored = [(said, heard) for said, heard in zip(references, hypotheses, strict=True) if heard is not None]
+    if not scored:
+        return
+    result = score([said for said, _ in scored], [heard for _, heard in scored])
+    rates = ", ".join(
+        f"{name} % {100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        for name, rate in (
+            ("WER", bootstrap_interval(result.word_counts)),
+            ("CER", bootstrap_interval(result.character_counts)),
+        )
+    )
+    print_status(f"score of {len(scored)} file{'' if len(scored) == 1 else 's'}: {rates}")
+
+
+@contextmanager
+def _progress(num_files: int, has_bar: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr if that is a terminal; call what it gives after each file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    is_shown = has_bar and sys.stderr.isatty()
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not is_shown, redirect_stdout=False
+    ) as progress:
+        task = progress.add_task("", total=num_files)
+        yield lambda: progress.advance(task)
 
 
 if __name__ == "__main__":

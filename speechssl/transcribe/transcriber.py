@@ -1,8 +1,8 @@
 """Audio in, text out: a fine-tuned model that transcribes recordings."""
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -12,31 +12,31 @@ import torch
 from torch import Tensor
 
 from speechssl.checkpoint.native import CTCCheckpoint, load_ctc
-from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform, read_audio
-from speechssl.errors import AudioError
-from speechssl.model.ctc import greedy_paths
+from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
+from speechssl.data.recording import Recording
+from speechssl.errors import AudioError, SpeechSSLError
+from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
+from speechssl.model.moments import WaveformMoments, measure_recording, measure_waveforms
+from speechssl.transcribe.batches import plan_batches, prefetch
+from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
+from speechssl.transcribe.transcript import Transcript
+from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
+from speechssl.transcribe.words import words_of_path
+
+BATCH_SECONDS = 60.0
+_POOL_BATCHES = 4  # read before they are sorted by length
+_POOL_SOURCES = 256
+_BLOCK_SECONDS = 10
 
 Audio = str | os.PathLike[str] | BinaryIO | npt.ArrayLike | Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What was said in a recording.
-
-    Attributes:
-        text: The words, separated by single spaces; empty if there are none.
-        seconds: Length of the recording.
-    """
-
-    text: str
-    seconds: float
-
-    def __str__(self) -> str:
-        return self.text
+Blocks = Iterable[Waveform]  # a long recording, which can be gone through again
 
 
 class Transcriber:
     """A model that turns recordings into text by its greedy CTC path.
+
+    Recordings longer than a minute are transcribed in overlapping windows, in constant memory; ``windows.py`` says how
+    near that comes to the whole.
 
     Args:
         checkpoint: A model with its vocabulary, on the device to use.
@@ -45,6 +45,7 @@ class Transcriber:
     def __init__(self, checkpoint: CTCCheckpoint) -> None:
         self.checkpoint = checkpoint
         self.device = next(checkpoint.model.parameters()).device
+        self.geometry = checkpoint.model.encoder.geometry
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | None = None) -> Self:
@@ -59,29 +60,41 @@ class Transcriber:
         """
         return cls(load_ctc(Path(path), device))
 
-    def transcribe(self, audio: Audio, sample_rate: int | None = None) -> Transcript:
+    def transcribe(
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        channel: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> Transcript:
         """Transcribe one recording.
 
         Args:
             audio: A path or an open binary file, in any format that `read_audio` knows; or samples in [-1, 1], (T,)
                 or (T, channels).
             sample_rate: The rate of the samples in Hz; a file knows its own.
+            channel: The channel of a file to hear, counted from 1; None is the mean of all.
+            start: Seconds from which on a file is heard; times still count from the start of the recording.
+            end: Seconds until which a file is heard.
 
         Raises:
             AudioError: the recording cannot be read, samples come without a rate, or there is not enough memory.
+            ValueError: the end is not after the start.
         """
         source: Any = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
         if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")
-            waveform = read_audio(source)
-        else:
-            waveform = as_waveform(source, sample_rate)
-        return self.transcribe_waveforms([waveform])[0]
+            recording = self._read(Recording(source, channel, start, end))
+            return self._transcribe([recording])[0].shifted(start or 0)
+        if not channel is start is end is None:
+            raise AudioError("array: expected neither channel nor start nor end beside samples, which can be sliced")
+        return self.transcribe_waveforms([as_waveform(source, sample_rate)])[0]
 
-    @torch.inference_mode()
     def transcribe_waveforms(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
-        """Transcribe recordings as one batch.
+        """Transcribe recordings as one batch; those longer than a window by themselves.
 
         Args:
             waveforms: (T,) each, mono at 16 kHz, as `read_audio` gives them.
@@ -92,22 +105,173 @@ class Transcriber:
         Raises:
             AudioError: there is not enough memory.
         """
-        model = self.checkpoint.model
-        texts = [""] * len(waveforms)
-        # A recording without a single frame cannot pass the convolutions, and says nothing.
-        heard = [index for index, wave in enumerate(waveforms) if model.encoder.geometry.num_frames(len(wave)) > 0]
-        if heard:
-            batch, lengths = _pad([waveforms[index] for index in heard])
+        return self._transcribe([self._read(waveform) for waveform in waveforms])
+
+    def transcribe_many(
+        self,
+        sources: Iterable[Callable[[], Waveform | Recording]],
+        batch_seconds: float = BATCH_SECONDS,
+    ) -> Iterator[Transcript | SpeechSSLError]:
+        """Transcribe any number of recordings, those of similar lengths together.
+
+        Args:
+            sources: Functions that give a recording each, or raise a `SpeechSSLError`. They are called in order, in
+                another thread, a few minutes of audio ahead of the results.
+            batch_seconds: Bound on the audio of a batch, padding included; a longer recording is a batch of its own.
+
+        Yields:
+            In the order of the sources, a transcript each, or the error that prevented it.
+        """
+        for pool in prefetch(self._read_pools(sources, batch_seconds)):
+            yield from self._transcribe_pool(pool, batch_seconds)
+
+    def stream(
+        self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
+    ) -> Iterator[PartialTranscript]:
+        """Transcribe audio while it is recorded; `stream_transcripts` says what that can and cannot do.
+
+        Args:
+            chunks: Samples as they come, in the types and shapes that `transcribe` takes.
+            sample_rate: Of the chunks, in Hz.
+            step_seconds: New audio from one result to the next.
+
+        Yields:
+            A result each time the model has run, the last one at the end of the chunks with everything that was left.
+
+        Raises:
+            AudioError: the samples are not as they should be, or there is not enough memory.
+        """
+
+        def score(samples: Waveform, moments: WaveformMoments) -> Tensor:
+            return self._score([samples], moments).log_probs[0]
+
+        return stream_transcripts(chunks, sample_rate, step_seconds, score, self.checkpoint.vocabulary, self.geometry)
+
+    def _read(self, recording: Waveform | Recording) -> Waveform | Blocks:
+        """The waveform of a recording if it fits into a window, else the recording in blocks."""
+        window_samples = int(WINDOW_SECONDS * SAMPLE_RATE)
+        if not isinstance(recording, Recording):
+            if len(recording) <= window_samples:
+                return recording
+            step = _BLOCK_SECONDS * SAMPLE_RATE
+            return [recording[first : first + step] for first in range(0, len(recording), step)]
+        blocks: list[Waveform] = []
+        for block in recording:
+            blocks.append(block)
+            if sum(map(len, blocks)) > window_samples:
+                return recording
+        return np.concatenate(blocks)
+
+    def _read_pools(
+        self, sources: Iterable[Callable[[], Waveform | Recording]], batch_seconds: float
+    ) -> Iterator[list[Waveform | Blocks | SpeechSSLError]]:
+        """Recordings in their order, as many at a time as make a few batches."""
+        pool: list[Waveform | Blocks | SpeechSSLError] = []
+        num_samples = 0.0
+        for source in sources:
             try:
-                output = model(batch.to(self.device), None if lengths is None else lengths.to(self.device))
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                seconds = batch.numel() / SAMPLE_RATE
-                raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
-            for index, path in zip(heard, greedy_paths(output), strict=True):
-                texts[index] = self.checkpoint.vocabulary.decode([token.symbol_id for token in path])
-        return [Transcript(text, len(wave) / SAMPLE_RATE) for text, wave in zip(texts, waveforms, strict=True)]
+                pool.append(recording := self._read(source()))
+                num_samples += _num_samples(recording)
+            except SpeechSSLError as error:
+                pool.append(error)
+            if num_samples >= _POOL_BATCHES * batch_seconds * SAMPLE_RATE or len(pool) == _POOL_SOURCES:
+                yield pool
+                pool, num_samples = [], 0.0
+        yield pool
+
+    def _transcribe_pool(
+        self, pool: Sequence[Waveform | Blocks | SpeechSSLError], batch_seconds: float
+    ) -> Iterator[Transcript | SpeechSSLError]:
+        """The results of a pool in its order, each as soon as all before it are known."""
+        results: dict[int, Transcript | SpeechSSLError] = {}
+        recordings: dict[int, Waveform | Blocks] = {}
+        for number, item in enumerate(pool):
+            if isinstance(item, SpeechSSLError):
+                results[number] = item
+            else:
+                recordings[number] = item
+        lengths = {number: _num_samples(recording) for number, recording in recordings.items()}
+        # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
+        min_fill = 0.9 if self.device.type == "cpu" else 0.5
+        num_given = 0
+        for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, min_fill):
+            try:
+                results.update(zip(batch, self._transcribe([recordings[number] for number in batch]), strict=True))
+            except SpeechSSLError as error:
+                results.update(dict.fromkeys(batch, error))
+            while num_given in results:
+                yield results[num_given]
+                num_given += 1
+        yield from (results[number] for number in range(num_given, len(pool)))
+
+    def _transcribe(self, recordings: Sequence[Waveform | Blocks]) -> list[Transcript]:
+        """Those that fit into a window as one batch, the others by themselves."""
+        # A recording without a single frame cannot pass the convolutions, and says nothing.
+        heard = [
+            recording
+            for recording in recordings
+            if isinstance(recording, np.ndarray) and self.geometry.num_frames(len(recording)) > 0
+        ]
+        paths = iter(greedy_paths(self._score(heard)) if heard else [])
+        transcripts = []
+        for recording in recordings:
+            if not isinstance(recording, np.ndarray):
+                transcripts.append(self._transcribe_windows(recording))
+            elif self.geometry.num_frames(len(recording)) > 0:
+                transcripts.append(self._make_transcript(next(paths), len(recording)))
+            else:
+                transcripts.append(Transcript("", len(recording) / SAMPLE_RATE))
+        return transcripts
+
+    def _transcribe_windows(self, blocks: Blocks) -> Transcript:
+        encoder = self.checkpoint.model.encoder.config
+        moments = None
+        if encoder.feature_encoder.norm == "group" or encoder.normalize_waveforms:
+            moments = measure_recording(map(torch.from_numpy, blocks), self.geometry)
+        num_samples = 0
+
+        def counted() -> Iterator[Waveform]:
+            nonlocal num_samples
+            for block in blocks:
+                num_samples += len(block)
+                yield block
+
+        log_probs: list[float] = []
+        symbols: list[int] = []
+        for window in prefetch(cut_windows(counted(), self.geometry)):
+            kept = self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept].max(dim=1)
+            log_probs += kept.values.tolist()
+            symbols += kept.indices.tolist()
+        return self._make_transcript(join_repeats(log_probs, symbols), num_samples)
+
+    def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
+        vocabulary = self.checkpoint.vocabulary
+        text = vocabulary.decode(token.symbol_id for token in path)
+        words = words_of_path(path, vocabulary, self.geometry, num_samples)
+        return Transcript(text, num_samples / SAMPLE_RATE, words)
+
+    @torch.inference_mode()
+    def _score(self, waveforms: Sequence[Waveform], moments: WaveformMoments | None = None) -> CTCOutput:
+        """The model's word on a batch, normalised by the statistics of its rows or by those given."""
+        batch, lengths = _pad(waveforms)
+        try:
+            on_device = batch.to(self.device), None if lengths is None else lengths.to(self.device)
+            if moments is None:
+                # In float64, which of all devices Apple's lack.
+                exact = (batch, lengths) if self.device.type == "mps" else on_device
+                moments = measure_waveforms(*exact, self.geometry)
+            output: CTCOutput = self.checkpoint.model(*on_device, moments=moments)
+            return output
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            seconds = batch.numel() / SAMPLE_RATE
+            raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
+
+
+def _num_samples(recording: Waveform | Blocks) -> float:
+    """Length at 16 kHz; infinite for a long recording, which is alone in its batch and of which one is enough."""
+    return len(recording) if isinstance(recording, np.ndarray) else math.inf
 
 
 def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:

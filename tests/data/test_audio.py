@@ -89,6 +89,53 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_audio(path), (left + right) / 2, atol=1e-7)
 
 
+@pytest.mark.parametrize("file", ["a.wav", "a.mp3", "a.m4a"])
+def test_one_channel_is_chosen_by_its_number_from_1(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    channels = np.stack([tone(), 0.005 * tone()], axis=1)
+    if file == "a.m4a":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16_000, layout="stereo")
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels.T), format="fltp", layout="stereo")
+            frame.sample_rate = 16_000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    else:
+        soundfile.write(path, channels, 16_000)
+    first, second, mean = (read_audio(path, channel=channel) for channel in (1, 2, None))
+    assert np.abs(first).max() > 0.4
+    assert np.abs(second).max() < 0.01
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-6)
+    np.testing.assert_allclose(read_audio(path, start=3001, num_samples=2000, channel=1), first[3001:5001], atol=1e-6)
+    for channel in 0, 3:
+        with pytest.raises(AudioError, match=f"expected a channel from 1 to 2, found {channel}"):
+            read_audio(path, channel=channel)
+
+
+def test_many_channels_in_what_only_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 10)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels, 16_000, subtype="FLOAT")
+    monkeypatch.setattr("speechssl.data.audio._open_with_libsndfile", lambda _: None)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), channels.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav", channel=10), channels[:, 9], atol=1e-6)
+
+
+def test_a_rate_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(), 1)
+    for read in audio_info, read_audio:
+        with pytest.raises(AudioError, match=r"a\.wav: expected 1000 samples a second or more, found 1"):
+            read(tmp_path / "a.wav")
+
+
+def test_a_recording_of_many_blocks_is_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 3)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels, 16_000, subtype="FLOAT")
+    monkeypatch.setattr("speechssl.data.audio._BLOCK_SAMPLES", 999)
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), channels.mean(axis=1))
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "a.wav", start=7, num_samples=4000, channel=2), channels[7:4007, 1]
+    )
+
+
 def test_a_span_decodes_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "long.flac"
     soundfile.write(path, tone(5.0), 16_000)

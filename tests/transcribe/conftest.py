@@ -45,11 +45,11 @@ class PlantedModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
-        self.encoder = SimpleNamespace(geometry=FrameGeometry((FRAME,), (FRAME,)))
+        self.encoder = SimpleNamespace(geometry=FrameGeometry((FRAME,), (FRAME,)), config=EncoderConfig())
         self.batch_shapes: list[tuple[int, int]] = []
         self.inference_modes: list[bool] = []
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> CTCOutput:
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, moments: object = None) -> CTCOutput:
         self.batch_shapes.append(tuple(waveforms.shape))
         self.inference_modes.append(torch.is_inference_mode_enabled())
         if lengths is None:

@@ -1,0 +1,144 @@
+"""A recording that is read in blocks: three hours take as much memory as a minute."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soundfile
+
+from speechssl.data.audio import (
+    SAMPLE_RATE,
+    SILENCE_PEAK,
+    Source,
+    Waveform,
+    _check_complete,
+    _check_values,
+    _mix,
+    _open,
+    _peak,
+    _Recording,
+    resampled_length,
+)
+from speechssl.errors import AudioError
+
+_BLOCK_SECONDS = 10
+
+
+class Recording:
+    """A recording, or a part of one, as blocks of a waveform at 16 kHz.
+
+    Nothing is read before the first block is asked for. It can be iterated any number of times, and is decoded each
+    time. Joined, the blocks are what `read_audio` gives, sample for sample. What only PyAV reads is decoded whole.
+
+    Args:
+        source: As for `read_audio`. A file object is read from where it stands; one that cannot seek is kept in memory.
+        channel: The channel to hear, counted from 1; None is the mean of all.
+        start: Seconds from which on it is heard; None is from its start.
+        end: Seconds until which it is heard; None, or more than it lasts, is until its end.
+    """
+
+    def __init__(
+        self, source: Source, channel: int | None = None, start: float | None = None, end: float | None = None
+    ) -> None:
+        if not 0 <= (start or 0) < (float("inf") if end is None else end):
+            raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
+        self.source = source
+        self.channel, self.start, self.end = channel, start or 0.0, end
+        self._position: int | None = None
+
+    def __iter__(self) -> Iterator[Waveform]:
+        """Yield (n,) float32 blocks; silence is a warning.
+
+        Raises:
+            AudioError: as for `read_audio`, or the recording ends before the start.
+        """
+        peak = 0.0
+        with _open(self._rewound()) as opened:
+            for block in resample_blocks(self._blocks(opened), opened.info.sample_rate):
+                peak = max(peak, _peak(block))
+                yield block
+            if peak < SILENCE_PEAK:
+                warnings.warn(f"{opened.name}: silence", stacklevel=2)
+
+    def _rewound(self) -> Source:
+        """The source, where it stood at first."""
+        if isinstance(self.source, str | os.PathLike):
+            return self.source
+        if self._position is None:
+            if not self.source.seekable():
+                content = io.BytesIO(self.source.read())
+                content.name = getattr(self.source, "name", "stream")
+                self.source = content
+            self._position = self.source.tell()
+        self.source.seek(self._position)
+        return self.source
+
+    def _blocks(self, opened: _Recording) -> Iterator[Waveform]:
+        """The span in mono at its own rate."""
+        name, info = opened.name, opened.info
+        rate, total = info.sample_rate, info.num_samples
+        if self.channel is not None and not 1 <= self.channel <= info.num_channels:
+            raise AudioError(f"{name}: expected a channel from 1 to {info.num_channels}, found {self.channel}")
+        if not total:
+            raise AudioError(f"{name}: expected audio, found 0 samples")
+        start = round(self.start * rate)
+        if start >= total:
+            raise AudioError(f"{name}: expected more than {self.start:g} seconds of audio, found {total / rate:.3f}")
+        stop = total if self.end is None else max(start + 1, min(round(self.end * rate), total))
+        block_samples = _BLOCK_SECONDS * rate
+        content = opened.content
+        blocks: Iterator[Waveform]
+        if isinstance(content, np.ndarray):
+            blocks = (content[:, at : min(at + block_samples, stop)].T for at in range(start, stop, block_samples))
+        else:
+            if stop == total:
+                _check_complete(name, opened.file)
+            blocks = _decode(name, content, start, stop, block_samples)
+        for block in blocks:
+            samples = _mix(block, self.channel)
+            _check_values(name, samples)
+            yield samples
+
+
+def _decode(name: str, sound: soundfile.SoundFile, start: int, stop: int, block_samples: int) -> Iterator[Waveform]:
+    """Blocks of the samples [start, stop), (n, channels)."""
+    position = 0
+    try:
+        if sound.format != "MP3":  # in which libsndfile seeks by guess and can land elsewhere
+            position = sound.seek(start)
+        # It would seek after each read, to where it already is.
+        sound.seekable = lambda: False  # type: ignore[method-assign]
+        while position < stop:
+            bound = start if position < start else stop
+            block = sound.read(min(block_samples, bound - position), dtype="float32", always_2d=True)
+            if not len(block):
+                raise AudioError(f"{name}: expected {stop} samples, found {position}")
+            if position >= start:
+                yield np.asarray(block, np.float32)
+            position += len(block)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string or "the file is damaged or cut off"
+        raise AudioError(f"{name}: expected {stop} samples, found a decoding error: {reason}") from None
+
+
+def resample_blocks(blocks: Iterable[Waveform], sample_rate: int) -> Iterator[Waveform]:
+    """Bring blocks to 16 kHz as if they were one."""
+    if sample_rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    import soxr  # type: ignore[import-untyped]  # what librosa resamples with
+
+    stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    num_read = num_given = 0
+    for block in blocks:
+        num_read += len(block)
+        resampled = stream.resample_chunk(block)
+        num_given += len(resampled)
+        if len(resampled):
+            yield resampled
+    rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
+    missing = resampled_length(num_read, sample_rate) - num_given
+    if missing > 0:
+        yield np.pad(rest[:missing], (0, max(missing - len(rest), 0)))

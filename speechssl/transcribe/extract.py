@@ -1,0 +1,202 @@
+"""Recordings in, features out: what the layers of an encoder say of each frame, and when the frame is."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+
+from speechssl.checkpoint.native import load_encoder
+from speechssl.command import print_error, print_status
+from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.errors import AudioError, ConfigError
+from speechssl.frames import FrameGeometry
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.transcribe.sources import Source, find_sources
+
+BATCH_SECONDS = 60.0
+SUFFIXES = (".safetensors", ".npz")
+
+Array = npt.NDArray[Any]
+
+
+def extract_files(model: Path, files: Sequence[str], layer: str | None, output: Path, device: str | None) -> bool:
+    """Write the features of recordings into one file, as the command does.
+
+    All of them are in memory until the file is written, and each recording is encoded as a whole.
+
+    Args:
+        model: A model folder or a training run, of any kind.
+        files: As for `find_sources`.
+        layer: A number from 0 (the input of the first layer), "all", or None for the final output.
+        output: A ``.safetensors`` or ``.npz`` file, written at once. By the path of each recording it has features
+            (S, D) float32, in ``path:times`` the centres of the frames (S,) float64 in seconds; with all layers,
+            ``path:0``, ``path:1`` and so on instead of ``path``. Metadata: ``model``, ``layer``, ``hop_seconds``
+            (npz: a JSON object in ``__metadata__``).
+        device: As for `load_encoder`.
+
+    Returns:
+        Whether all recordings went well; each failure costs a line on stderr.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        ConfigError: there is no such layer, or the output cannot be written.
+    """
+    if output.suffix not in SUFFIXES:
+        raise ConfigError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}, found {output.name!r}")
+    if output.is_dir():
+        raise ConfigError(f"{output}: expected a file to write, found a folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before the work
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror or error}") from None
+    sources, failures = find_sources(files)
+    for failure in failures:
+        print_error(failure)
+    encoder = load_encoder(model, device)
+    layers = _parse_layer(layer, encoder.config.context.num_layers)
+    arrays: dict[str, Array] = {}
+    num_failed = len(failures)
+    for source, result in _extract(encoder, sources, layers):
+        if isinstance(result, AudioError):
+            print_error(result)
+            num_failed += 1
+            continue
+        # A name that is no UTF-8 is escaped: neither format could hold it.
+        name = source.path.encode("utf-8", "backslashreplace").decode("utf-8")
+        for number, features in zip(layers, result, strict=True):
+            arrays[f"{name}:{number}" if layer == "all" else name] = features
+        arrays[f"{name}:times"] = frame_times(encoder.geometry, len(result[0]))
+    metadata = {
+        "format": "speechssl-features",
+        "model": str(model).encode("utf-8", "backslashreplace").decode("utf-8"),
+        "layer": "final" if layer is None else layer,
+        "hop_seconds": str(encoder.geometry.hop_samples / SAMPLE_RATE),
+    }
+    if arrays:
+        _write(output, arrays, metadata)
+    num_files = len(sources) + len(failures)
+    print_status(f"{num_files} file{'' if num_files == 1 else 's'}, {num_failed} failed")
+    return not num_failed
+
+
+def encode_layers(
+    encoder: SpeechEncoder, waveforms: Sequence[Waveform], layers: Sequence[int | None]
+) -> list[list[npt.NDArray[np.float32]]]:
+    """Represent recordings in one batch, each as it would be alone.
+
+    Args:
+        encoder: In evaluation mode.
+        waveforms: (T,) each, mono at 16 kHz, at least a frame long.
+        layers: As for `SpeechEncoder.encode`.
+
+    Returns:
+        For each recording, (S, D) a layer.
+    """
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = torch.zeros(len(waveforms), int(lengths.max()))
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    device = next(encoder.parameters()).device
+    is_padded = bool((lengths < batch.shape[1]).any())
+    with torch.inference_mode():
+        frames = encoder.extract_frames(batch.to(device), lengths.to(device) if is_padded else None)
+        outputs = [encoder.contextualise(frames, layer=layer).float().cpu().numpy() for layer in layers]
+    num_frames = encoder.geometry.num_frames(lengths).tolist()
+    # Copies, which do not keep the batch in memory.
+    return [[output[row, :length].copy() for output in outputs] for row, length in enumerate(num_frames)]
+
+
+def frame_times(geometry: FrameGeometry, num_frames: int) -> npt.NDArray[np.float64]:
+    """The centre of what each frame sees, in seconds: (S,)."""
+    centre = geometry.receptive_field_samples / 2
+    return (np.arange(num_frames) * geometry.hop_samples + centre) / SAMPLE_RATE
+
+
+def _parse_layer(layer: str | None, num_layers: int) -> list[int | None]:
+    if layer is None:
+        return [None]
+    if layer == "all":
+        return list(range(num_layers + 1))
+    if not layer.isdecimal() or int(layer) > num_layers:
+        raise ConfigError(f'--layer: expected "all" or a number from 0 to {num_layers}, found {layer!r}')
+    return [int(layer)]
+
+
+def _extract(
+    encoder: SpeechEncoder, sources: Sequence[Source], layers: Sequence[int | None]
+) -> Iterator[tuple[Source, list[npt.NDArray[np.float32]] | AudioError]]:
+    """Each recording's features or what is wrong with it, in order; batches are of neighbours."""
+    for batch in _batches(encoder.geometry, sources):
+        heard = [waveform for _, waveform in batch if not isinstance(waveform, AudioError)]
+        try:
+            features = iter(encode_layers(encoder, heard, layers) if heard else [])
+        except (RuntimeError, MemoryError) as error:
+            # On a CPU torch raises a plain RuntimeError.
+            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
+                raise
+            for source, waveform in batch:
+                yield (
+                    source,
+                    waveform
+                    if isinstance(waveform, AudioError)
+                    else AudioError(
+                        f"{source.path}: not enough memory for {len(waveform) / SAMPLE_RATE:.0f} s of audio"
+                    ),
+                )
+            continue
+        for source, waveform in batch:
+            yield source, waveform if isinstance(waveform, AudioError) else next(features)
+
+
+def _batches(
+    geometry: FrameGeometry, sources: Sequence[Source]
+) -> Iterator[list[tuple[Source, Waveform | AudioError]]]:
+    batch: list[tuple[Source, Waveform | AudioError]] = []
+    longest = 0
+    for source in sources:
+        waveform = _read(geometry, source)
+        length = 0 if isinstance(waveform, AudioError) else len(waveform)
+        if batch and (len(batch) + 1) * max(longest, length) > BATCH_SECONDS * SAMPLE_RATE:
+            yield batch
+            batch, longest = [], 0
+        batch.append((source, waveform))
+        longest = max(longest, length)
+    if batch:
+        yield batch
+
+
+def _read(geometry: FrameGeometry, source: Source) -> Waveform | AudioError:
+    try:
+        waveform = np.concatenate(list(source.open()))
+    except AudioError as error:
+        return error
+    if not geometry.num_frames(len(waveform)):
+        shortest = geometry.receptive_field_samples
+        return AudioError(f"{source.path}: expected a frame ({shortest} samples) or more, found {len(waveform)}")
+    return waveform
+
+
+def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        if output.suffix == ".npz":
+            # Not np.savez(), whose own arguments a recording could be named like.
+            with zipfile.ZipFile(temporary, "w") as archive:
+                for name, array in {**arrays, "__metadata__": np.array(json.dumps(metadata))}.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                        np.lib.format.write_array(file, array, allow_pickle=False)
+        else:
+            safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
+        temporary.replace(output)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{output}: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

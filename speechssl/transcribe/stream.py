@@ -1,0 +1,141 @@
+"""Transcribing audio while it is recorded: words that are final, and what the rest may become."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples
+from speechssl.data.recording import resample_blocks
+from speechssl.data.text import Vocabulary
+from speechssl.frames import FrameGeometry
+from speechssl.model.ctc import join_repeats
+from speechssl.model.moments import RunningMoments, WaveformMoments
+from speechssl.transcribe.transcript import PAUSE_SECONDS, Word
+from speechssl.transcribe.words import words_of_path
+
+STEP_SECONDS = 0.5
+LEFT_SECONDS = 6.0
+"""Audio that the model hears before what it decides on."""
+RIGHT_SECONDS = 1.0
+"""Audio that it hears after that."""
+
+Score = Callable[[Waveform, WaveformMoments], Tensor]  # of a window, (S, V)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialTranscript:
+    """What a stream has brought so far.
+
+    Attributes:
+        words: Words that are final since the result before; they never change.
+        partial: Text of what follows the final words, as it looks now.
+        seconds: Audio heard so far.
+    """
+
+    words: tuple[Word, ...]
+    partial: str
+    seconds: float
+
+
+def stream_transcripts(
+    chunks: Iterable[npt.ArrayLike],
+    sample_rate: int,
+    step_seconds: float,
+    score: Score,
+    vocabulary: Vocabulary,
+    geometry: FrameGeometry,
+) -> Iterator[PartialTranscript]:
+    """Transcribe a stream by a window that moves along.
+
+    After each step the model hears a window: what is not decided yet and the ``LEFT_SECONDS`` before it. A frame's
+    symbol is decided once ``RIGHT_SECONDS`` of audio follow it, and a word is final once a delimiter or
+    ``PAUSE_SECONDS`` of silence behind it are decided. So a word becomes final at most ``PAUSE_SECONDS`` +
+    ``RIGHT_SECONDS`` + ``step_seconds`` and a chunk after its end, besides what the model takes. Memory does not grow.
+
+    The models are trained on whole recordings, and a window is not one: its text differs a little from that of
+    `transcribe`, more so in the first seconds. Where a model normalises over time, it does so by statistics of all
+    that was heard so far, which at first is little (wav2vec's norm "utterance": of the window). A pause ends a word
+    even where the model says no delimiter. Each second costs the model (``LEFT_SECONDS`` + ``RIGHT_SECONDS``) /
+    ``step_seconds`` seconds of audio and a step more: a model that is no faster needs longer steps.
+    """
+    stream = _Stream(score, vocabulary, geometry)
+    num_waiting = 0
+    for samples in resample_blocks(map(mono_samples, chunks), sample_rate):
+        stream.add(samples)
+        num_waiting += len(samples)
+        if num_waiting >= step_seconds * SAMPLE_RATE:
+            num_waiting = 0
+            yield stream.decide(is_over=False)
+    yield stream.decide(is_over=True)
+
+
+class _Stream:
+    """The window, and the frames that are decided but belong to no final word.
+
+    Frames count from the start of the stream.
+    """
+
+    def __init__(self, score: Score, vocabulary: Vocabulary, geometry: FrameGeometry) -> None:
+        self.score, self.vocabulary, self.geometry = score, vocabulary, geometry
+        self.left_frames, self.right_frames, self.pause_frames = (
+            round(seconds * SAMPLE_RATE / geometry.hop_samples)
+            for seconds in (LEFT_SECONDS, RIGHT_SECONDS, PAUSE_SECONDS)
+        )
+        self.moments = RunningMoments(geometry)
+        self.num_samples = 0
+        self.window = np.empty(0, np.float32)
+        self.window_frame = 0  # the window's first
+        self.log_probs: list[float] = []
+        self.symbols: list[int] = []
+        self.first_frame = 0  # of those in the two lists
+
+    def add(self, samples: Waveform) -> None:
+        """Hear (T,) samples at 16 kHz."""
+        self.num_samples += len(samples)
+        self.moments.add(torch.from_numpy(samples))
+        self.window = np.concatenate((self.window, samples))
+
+    def decide(self, is_over: bool) -> PartialTranscript:
+        """Run the model on the window, decide on frames and words, and forget what is no longer needed."""
+        log_probs, symbols = self.log_probs, self.symbols
+        num_frames = self.geometry.num_frames(self.num_samples)
+        num_decided = self.first_frame + len(symbols)
+        if num_frames > num_decided:
+            best = self.score(self.window, self.moments.moments())[num_decided - self.window_frame :].max(dim=1)
+            log_probs, symbols = log_probs + best.values.tolist(), symbols + best.indices.tolist()
+            num_decided = max(num_decided, num_frames - (0 if is_over else self.right_frames))
+        stop = num_frames if is_over else self._end_of_words(log_probs, symbols, num_decided)
+        num_final = stop - self.first_frame
+        final = join_repeats(log_probs[:num_final], symbols[:num_final], self.first_frame)
+        rest = join_repeats(log_probs[num_final:], symbols[num_final:], stop)
+        self.log_probs = log_probs[num_final : num_decided - self.first_frame]
+        self.symbols = symbols[num_final : num_decided - self.first_frame]
+        self.first_frame = stop
+        self._move_window(num_decided - self.left_frames)
+        return PartialTranscript(
+            words_of_path(final, self.vocabulary, self.geometry, self.num_samples),
+            self.vocabulary.decode(token.symbol_id for token in rest),
+            self.num_samples / SAMPLE_RATE,
+        )
+
+    def _end_of_words(self, log_probs: list[float], symbols: list[int], num_decided: int) -> int:
+        """The last frame up to which all is decided and no word is under way."""
+        num_tokens = num_decided - self.first_frame
+        tokens = join_repeats(log_probs[:num_tokens], symbols[:num_tokens], self.first_frame)
+        end = self.first_frame
+        for position, token in enumerate(tokens):
+            next_frame = tokens[position + 1].first_frame if position + 1 < len(tokens) else num_decided
+            is_delimiter = token.symbol_id == self.vocabulary.word_delimiter_id
+            if is_delimiter or next_frame - token.last_frame > self.pause_frames:
+                end = token.last_frame + 1
+        is_word_under_way = bool(tokens) and end <= tokens[-1].last_frame
+        return end if is_word_under_way else num_decided
+
+    def _move_window(self, first_frame: int) -> None:
+        if first_frame > self.window_frame:
+            self.window = self.window[(first_frame - self.window_frame) * self.geometry.hop_samples :]
+            self.window_frame = first_frame

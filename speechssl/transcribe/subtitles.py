@@ -1,0 +1,134 @@
+"""Timed words -> cues that can be read on a screen -> SRT, WebVTT and TSV."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from speechssl.transcribe.transcript import Word
+
+LINE_CHARACTERS = 42
+CUE_SECONDS = (1.0, 7.0)
+"""The shortest and the longest time that a cue is shown; it is shorter where the next one follows at once."""
+
+_TIMING_ARROW = "-->"
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is shown at once.
+
+    Attributes:
+        start: Milliseconds.
+        end: Milliseconds, after the start and not after the start of the next cue.
+        lines: One or two.
+    """
+
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+def group_words(words: Sequence["Word"], fits: Callable[[list["Word"]], bool]) -> list[tuple["Word", ...]]:
+    """Part words into groups that fit, at pauses where there are any.
+
+    Each group but the last ends at the longest pause in the later half of what would fit, at the last of several.
+
+    Args:
+        words: In time order.
+        fits: Whether words may stay together; true of the first words of a group if true of all. A single word stays
+            as it is.
+    """
+    groups: list[tuple[Word, ...]] = []
+    group: list[Word] = []
+    for word in words:
+        # What is left over behind a pause can be too long for the next word as well.
+        while group and not fits([*group, word]):
+            pauses = [after.start - before.end for before, after in zip(group, [*group[1:], word], strict=True)]
+            half = len(group) // 2
+            end = max(range(half, len(group)), key=lambda index: (round(pauses[index], 3), index)) + 1
+            groups.append(tuple(group[:end]))
+            group = group[end:]
+        group.append(word)
+    return [*groups, tuple(group)] if group else groups
+
+
+def shape_cues(groups: Sequence[Sequence["Word"]], seconds: float) -> list[Cue]:
+    """Make cues of words: at most two lines of 42 characters, from 1 to 7 seconds long, none overlapping.
+
+    Args:
+        groups: Words that may share a cue, in time order; what is too much for a cue becomes several.
+        seconds: Length of the recording; no cue but one of a word at its very end is shown longer.
+    """
+    parts = [part for group in groups for part in group_words(list(_short_words(group)), _fits_a_cue)]
+    shortest, longest = (round(1000 * limit) for limit in CUE_SECONDS)
+    cues: list[Cue] = []
+    starts = [round(1000 * part[0].start) for part in parts]
+    for index, part in enumerate(parts):
+        # Words of no length, or within a millisecond, still get a cue each.
+        start = max(starts[index], cues[-1].end if cues else 0)
+        limit = starts[index + 1] if index + 1 < len(parts) else round(1000 * seconds)
+        end = max(round(1000 * part[-1].end), min(start + shortest, limit))
+        cues.append(Cue(start, max(start + 1, min(end, start + longest)), _lines(part)))
+    return cues
+
+
+def format_srt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
+    """SubRip: numbered cues. It has no escapes, so the arrow between times cannot occur in a text and becomes →."""
+    cues = [
+        f"{number}\n{_clock(cue.start, ',')} {_TIMING_ARROW} {_clock(cue.end, ',')}\n"
+        + "".join(line.replace(_TIMING_ARROW, "→") + "\n" for line in cue.lines)
+        for number, cue in enumerate(shape_cues(groups, seconds), start=1)
+    ]
+    return "\n".join(cues)
+
+
+def format_vtt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
+    """WebVTT (https://www.w3.org/TR/webvtt1/)."""
+    cues = [
+        f"\n{_clock(cue.start, '.')} {_TIMING_ARROW} {_clock(cue.end, '.')}\n"
+        + "".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") + "\n" for line in cue.lines)
+        for cue in shape_cues(groups, seconds)
+    ]
+    return "".join(["WEBVTT\n", *cues])
+
+
+def format_tsv(groups: Sequence[Sequence["Word"]]) -> str:
+    """A header, then a row a group: start and end in milliseconds, and the text."""
+    rows = [
+        f"{round(1000 * group[0].start)}\t{round(1000 * group[-1].end)}\t{' '.join(word.text for word in group)}\n"
+        for group in groups
+    ]
+    return "".join(["start\tend\ttext\n", *rows])
+
+
+def _short_words(words: Sequence["Word"]) -> Iterator["Word"]:
+    """The words, those longer than a line (scripts without spaces) cut into lines that share their time evenly."""
+    for word in words:
+        per_character = (word.end - word.start) / len(word.text)
+        for first in range(0, len(word.text), LINE_CHARACTERS):
+            text = word.text[first : first + LINE_CHARACTERS]
+            start = word.start + first * per_character
+            yield replace(word, text=text, start=start, end=start + len(text) * per_character)
+
+
+def _fits_a_cue(words: Sequence["Word"]) -> bool:
+    return words[-1].end - words[0].start <= CUE_SECONDS[1] and bool(_lines(words))
+
+
+def _lines(words: Sequence["Word"]) -> tuple[str, ...]:
+    """The text on one line, or on two of lengths as equal as can be; nothing if it does not fit on two."""
+    texts = [word.text for word in words]
+    text = " ".join(texts)
+    if len(text) <= LINE_CHARACTERS:
+        return (text,)
+    pairs = [(" ".join(texts[:index]), " ".join(texts[index:])) for index in range(1, len(texts))]
+    best = min(pairs, key=lambda pair: max(map(len, pair)), default=None)
+    return best if best and max(map(len, best)) <= LINE_CHARACTERS else ()
+
+
+def _clock(milliseconds: int, decimal_mark: str) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{decimal_mark}{milliseconds:03}"

@@ -1,0 +1,155 @@
+"""What was said in a recording, and when: words, segments and the formats they are written in."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from speechssl.transcribe.subtitles import format_srt, format_tsv, format_vtt, group_words
+
+JSON_FORMAT, JSON_VERSION = "speechssl-transcript", 1
+PAUSE_SECONDS = 0.6
+"""Silence between two words that ends a segment."""
+SEGMENT_SECONDS = 20.0
+"""A segment is no longer than this, unless it is a single word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and when it was said.
+
+    Attributes:
+        text: The word, without white space.
+        start: Seconds from the start of the recording; never before the end of the previous word.
+        end: Seconds from the start of the recording.
+        confidence: From 0 to 1, the geometric mean of the probabilities of its symbols.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The word as plain JSON types, times to the millisecond."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "text": self.text,
+            "confidence": round(self.confidence, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Words without a long pause between them, at least one."""
+
+    words: tuple[Word, ...]
+
+    @property
+    def text(self) -> str:
+        """The words, separated by single spaces."""
+        return " ".join(word.text for word in self.words)
+
+    @property
+    def start(self) -> float:
+        """Seconds from the start of the recording."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        """Seconds from the start of the recording."""
+        return self.words[-1].end
+
+    def to_dict(self) -> dict[str, Any]:
+        """The segment as plain JSON types, times to the millisecond."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "text": self.text,
+            "words": [word.to_dict() for word in self.words],
+        }
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording.
+
+    Attributes:
+        text: The words, separated by single spaces; empty if there are none.
+        seconds: Length of the recording, or of its part up to where it was heard.
+        words: The words of the text, in order, with their times.
+    """
+
+    text: str
+    seconds: float
+    words: tuple[Word, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The words, parted at pauses of ``PAUSE_SECONDS`` and so that none lasts over ``SEGMENT_SECONDS``."""
+        return tuple(Segment(words) for phrase in self._phrases() for words in group_words(phrase, _is_short))
+
+    def shifted(self, seconds: float) -> "Transcript":
+        """The same for a recording of which this is the part that starts at ``seconds``."""
+        words = (replace(word, start=word.start + seconds, end=word.end + seconds) for word in self.words)
+        return Transcript(self.text, self.seconds + seconds, tuple(words))
+
+    def to_dict(self, path: str | None = None) -> dict[str, Any]:
+        """The transcript as plain JSON types.
+
+        ``format`` and ``version`` name this schema; the version is raised when a reader of the old one would go
+        wrong, not when keys are added. Times are in seconds, to the millisecond::
+
+            {"format": "speechssl-transcript", "version": 1, "path": ..., "seconds": ..., "text": ...,
+             "segments": [{"start": ..., "end": ..., "text": ...,
+                           "words": [{"start": ..., "end": ..., "text": ..., "confidence": ...}, ...]}, ...]}
+
+        Args:
+            path: The recording, null if it has no name.
+        """
+        return {
+            "format": JSON_FORMAT,
+            "version": JSON_VERSION,
+            "path": path,
+            "seconds": round(self.seconds, 3),
+            "text": self.text,
+            "segments": [segment.to_dict() for segment in self.segments],
+        }
+
+    def to_json(self, path: str | None = None) -> str:
+        """The object that `to_dict` documents, on one line."""
+        return json.dumps(self.to_dict(path), ensure_ascii=False)
+
+    def to_srt(self, words: bool = False) -> str:
+        """SubRip subtitles; with ``words``, a cue a word."""
+        return format_srt(self._groups(words), self.seconds)
+
+    def to_vtt(self, words: bool = False) -> str:
+        """WebVTT subtitles; with ``words``, a cue a word."""
+        return format_vtt(self._groups(words), self.seconds)
+
+    def to_tsv(self, words: bool = False) -> str:
+        """A table of ``start``, ``end`` (milliseconds) and ``text``, a row a segment or, with ``words``, a word."""
+        return format_tsv(self._groups(words))
+
+    def _groups(self, words: bool) -> list[tuple[Word, ...]]:
+        return [(word,) for word in self.words] if words else [segment.words for segment in self.segments]
+
+    def _phrases(self) -> Iterator[list[Word]]:
+        phrase: list[Word] = []
+        for word in self.words:
+            if phrase and word.start - phrase[-1].end >= PAUSE_SECONDS:
+                yield phrase
+                phrase = []
+            phrase.append(word)
+        if phrase:
+            yield phrase
+
+
+def _is_short(words: list[Word]) -> bool:
+    return words[-1].end - words[0].start <= SEGMENT_SECONDS
