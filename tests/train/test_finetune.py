@@ -44,15 +44,28 @@ def changed_encoder_parts(run: Path, init: Path) -> set[str]:
     return {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
 
 
-def test_eight_utterances_are_learnt_to_the_letter(corpus: Any, tmp_path: Path) -> None:
+WAV2VEC = (
+    'encoder.feature_encoder.norm="utterance"',
+    'encoder.feature_encoder.activation="relu"',
+    "encoder.feature_encoder.log_compression=true",
+    "encoder.feature_encoder.frame_norm=false",
+    'encoder.context={kind="causal", model_dim=32, kernels=[2, 3, 4]}',
+)
+
+
+@pytest.mark.parametrize(("architecture", "num_steps"), [((), 80), (WAV2VEC, 240)], ids=["wav2vec2", "wav2vec"])
+def test_eight_utterances_are_learnt_to_the_letter(
+    corpus: Any, tmp_path: Path, architecture: tuple[str, ...], num_steps: int
+) -> None:
     texts = ["ab", "c da", "bad", "cab dab", "aa bb", "d", "dcba abcd", "bb a"]
     manifest = corpus.write(tmp_path / "train.tsv", texts)
     config = corpus.finetune_config(
         *NO_NOISE,
+        *architecture,
         f"data.train={manifest}",
         f"data.dev={manifest}",
         "optimizer.learning_rate=5e-3",
-        "trainer.num_steps=80",
+        f"trainer.num_steps={num_steps}",
         "trainer.microbatches=1",
         "trainer.log_steps=20",
         "trainer.evaluate_steps=20",
