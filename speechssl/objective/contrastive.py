@@ -6,24 +6,23 @@ E width of the comparison.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.config import Config
 from speechssl.data.loader import Example
-from speechssl.frames import FrameGeometry, MaskConfig, keyed_generator
+from speechssl.frames import FrameGeometry, keyed_generator
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
 from speechssl.objective.distractors import draw_distractors
 from speechssl.objective.hiding import (
+    HidingConfig,
     MaskedBatch,
     MaskedCollate,
-    SilenceConfig,
     gather_frames,
     masked_context,
     sounding_frames,
@@ -33,13 +32,11 @@ from speechssl.objective.objective import Losses
 _DISTRACT = 5  # the purpose of the generator that draws distractors
 
 
-class ContrastiveConfig(Config):
+class ContrastiveConfig(HidingConfig):
     """The objective; the defaults are wav2vec 2.0 base's.
 
     Attributes:
         kind: Says that this section is this objective's.
-        mask: What is hidden.
-        silence: Hides it in the waveform; without this section it is hidden from the context network.
         quantizer: Makes the targets.
         comparison_dim: Width E in which context and targets are compared.
         num_distractors: Wrong targets beside the right one.
@@ -53,8 +50,6 @@ class ContrastiveConfig(Config):
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "contrastive", "accuracy", "code_perplexity")
 
     kind: Literal["contrastive"] = "contrastive"
-    mask: MaskConfig = MaskConfig()
-    silence: SilenceConfig | None = None
     quantizer: QuantizerConfig = QuantizerConfig()
     comparison_dim: int = Field(256, ge=1)
     num_distractors: int = Field(100, ge=1)
@@ -62,16 +57,6 @@ class ContrastiveConfig(Config):
     target_dropout: float = Field(0.1, ge=0, lt=1)
     diversity_weight: float = Field(0.1, ge=0)
     penalty_weight: float = Field(10.0, ge=0)
-
-    @model_validator(mode="after")
-    def _hides_something(self) -> Self:
-        if self.mask.min_spans < 1:
-            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
-        return self
-
-    def min_frames(self, geometry: FrameGeometry) -> int:
-        """Two, of which one is hidden."""
-        return 2
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "ContrastiveCollate":
         """What hides frames and draws distractors."""

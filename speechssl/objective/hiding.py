@@ -5,9 +5,11 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim, M hidden fra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from speechssl.config import Config
@@ -36,6 +38,28 @@ class SilenceConfig(Config):
 
     mask_embedding: bool = False
     target_gradient: bool = True
+
+
+class HidingConfig(Config):
+    """What the configurations of objectives with hidden spans share.
+
+    Attributes:
+        mask: What is hidden.
+        silence: Hides it in the waveform; without this section it is hidden from the context network.
+    """
+
+    mask: MaskConfig = MaskConfig()
+    silence: SilenceConfig | None = None
+
+    @model_validator(mode="after")
+    def _hides_something(self) -> Self:
+        if self.mask.min_spans < 1:
+            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
+        return self
+
+    def min_frames(self, geometry: FrameGeometry) -> int:
+        """Two, of which one is hidden."""
+        return 2
 
 
 @dataclass(frozen=True)

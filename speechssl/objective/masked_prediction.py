@@ -8,29 +8,26 @@ Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K 
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.config import Config
 from speechssl.data.loader import AudioBatch
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import MaskedBatch, MaskedCollate, SilenceConfig, masked_context
+from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context
 from speechssl.objective.log_mel import LogMel
 from speechssl.objective.objective import Losses
 
 
-class MaskedPredictionConfig(Config):
+class MaskedPredictionConfig(HidingConfig):
     """The objective; masks and comparison are those of HuBERT base.
 
     Attributes:
         kind: Says that this section is this objective's.
-        mask: What is hidden.
-        silence: Hides it in the waveform; without this section it is hidden from the context network.
         num_clusters: Clusters K of spectra.
         num_bands: Mel bands of the spectra.
         fit_seconds: Audio from which the clusters are found.
@@ -45,7 +42,6 @@ class MaskedPredictionConfig(Config):
 
     kind: Literal["masked_prediction"] = "masked_prediction"
     mask: MaskConfig = MaskConfig(start_prob=0.08)
-    silence: SilenceConfig | None = None
     num_clusters: int = Field(100, ge=2)
     num_bands: int = Field(40, ge=1)
     fit_seconds: float = Field(1200.0, gt=0)
@@ -53,16 +49,6 @@ class MaskedPredictionConfig(Config):
     logit_temperature: float = Field(0.1, gt=0)
     visible_weight: float = Field(0.0, ge=0)
     penalty_weight: float = Field(10.0, ge=0)
-
-    @model_validator(mode="after")
-    def _hides_something(self) -> Self:
-        if self.mask.min_spans < 1:
-            raise ValueError("mask.min_spans must be at least 1, or an update could have nothing to predict")
-        return self
-
-    def min_frames(self, geometry: FrameGeometry) -> int:
-        """Two, of which one is hidden."""
-        return 2
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
         """What hides frames."""
