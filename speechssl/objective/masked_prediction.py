@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.data.loader import AudioBatch
+from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context
@@ -86,12 +87,22 @@ class MaskedPredictionObjective(nn.Module):
         Args:
             batches: Recordings without padding.
             seed: Of the first centres.
+
+        Raises:
+            TrainingError: the recordings have fewer frames than there are to be clusters.
         """
         from sklearn.cluster import KMeans  # here, since it is slow to load
+        from threadpoolctl import threadpool_limits
 
         spectra = torch.cat([self.spectrum(batch.waveforms).flatten(0, 1) for batch in batches])
+        if len(spectra) < self.config.num_clusters:
+            raise TrainingError(
+                f"objective.num_clusters: expected at most the {len(spectra)} frames of the training data, "
+                f"found {self.config.num_clusters}"
+            )
         k_means = KMeans(self.config.num_clusters, n_init=1, max_iter=50, random_state=seed)
-        self.centres.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
+        with threadpool_limits(1):  # several threads would add in an order of their own each time
+            self.centres.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
 
     @torch.no_grad()
     def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.objective import FittedObjective, Losses, ObjectiveConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 from speechssl.train.corpus_task import CorpusTask, make_sampler
+from speechssl.train.distributed import Ranks
 from speechssl.train.run import RunConfig, opened_run, refuse_bad_data, train_in_run
 
 
@@ -83,12 +84,13 @@ class PretrainTask(CorpusTask[TaskBatch]):
         self.shown_metrics: tuple[str, ...] = config.objective.shown_metrics
         self.model = PretrainModel(config.encoder, config.objective)
 
-    def fit_targets(self) -> None:
+    def fit_targets(self, ranks: Ranks) -> None:
         """Find the targets of an objective that takes them from the training data, the same on every rank."""
         objective = self.model.objective
         if not isinstance(objective, FittedObjective):
             return
-        print_status(f"{self.stage}: finding targets in up to {objective.fit_seconds:.0f} s of audio")
+        if ranks.is_first:
+            print_status(f"{self.stage}: finding targets in up to {objective.fit_seconds:.0f} s of audio")
         number = min(math.ceil(objective.fit_seconds / self.config.batches.seconds), self.sampler.num_batches)
         objective.fit((batch.audio for batch in self.train_batches(range(number), pin_memory=False)), self.config.seed)
 
@@ -135,5 +137,5 @@ def pretrain(config: PretrainConfig, run: Path) -> None:
         else:
             if ranks.is_first:
                 refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
-            task.fit_targets()
+            task.fit_targets(ranks)
         train_in_run(task, task.sampler, config, run, ranks)

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from speechssl.data.loader import collate_audio
+from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.objective.log_mel import LogMel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
@@ -76,6 +77,11 @@ class TestTargets:
             centres.append(objective.centres)
         assert torch.equal(centres[0], centres[1])
         assert not torch.equal(centres[0], centres[2])
+
+    def test_more_clusters_than_frames_are_refused(self, make_encoder: Any, make_examples: Any) -> None:
+        objective = CONFIG.model_copy(update={"num_clusters": 50}).build(make_encoder().config)
+        with pytest.raises(TrainingError, match=r"num_clusters: expected at most the 49 frames .* found 50$"):
+            objective.fit([collate_audio(make_examples((1000,)))], seed=0)
 
     def test_are_kept_with_the_weights(self, objective: MaskedPredictionObjective, make_encoder: Any) -> None:
         other = CONFIG.build(make_encoder().config)

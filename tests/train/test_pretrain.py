@@ -248,3 +248,14 @@ def test_data_without_admitted_lengths_are_refused(corpus: Any, tmp_path: Path) 
 def test_settings_that_cannot_work_are_refused(corpus: Any, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         corpus.pretrain_config(override)
+
+
+def test_clusters_are_found_once_and_kept(corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    objective = 'objective={kind="masked_prediction", num_clusters=8, num_bands=10, mask={span_frames=4}}'
+    centres = []
+    for num_steps in (2, 4):
+        pretrain(corpus.pretrain_config(objective, f"trainer.num_steps={num_steps}"), tmp_path / "run")
+        centres.append(load_weights(tmp_path / "run" / "latest")["objective.centres"])
+    assert torch.equal(*centres)
+    assert len(centres[0].unique(dim=0)) == 8
+    assert capsys.readouterr().err.count("finding targets") == 1
