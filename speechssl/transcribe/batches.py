@@ -1,8 +1,14 @@
 """Which recordings are transcribed together, and reading them while the model is at work."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.data.audio import Waveform
 
 Item = TypeVar("Item")
 
@@ -39,3 +45,18 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
         while (item := upcoming.result()) is not _END:
             upcoming = thread.submit(next, iterator, _END)
             yield item  # type: ignore[misc]
+
+
+def pad_waveforms(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:
+    """(B, T) waveforms with zeros at the end, and their lengths; None if all are equally long."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return torch.from_numpy(batch), None if bool((lengths == lengths[0]).all()) else lengths
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a batch did not fit into memory."""
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

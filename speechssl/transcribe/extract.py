@@ -19,6 +19,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform
 from speechssl.errors import AudioError, ConfigError
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms
 from speechssl.transcribe.sources import Source, find_sources
 
 BATCH_SECONDS = 60.0
@@ -100,16 +101,12 @@ def encode_layers(
     Returns:
         For each recording, (S, D) a layer.
     """
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    batch = torch.zeros(len(waveforms), int(lengths.max()))
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = torch.from_numpy(waveform)
+    batch, lengths = pad_waveforms(waveforms)
     device = next(encoder.parameters()).device
-    is_padded = bool((lengths < batch.shape[1]).any())
     with torch.inference_mode():
-        frames = encoder.extract_frames(batch.to(device), lengths.to(device) if is_padded else None)
+        frames = encoder.extract_frames(batch.to(device), None if lengths is None else lengths.to(device))
         outputs = [encoder.contextualise(frames, layer=layer).float().cpu().numpy() for layer in layers]
-    num_frames = encoder.geometry.num_frames(lengths).tolist()
+    num_frames = [encoder.geometry.num_frames(len(waveform)) for waveform in waveforms]
     # Copies, which do not keep the batch in memory.
     return [[output[row, :length].copy() for output in outputs] for row, length in enumerate(num_frames)]
 
@@ -139,8 +136,7 @@ def _extract(
         try:
             features = iter(encode_layers(encoder, heard, layers) if heard else [])
         except (RuntimeError, MemoryError) as error:
-            # On a CPU torch raises a plain RuntimeError.
-            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             for source, waveform in batch:
                 yield (

@@ -17,7 +17,7 @@ from speechssl.data.recording import Recording
 from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
 from speechssl.model.moments import WaveformMoments, measure_recording, measure_waveforms
-from speechssl.transcribe.batches import plan_batches, prefetch
+from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript
 from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
@@ -253,7 +253,7 @@ class Transcriber:
     @torch.inference_mode()
     def _score(self, waveforms: Sequence[Waveform], moments: WaveformMoments | None = None) -> CTCOutput:
         """The model's word on a batch, normalised by the statistics of its rows or by those given."""
-        batch, lengths = _pad(waveforms)
+        batch, lengths = pad_waveforms(waveforms)
         try:
             on_device = batch.to(self.device), None if lengths is None else lengths.to(self.device)
             if moments is None:
@@ -263,7 +263,7 @@ class Transcriber:
             output: CTCOutput = self.checkpoint.model(*on_device, moments=moments)
             return output
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             seconds = batch.numel() / SAMPLE_RATE
             raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
@@ -272,17 +272,3 @@ class Transcriber:
 def _num_samples(recording: Waveform | Blocks) -> float:
     """Length at 16 kHz; infinite for a long recording, which is alone in its batch and of which one is enough."""
     return len(recording) if isinstance(recording, np.ndarray) else math.inf
-
-
-def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:
-    """(B, T) waveforms with zeros at the end, and their lengths; None if all are equally long."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    batch = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = waveform
-    return torch.from_numpy(batch), None if bool((lengths == lengths[0]).all()) else lengths
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
