@@ -108,7 +108,8 @@ class MaskedPredictionObjective(nn.Module):
     def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The cluster of each frame: (B, T) to (B, S) int64."""
         spectra = self.spectrum(waveforms, lengths)
-        nearest: Tensor = (self.centres.square().sum(dim=1) - 2 * spectra @ self.centres.T).argmin(dim=2)
+        with torch.autocast(waveforms.device.type, enabled=False):  # or near centres would be one
+            nearest: Tensor = (self.centres.square().sum(dim=1) - 2 * spectra @ self.centres.T).argmin(dim=2)
         return nearest
 
     def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:

@@ -69,6 +69,14 @@ class TestTargets:
         assert torch.equal(targets, torch.cdist(spectra, objective.centres[None]).argmin(dim=2))
         assert len(targets.unique()) == 7
 
+    def test_are_exact_under_autocast(self, objective: MaskedPredictionObjective, make_examples: Any) -> None:
+        audio = collate_audio(make_examples((1000,)))
+        torch.manual_seed(0)
+        objective.centres.copy_(objective.spectrum(audio.waveforms)[0, 0] + 0.01 * torch.randn(7, 12))
+        expected = objective.targets(audio.waveforms, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(objective.targets(audio.waveforms, None), expected)
+
     def test_fit_is_the_same_for_the_same_seed(self, make_encoder: Any, make_examples: Any) -> None:
         centres = []
         for seed in (0, 0, 1):
