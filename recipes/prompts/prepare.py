@@ -14,6 +14,7 @@ from splits import draw
 
 from speechssl.command import exit_on_error
 from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.subsets import label_subset
 from speechssl.errors import ManifestError
 
 SAMPLE_RATE = 16_000
@@ -69,26 +70,10 @@ def labelled(clips: Sequence[Clip], language: str, part: str, folder: Path) -> l
     return [_utterance(clip, folder) for clip in clips if (clip.language, clip.part) == (language, part) and clip.text]
 
 
-def label_subset(clips: Sequence[Clip], minutes: int, folder: Path) -> list[Utterance]:
-    """A part of the English training clips: first clips with every letter that occurs, then clips as drawn.
-
-    The smaller subset is the beginning of the larger one.
-    """
+def short_english(clips: Sequence[Clip]) -> list[Clip]:
+    """What label subsets are drawn from."""
     train = [clip for clip in clips if (clip.language, clip.part) == ("en", "train") and clip.text]
-    drawn = sorted(
-        (clip for clip in train if clip.seconds <= MAX_SUBSET_CLIP_SECONDS), key=lambda clip: draw(clip.prompt)
-    )
-    chosen: dict[Clip, None] = {}
-    for letter in sorted({letter for clip in train for letter in clip.text or ""}):
-        chosen[next(clip for clip in drawn if letter in (clip.text or ""))] = None
-    chosen |= dict.fromkeys(drawn)
-    subset, seconds = set(), 0.0
-    for clip in chosen:
-        if seconds >= minutes * 60:
-            break
-        subset.add(clip)
-        seconds += clip.seconds
-    return [_utterance(clip, folder) for clip in train if clip in subset]
+    return [clip for clip in train if clip.seconds <= MAX_SUBSET_CLIP_SECONDS]
 
 
 def pieces(clips: Sequence[Clip], part: str, folder: Path) -> list[Utterance]:
@@ -142,8 +127,11 @@ def write_manifests(folder: Path) -> None:
     """Write every manifest of the corpus beside its table and audio."""
     clips = read_clips(folder / "clips.tsv")
     manifests = {f"pretrain_{part}": pieces(clips, part, folder) for part in ("train", "dev")}
+    subset_clips = short_english(clips)
+    subset_keys = [draw(clip.prompt) for clip in subset_clips]
     for minutes in SUBSET_MINUTES:
-        manifests[f"train_{minutes}min"] = label_subset(clips, minutes, folder)
+        utterances = [_utterance(clip, folder) for clip in subset_clips]
+        manifests[f"train_{minutes}min"] = label_subset(utterances, subset_keys, minutes)
     for language in dict.fromkeys(clip.language for clip in clips):
         suffix = "" if language == "en" else f"_{language}"
         for part in ("train", "dev", "test"):

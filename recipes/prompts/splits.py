@@ -1,11 +1,12 @@
 """Which clips belong together, and which part each group of them goes to: pure functions of the texts and a seed."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rapidfuzz import fuzz
+
+from speechssl.data.subsets import random_key
 
 SEED = "asterisk prompts, splits 1"
 SIMILARITY = 85.0  # of 100, by letters: above it two texts of one language are near-duplicates
@@ -129,7 +130,7 @@ def split_groups(groups: Mapping[str, Sequence[Splittable]]) -> dict[str, str]:
 
 def draw(name: str) -> str:
     """Return a key that puts names in a random order, the same everywhere."""
-    return hashlib.sha256(f"{SEED}:{name}".encode()).hexdigest()
+    return random_key(SEED, name)
 
 
 def _drawn_part(name: str) -> str:

@@ -34,13 +34,13 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     description = json.loads((out / "finetune" / "best" / "config.json").read_text("utf-8"))
     assert [data["stage"] for data in description["training_data"]] == ["pretrain", "finetune"]
     assert all("CC-BY" in data["licence"] for data in description["training_data"])
-    scores = json.loads((out / "test.json").read_text("utf-8"))["evaluations"][0]
+    scores = json.loads((out / "scores.json").read_text("utf-8"))["evaluations"][0]
     assert scores["num_utterances"] == len(scores["utterances"]) > 100
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
     assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
         f"== {stage}" for stage in ("check", "pretrain", "finetune", "evaluate", "transcribe", "results")
     ]
-    assert result.stdout.splitlines()[-1] == (out / "results_row.md").read_text("utf-8").strip()
+    assert result.stdout.splitlines()[-1] == (out / "results_rows.md").read_text("utf-8").strip()
     assert result.stdout.count("  reference   ") == result.stdout.count("  transcript  ") == 5
 
 

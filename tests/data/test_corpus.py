@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import speechssl.data.corpus
+from speechssl.data.corpus import Clip, Preparation, expect_folder
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import ManifestError
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    paths = [folder / f"{name}.wav" for name in ("one", "two", "three")]
+    for number, path in enumerate(paths, 1):
+        soundfile.write(path, np.full(8000 * number, 0.1), 8000)
+    return paths
+
+
+def test_clips_become_a_manifest_and_the_rest_is_accounted_for(
+    recordings: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus" / "bad.wav").write_bytes(b"RIFF")
+    preparation = Preparation(tmp_path / "data")
+    preparation.drop("no text", "clip 7")
+    clips = [
+        Clip(recordings[0], "eins", "a", "de"),
+        Clip(tmp_path / "corpus" / "bad.wav"),
+        Clip(tmp_path / "corpus" / "missing.wav"),
+        Clip(recordings[2], "drei", "b", "de", start=0.5, end=2.0),
+        Clip(recordings[1], start=2.0, end=3.0),
+    ]
+    preparation.write({"train": preparation.utterances(clips)}, tmp_path / "corpus")
+    first, second = read_manifest(tmp_path / "data" / "train.tsv")
+    assert (first.path, first.num_samples, first.sample_rate, first.text, first.speaker, first.language) == (
+        *(recordings[0], 8000, 8000),
+        *("eins", "a", "de"),
+    )
+    assert (second.path, second.start, second.num_samples) == (recordings[2], 4000, 12000)
+    said = capsys.readouterr().err
+    assert "train.tsv: 2 utterances, 0.0 minutes, 2 speakers" in said
+    assert "dropped 1: no text: clip 7\n" in said
+    assert "dropped 2: recording that cannot be read: " in said
+    assert "dropped 1: span outside its recording: " in said
+    rows = (tmp_path / "data" / "dropped.tsv").read_text("utf-8").splitlines()
+    assert rows[0] == "reason\twhat"
+    assert len(rows) == 5
+
+
+def test_headers_are_read_once_unless_the_file_changed(
+    recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    original = speechssl.data.corpus.audio_info
+
+    def counted(path: Path):
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(speechssl.data.corpus, "audio_info", counted)
+    clips = [Clip(path) for path in recordings]
+    before = Preparation(tmp_path / "data").utterances(clips)
+    assert sorted(read) == sorted(recordings)
+    headers = tmp_path / "data" / "headers.tsv"
+    headers.write_bytes(headers.read_bytes()[:-3])  # as a kill can leave it
+    soundfile.write(recordings[1], np.zeros(100), 8000)
+    read.clear()
+    after = Preparation(tmp_path / "data").utterances(clips)
+    assert recordings[1] in read
+    assert len(read) <= 2
+    assert [utterance.num_samples for utterance in after] == [before[0].num_samples, 100, before[2].num_samples]
+
+
+def test_an_empty_split_is_refused_with_its_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preparation = Preparation(tmp_path / "data")
+    preparation.drop("rare letters", "x")
+    with pytest.raises(ManifestError, match=r"train\.tsv: expected at least one utterance, found none"):
+        preparation.write({"train": []}, tmp_path)
+    assert "dropped 1: rare letters: x" in capsys.readouterr().err
+
+
+def test_a_wrong_path_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nowhere: expected a folder with the corpus, found none"):
+        expect_folder(tmp_path / "nowhere", "the corpus")

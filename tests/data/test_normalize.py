@@ -1,0 +1,27 @@
+import pytest
+
+from speechssl.data.normalize import has_digits, normalize_text
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Don\u2019t stop\u2014 now!", "don't stop now"),
+        ("'Tis the 'quoted' dogs' day", "tis the quoted dogs day"),
+        ("Straße, ÉCOLE e\u0301te\u0301", "straße école été"),
+        ("a\u200bb  \u00abc\u00bb\td_e", "ab c d e"),
+        ("Ёлка — это… да?", "ёлка это да"),
+        ("हिन्दी है।", "हिन्दी है"),
+        ("room 12", "room 12"),
+        ("...", ""),
+    ],
+)
+def test_letters_stay_and_punctuation_goes(written: str, spoken: str) -> None:
+    assert normalize_text(written) == spoken
+    assert normalize_text(spoken) == spoken
+
+
+def test_digits_of_any_script() -> None:
+    assert has_digits("a 1")
+    assert has_digits("५")
+    assert not has_digits("one")
