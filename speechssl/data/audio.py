@@ -1,11 +1,12 @@
 """Recordings in any common format, rate and number of channels -> mono float32 waveforms at 16 kHz."""
 
 import io
+import math
 import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import soundfile
 
 from speechssl.data.container import expected_bytes, states_mp3_length
+from speechssl.data.pyav import AVStream, open_with_av
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -56,11 +58,14 @@ def audio_info(source: Source) -> AudioInfo:
         AudioError: the recording is missing, empty, cut off or no audio.
     """
     with _open(source) as recording:
-        if not isinstance(recording.content, np.ndarray):
+        content, num_samples = recording.content, recording.num_samples
+        if isinstance(content, AVStream):
+            num_samples = sum(map(len, content.blocks))
+        else:
             _check_complete(recording.name, recording.file)
-        if not recording.info.num_samples:
+        if not num_samples:
             raise AudioError(f"{recording.name}: expected audio, found 0 samples")
-        return recording.info
+        return AudioInfo(num_samples, recording.sample_rate, recording.num_channels)
 
 
 def read_audio(
@@ -100,7 +105,7 @@ def read_span(
 ) -> tuple[Waveform, int]:
     """Read a recording, or a span of it, at its own rate.
 
-    Only the span is decoded, except that MP3 is decoded from its start and what only PyAV reads is decoded whole.
+    Only the span is decoded, except that MP3 and what only PyAV reads are decoded from their start.
 
     Args:
         source, start, num_samples, channel: As for `read_audio`.
@@ -114,7 +119,7 @@ def read_span(
     if start < 0 or (num_samples is not None and num_samples < 1):
         raise AudioError(f"{_name(source)}: expected a span inside the recording, found {num_samples} from {start}")
     with _open(source) as recording:
-        return _read(recording, start, num_samples, channel), recording.info.sample_rate
+        return _read(recording, start, num_samples, channel), recording.sample_rate
 
 
 def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
@@ -181,12 +186,14 @@ def _name(source: Source) -> str:
 
 @dataclass(frozen=True)
 class _Recording:
-    """An opened recording: libsndfile's, or the (channels, T) samples that PyAV has decoded."""
+    """An opened recording: libsndfile's, or what PyAV decodes; then the number of samples is not known."""
 
     name: str
     file: str | io.BytesIO
-    info: AudioInfo
-    content: soundfile.SoundFile | npt.NDArray[np.float32]
+    sample_rate: int
+    num_channels: int
+    num_samples: int
+    content: soundfile.SoundFile | AVStream
 
 
 @contextmanager
@@ -194,15 +201,15 @@ def _open(source: Source) -> Iterator[_Recording]:
     name, file = _locate(source)
     sound = _open_with_libsndfile(file)
     if sound is None:
-        channels, rate = _decode_with_av(name, file)
-        yield _checked(_Recording(name, file, AudioInfo(channels.shape[1], rate, channels.shape[0]), channels))
+        with open_with_av(name, file if isinstance(file, str) else _opened(file)) as stream:
+            yield _checked(_Recording(name, file, stream.sample_rate, stream.num_channels, 0, stream))
         return
     with sound:
-        yield _checked(_Recording(name, file, AudioInfo(sound.frames, sound.samplerate, sound.channels), sound))
+        yield _checked(_Recording(name, file, sound.samplerate, sound.channels, sound.frames, sound))
 
 
 def _checked(recording: _Recording) -> _Recording:
-    rate = recording.info.sample_rate
+    rate = recording.sample_rate
     if rate < _MIN_SAMPLE_RATE:
         raise AudioError(f"{recording.name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
     return recording
@@ -268,26 +275,46 @@ def _opened(file: str | io.BytesIO) -> BinaryIO:
 
 def _read(recording: _Recording, start: int, num_samples: int | None, channel: int | None) -> Waveform:
     """A span as mono samples at the recording's own rate; None as the number means until the end."""
-    name, info, content = recording.name, recording.info, recording.content
-    if channel is not None and not 1 <= channel <= info.num_channels:
-        raise AudioError(f"{name}: expected a channel from 1 to {info.num_channels}, found {channel}")
-    total = info.num_samples
-    wanted = max(0, total - start) if num_samples is None else num_samples
-    if isinstance(content, np.ndarray):
-        samples = _mix(content[:, start : start + wanted].T, channel)
+    name, content = recording.name, recording.content
+    _check_channel(recording, channel)
+    samples = np.empty(0, np.float32)
+    if isinstance(content, AVStream):
+        stop = math.inf if num_samples is None else start + num_samples
+        parts = [_mix(part, channel) for part in _cut(content.blocks, start, stop)]
+        samples = np.concatenate(parts) if parts else samples
+        wanted = len(samples) if num_samples is None else num_samples
+        available = len(samples)
     else:
-        samples = np.empty(0, np.float32)
-        if start + wanted <= total:
+        available = max(0, recording.num_samples - start)
+        wanted = available if num_samples is None else num_samples
+        if wanted <= available:
             samples = _read_frames(name, content, start, wanted, channel)
         if num_samples is None:
             _check_complete(name, recording.file)
     if len(samples) < wanted:
         at = f" from sample {start} on" if start else ""
-        raise AudioError(f"{name}: expected {wanted} samples{at}, found {len(samples) or max(0, total - start)}")
+        raise AudioError(f"{name}: expected {wanted} samples{at}, found {len(samples) or available}")
     if not len(samples):
         raise AudioError(f"{name}: expected audio, found 0 samples")
     _check_values(name, samples)
     return samples
+
+
+def _check_channel(recording: _Recording, channel: int | None) -> None:
+    if channel is not None and not 1 <= channel <= recording.num_channels:
+        raise AudioError(f"{recording.name}: expected a channel from 1 to {recording.num_channels}, found {channel}")
+
+
+def _cut(blocks: Iterable[npt.NDArray[np.float32]], start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
+    """The samples [start, stop) of a recording in (n, channels) blocks, no more of which are decoded."""
+    position = 0
+    for block in blocks:
+        part = block[max(start - position, 0) : int(min(stop - position, len(block)))]
+        if len(part):
+            yield part
+        position += len(block)
+        if position >= stop:
+            return
 
 
 def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int, channel: int | None) -> Waveform:
@@ -314,35 +341,6 @@ def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples:
 def _mix(block: npt.NDArray[Any], channel: int | None) -> Waveform:
     """One of the channels, counted from 1, or the mean of all: (T, channels) to (T,)."""
     return np.asarray(block.mean(axis=1) if channel is None else block[:, channel - 1], np.float32)
-
-
-def _decode_with_av(name: str, file: str | io.BytesIO) -> tuple[Waveform, int]:
-    """Decode the whole recording: (channels, T) float32, and its rate."""
-    try:
-        import av
-    except ImportError:
-        advice = "m4a, G.722, video and files that do not state their length need PyAV: pip install 'speechssl[av]'"
-        raise AudioError(f"{name}: expected audio that libsndfile reads, found something else ({advice})") from None
-    try:
-        with av.open(
-            file if isinstance(file, str) else _opened(file),
-            "r",
-            format="g722" if name.lower().endswith(".g722") else None,
-        ) as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name}: expected audio, found a file without any")
-            # Samples of all channels one after another: PyAV crashes on frames of eight or more planes.
-            resampler = av.AudioResampler(format="flt")
-            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-            if frames:
-                frames += resampler.resample(None)
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"{name}: expected audio, found what neither libsndfile nor FFmpeg reads ({reason})") from None
-    if not frames:
-        raise AudioError(f"{name}: expected audio, found 0 samples")
-    samples: Waveform = np.concatenate([frame.to_ndarray()[0] for frame in frames])
-    return samples.reshape(-1, frames[0].layout.nb_channels).T, frames[0].sample_rate
 
 
 def _check_complete(name: str, file: str | io.BytesIO) -> None:

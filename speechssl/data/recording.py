@@ -1,11 +1,13 @@
 """A recording that is read in blocks: three hours take as much memory as a minute."""
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from speechssl.data.audio import (
@@ -13,14 +15,17 @@ from speechssl.data.audio import (
     SILENCE_PEAK,
     Source,
     Waveform,
+    _check_channel,
     _check_complete,
     _check_values,
+    _cut,
     _mix,
     _open,
     _peak,
     _Recording,
     resampled_length,
 )
+from speechssl.data.pyav import AVStream
 from speechssl.errors import AudioError
 
 _BLOCK_SECONDS = 10
@@ -30,7 +35,7 @@ class Recording:
     """A recording, or a part of one, as blocks of a waveform at 16 kHz.
 
     Nothing is read before the first block is asked for. It can be iterated any number of times, and is decoded each
-    time. Joined, the blocks are what `read_audio` gives, sample for sample. What only PyAV reads is decoded whole.
+    time. Joined, the blocks are what `read_audio` gives, sample for sample.
 
     Args:
         source: As for `read_audio`. A file object is read from where it stands; one that cannot seek is kept in memory.
@@ -56,7 +61,7 @@ class Recording:
         """
         peak = 0.0
         with _open(self._rewound()) as opened:
-            for block in resample_blocks(self._blocks(opened), opened.info.sample_rate):
+            for block in resample_blocks(self._blocks(opened), opened.sample_rate):
                 peak = max(peak, _peak(block))
                 yield block
             if peak < SILENCE_PEAK:
@@ -77,29 +82,50 @@ class Recording:
 
     def _blocks(self, opened: _Recording) -> Iterator[Waveform]:
         """The span in mono at its own rate."""
-        name, info = opened.name, opened.info
-        rate, total = info.sample_rate, info.num_samples
-        if self.channel is not None and not 1 <= self.channel <= info.num_channels:
-            raise AudioError(f"{name}: expected a channel from 1 to {info.num_channels}, found {self.channel}")
-        if not total:
-            raise AudioError(f"{name}: expected audio, found 0 samples")
+        name, rate, content = opened.name, opened.sample_rate, opened.content
+        _check_channel(opened, self.channel)
         start = round(self.start * rate)
-        if start >= total:
-            raise AudioError(f"{name}: expected more than {self.start:g} seconds of audio, found {total / rate:.3f}")
-        stop = total if self.end is None else max(start + 1, min(round(self.end * rate), total))
-        block_samples = _BLOCK_SECONDS * rate
-        content = opened.content
-        blocks: Iterator[Waveform]
-        if isinstance(content, np.ndarray):
-            blocks = (content[:, at : min(at + block_samples, stop)].T for at in range(start, stop, block_samples))
+        stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
+        if isinstance(content, AVStream):
+            blocks = _decode_stream(name, content, start, stop)
         else:
-            if stop == total:
+            _check_start(name, start, opened.num_samples, rate)
+            if stop >= opened.num_samples:
                 _check_complete(name, opened.file)
-            blocks = _decode(name, content, start, stop, block_samples)
+            blocks = _decode(name, content, start, int(min(stop, opened.num_samples)), _BLOCK_SECONDS * rate)
         for block in blocks:
             samples = _mix(block, self.channel)
             _check_values(name, samples)
             yield samples
+
+
+def _check_start(name: str, start: int, total: int, sample_rate: int) -> None:
+    if not total:
+        raise AudioError(f"{name}: expected audio, found 0 samples")
+    if start >= total:
+        seconds, found = start / sample_rate, total / sample_rate
+        raise AudioError(f"{name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
+
+
+def _decode_stream(name: str, stream: AVStream, start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
+    """Blocks of the samples [start, stop), (n, channels), of frames that are a few hundredths of a second each."""
+    total = 0
+
+    def counted() -> Iterator[npt.NDArray[np.float32]]:
+        nonlocal total
+        for block in stream.blocks:
+            total += len(block)
+            yield block
+
+    waiting: list[npt.NDArray[np.float32]] = []
+    for part in _cut(counted(), start, stop):
+        waiting.append(part)
+        if sum(map(len, waiting)) >= _BLOCK_SECONDS * stream.sample_rate:
+            yield np.concatenate(waiting)
+            waiting = []
+    _check_start(name, start, total, stream.sample_rate)
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _decode(name: str, sound: soundfile.SoundFile, start: int, stop: int, block_samples: int) -> Iterator[Waveform]:

@@ -3,6 +3,8 @@
 Shapes: B batch, S frames, C channels of the frames, D model dim.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -98,7 +100,6 @@ class CausalContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
-        layer: int | None = None,
     ) -> Tensor:
         """Contextualise frames.
 
@@ -107,19 +108,33 @@ class CausalContext(nn.Module):
             frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
             mask: (B, S) bool, True = hidden: the frame is zero, for want of a mask embedding in this model.
             channel_mask: (B, C) bool, True = the channel is zero throughout the utterance.
-            layer: Return the output of this layer instead, counted from 1; 0 is the input of the first.
 
         Returns:
-            (B, S, D), or (B, S, C) for layer 0.
+            (B, S, D).
+        """
+        x: Tensor = deque(self.layer_outputs(frames, frame_lengths, mask, channel_mask), maxlen=1).pop()
+        return x
+
+    def layer_outputs(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The input of the first layer, (B, S, C), then the output of each, (B, S, D), as they are computed.
+
+        The arguments are those of `forward`.
         """
         if mask is not None:
             frames = frames.masked_fill(mask[:, :, None], 0)
         if channel_mask is not None:
             frames = frames.masked_fill(channel_mask[:, None, :], 0)
         x = frames.transpose(1, 2)
-        for transform in self.layers[:layer]:
+        yield frames
+        for transform in self.layers:
             x = transform(x, frame_lengths)
-        return x.transpose(1, 2)
+            yield x.transpose(1, 2)
 
 
 class CausalLayer(nn.Module):

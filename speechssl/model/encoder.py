@@ -3,7 +3,9 @@
 Shapes: B batch, T samples, S frames, C conv channels, D model dim.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from pydantic import Field
@@ -140,7 +142,20 @@ class SpeechEncoder(nn.Module):
         Returns:
             (B, S, D).
         """
-        return self.context(frames.values, frames.lengths, mask, channel_mask, layer)  # type: ignore[no-any-return]
+        if layer is not None:
+            return next(islice(self.layer_outputs(frames, mask, channel_mask), layer, None))
+        context: Tensor = self.context(frames.values, frames.lengths, mask, channel_mask)
+        return context
+
+    def layer_outputs(
+        self, frames: Frames, mask: Tensor | None = None, channel_mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """The input of the context network's first layer, then the output of each, as they are computed.
+
+        The arguments are those of `contextualise`. A final norm of the network, which belongs to no layer, is left out.
+        """
+        outputs: Iterator[Tensor] = self.context.layer_outputs(frames.values, frames.lengths, mask, channel_mask)
+        return outputs
 
     @torch.no_grad()  # not inference mode, whose tensors could train nothing on top
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None, layer: int | None = None) -> Encoded:

@@ -3,6 +3,8 @@
 Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import torch
@@ -114,7 +116,6 @@ class TransformerContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
-        layer: int | None = None,
     ) -> Tensor:
         """Contextualise frames.
 
@@ -123,11 +124,21 @@ class TransformerContext(nn.Module):
             frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
             mask: (B, S) bool, True = hidden: the projected frame is replaced by the mask embedding.
             channel_mask: (B, D) bool, True = the channel is zero throughout the utterance, in hidden frames too.
-            layer: Return the output of this layer instead, counted from 1; 0 is the input of the first.
 
         Returns:
             (B, S, D).
         """
+        x: Tensor = deque(self.layer_outputs(frames, frame_lengths, mask, channel_mask), maxlen=1).pop()
+        return self.norm(x) if self.norm_first else x
+
+    def layer_outputs(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The input of the first layer, then the output of each, (B, S, D), as they are computed; as for `forward`."""
         x: Tensor = self.input_dropout(self.projection(frames))
         if mask is None and self.training:  # the mask embedding takes part in every step, on every rank
             mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -144,18 +155,15 @@ class TransformerContext(nn.Module):
         if not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x)
-        for number, transform in enumerate(self.layers):
-            if number == layer:
-                return x
+        yield x
+        for transform in self.layers:
             if self.training and self.layer_drop > 0:
                 # Selected rather than skipped: every parameter takes part in every step, on every rank.
                 keep = torch.rand((), device=x.device) >= self.layer_drop
                 x = torch.where(keep, transform(x, attention_mask), x)
             else:
                 x = transform(x, attention_mask)
-        if self.norm_first and layer is None:
-            x = self.norm(x)
-        return x
+            yield x
 
 
 class PositionalConvolution(nn.Module):

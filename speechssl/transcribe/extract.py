@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import safetensors.numpy
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from speechssl.checkpoint.native import load_encoder
 from speechssl.command import print_error, print_status
@@ -96,7 +97,7 @@ def encode_layers(
     Args:
         encoder: In evaluation mode.
         waveforms: (T,) each, mono at 16 kHz, at least a frame long.
-        layers: As for `SpeechEncoder.encode`.
+        layers: One as for `SpeechEncoder.encode`, or several numbers in rising order, all found in one pass.
 
     Returns:
         For each recording, (S, D) a layer.
@@ -105,7 +106,11 @@ def encode_layers(
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         frames = encoder.extract_frames(batch.to(device), None if lengths is None else lengths.to(device))
-        outputs = [encoder.contextualise(frames, layer=layer).float().cpu().numpy() for layer in layers]
+        if len(layers) == 1:
+            contexts: Iterable[Tensor] = (encoder.contextualise(frames, layer=layers[0]),)
+        else:
+            contexts = (context for n, context in enumerate(encoder.layer_outputs(frames)) if n in layers)
+        outputs = [context.float().cpu().numpy() for context in contexts]
     num_frames = [encoder.geometry.num_frames(len(waveform)) for waveform in waveforms]
     # Copies, which do not keep the batch in memory.
     return [[output[row, :length].copy() for output in outputs] for row, length in enumerate(num_frames)]

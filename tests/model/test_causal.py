@@ -38,7 +38,7 @@ def reference(network: CausalContext, x: Tensor, *, residual: bool) -> list[Tens
 @pytest.mark.parametrize("residual", [True, False])
 def test_each_utterance_is_read_as_by_the_paper(residual: bool) -> None:
     network, frames = make_network(residual=residual), torch.randn(4, 30, 6)
-    outputs = [network(frames, torch.tensor(LENGTHS), layer=layer) for layer in (0, 1, 2, 3, 4, None)]
+    outputs = [*network.layer_outputs(frames, torch.tensor(LENGTHS)), network(frames, torch.tensor(LENGTHS))]
     for number, length in enumerate(LENGTHS):
         expected = reference(network, frames[number, :length], residual=residual)
         for output, layer in zip(outputs, (*expected, expected[-1]), strict=True):
@@ -88,7 +88,7 @@ def test_what_is_hidden_is_zero() -> None:
     mask = torch.rand(2, 30) < 0.4
     channel_mask = torch.tensor([[True, False, False, True, False, False], [False] * 5 + [True]])
     hidden = frames * ~mask[:, :, None] * ~channel_mask[:, None, :]
-    assert torch.equal(network(frames, None, mask, channel_mask, layer=0), hidden)
+    assert torch.equal(next(network.layer_outputs(frames, None, mask, channel_mask)), hidden)
     assert torch.equal(network(frames, None, mask, channel_mask), network(hidden))
     assert CausalConfig(model_dim=8).mask_dim(6) == 6
 

@@ -80,6 +80,17 @@ def test_all_layers_are_each_of_them(model_folder: Path, recordings: dict[str, n
     assert set(arrays) == {f"{name}:{part}" for name in LENGTHS for part in ("0", "1", "times")}
 
 
+def test_all_layers_take_one_pass(
+    model_folder: Path, recordings: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    original = SpeechEncoder.layer_outputs
+    monkeypatch.setattr(SpeechEncoder, "layer_outputs", lambda *args: passes.append(1) or original(*args))
+    monkeypatch.setattr(SpeechEncoder, "contextualise", None)
+    assert run(model_folder, "a.wav", "--layer", "all", "-o", "all.npz", "--device", "cpu").exit_code == 0
+    assert passes == [1]
+
+
 def test_layers_of_different_widths(tmp_path: Path, recordings: dict[str, np.ndarray]) -> None:
     features = FeatureEncoderConfig(dims=(8, 8), kernels=(10, 8), strides=(10, 8))
     config = EncoderConfig(feature_encoder=features, context=CausalConfig(model_dim=4, kernels=(2, 3)))
