@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +17,7 @@ from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 
 if TYPE_CHECKING:
     from speechssl.transcribe.sources import Source
+    from speechssl.transcribe.transcriber import Transcriber
     from speechssl.transcribe.transcript import Transcript
 
 
@@ -76,6 +77,13 @@ def transcribe(
     ] = None,
     start: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Hear each file from here on.")] = None,
     end: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Hear each file up to here.")] = None,
+    split_at_pauses: Annotated[
+        bool,
+        typer.Option(
+            "--split-at-pauses",
+            help="Hear each piece between two pauses by itself, which suits models trained on short utterances.",
+        ),
+    ] = False,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -128,7 +136,9 @@ def transcribe(
         if pending:
             # A terminal that shows the results themselves needs no bar between them.
             has_bar = not quiet and (output_dir is not None or not sys.stdout.isatty())
-            hypotheses = _transcribe_sources(pending, model, device, batch_seconds, writer, run, has_bar)
+            transcriber = _load(model, device)
+            results = transcriber.transcribe_many((source.open for source in pending), batch_seconds, split_at_pauses)
+            hypotheses = _write_results(pending, results, writer, run, has_bar)
             if references:
                 _print_score(references, hypotheses)
         if not quiet:
@@ -218,26 +228,26 @@ def _parse_formats(values: Sequence[str]) -> list[Format]:
         raise typer.BadParameter(f"{error}; expected {', '.join(Format)}", param_hint="--format") from None
 
 
-def _transcribe_sources(
-    sources: Sequence["Source"],
-    model: Path,
-    device: str | None,
-    batch_seconds: float,
-    writer: _Printer | _FileWriter,
-    run: _Run,
-    has_bar: bool,
-) -> list[str | None]:
-    """Transcribe and write; the texts, None for what failed."""
+def _load(model: Path, device: str | None) -> "Transcriber":
     from speechssl.cpu import tune_cpu
 
     tune_cpu()  # before torch is imported
     from speechssl.transcribe.transcriber import Transcriber
 
-    transcriber = Transcriber.load(model, device)
+    return Transcriber.load(model, device)
+
+
+def _write_results(
+    sources: Sequence["Source"],
+    results: "Iterable[Transcript | SpeechSSLError]",
+    writer: _Printer | _FileWriter,
+    run: _Run,
+    has_bar: bool,
+) -> list[str | None]:
+    """Write transcripts as they are made; their texts, None for what failed."""
     texts: list[str | None] = []
     started = time.perf_counter()
     with _progress(len(sources), has_bar) as advance:
-        results = transcriber.transcribe_many((source.open for source in sources), batch_seconds)
         for source, result in zip(sources, results, strict=True):
             if isinstance(result, SpeechSSLError):
                 # Too little memory is an error of a batch, which has no name.

@@ -18,8 +18,9 @@ from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
 from speechssl.model.moments import WaveformMoments, measure_recording, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
+from speechssl.transcribe.pauses import Piece, cut_at_pauses
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
-from speechssl.transcribe.transcript import Transcript
+from speechssl.transcribe.transcript import Transcript, Word
 from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
 from speechssl.transcribe.words import words_of_path
 
@@ -46,6 +47,8 @@ class Transcriber:
         self.checkpoint = checkpoint
         self.device = next(checkpoint.model.parameters()).device
         self.geometry = checkpoint.model.encoder.geometry
+        # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
+        self._min_fill = 0.9 if self.device.type == "cpu" else 0.5
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | None = None) -> Self:
@@ -68,6 +71,7 @@ class Transcriber:
         channel: int | None = None,
         start: float | None = None,
         end: float | None = None,
+        split_at_pauses: bool = False,
     ) -> Transcript:
         """Transcribe one recording.
 
@@ -78,6 +82,8 @@ class Transcriber:
             channel: The channel of a file to hear, counted from 1; None is the mean of all.
             start: Seconds from which on a file is heard; times still count from the start of the recording.
             end: Seconds until which a file is heard.
+            split_at_pauses: Hear each piece between two pauses by itself, as the utterances of most corpora are:
+                `cut_at_pauses` says where. Otherwise a recording is heard as a whole, or in windows of a minute.
 
         Raises:
             AudioError: the recording cannot be read, samples come without a rate, or there is not enough memory.
@@ -88,10 +94,10 @@ class Transcriber:
             if sample_rate is not None:
                 raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")
             recording = self._read(Recording(source, channel, start, end))
-            return self._transcribe([recording])[0].shifted(start or 0)
+            return self._transcribe([recording], split_at_pauses)[0].shifted(start or 0)
         if not channel is start is end is None:
             raise AudioError("array: expected neither channel nor start nor end beside samples, which can be sliced")
-        return self.transcribe_waveforms([as_waveform(source, sample_rate)])[0]
+        return self._transcribe([self._read(as_waveform(source, sample_rate))], split_at_pauses)[0]
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
         """Transcribe recordings as one batch; those longer than a window by themselves.
@@ -111,6 +117,7 @@ class Transcriber:
         self,
         sources: Iterable[Callable[[], Waveform | Recording]],
         batch_seconds: float = BATCH_SECONDS,
+        split_at_pauses: bool = False,
     ) -> Iterator[Transcript | SpeechSSLError]:
         """Transcribe any number of recordings, those of similar lengths together.
 
@@ -118,12 +125,13 @@ class Transcriber:
             sources: Functions that give a recording each, or raise a `SpeechSSLError`. They are called in order, in
                 another thread, a few minutes of audio ahead of the results.
             batch_seconds: Bound on the audio of a batch, padding included; a longer recording is a batch of its own.
+            split_at_pauses: As for `transcribe`.
 
         Yields:
             In the order of the sources, a transcript each, or the error that prevented it.
         """
         for pool in prefetch(self._read_pools(sources, batch_seconds)):
-            yield from self._transcribe_pool(pool, batch_seconds)
+            yield from self._transcribe_pool(pool, batch_seconds, split_at_pauses)
 
     def stream(
         self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
@@ -180,7 +188,7 @@ class Transcriber:
         yield pool
 
     def _transcribe_pool(
-        self, pool: Sequence[Waveform | Blocks | SpeechSSLError], batch_seconds: float
+        self, pool: Sequence[Waveform | Blocks | SpeechSSLError], batch_seconds: float, split_at_pauses: bool
     ) -> Iterator[Transcript | SpeechSSLError]:
         """The results of a pool in its order, each as soon as all before it are known."""
         results: dict[int, Transcript | SpeechSSLError] = {}
@@ -191,12 +199,11 @@ class Transcriber:
             else:
                 recordings[number] = item
         lengths = {number: _num_samples(recording) for number, recording in recordings.items()}
-        # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
-        min_fill = 0.9 if self.device.type == "cpu" else 0.5
         num_given = 0
-        for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, min_fill):
+        for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, self._min_fill):
             try:
-                results.update(zip(batch, self._transcribe([recordings[number] for number in batch]), strict=True))
+                found = self._transcribe([recordings[number] for number in batch], split_at_pauses)
+                results.update(zip(batch, found, strict=True))
             except SpeechSSLError as error:
                 results.update(dict.fromkeys(batch, error))
             while num_given in results:
@@ -204,8 +211,10 @@ class Transcriber:
                 num_given += 1
         yield from (results[number] for number in range(num_given, len(pool)))
 
-    def _transcribe(self, recordings: Sequence[Waveform | Blocks]) -> list[Transcript]:
-        """Those that fit into a window as one batch, the others by themselves."""
+    def _transcribe(self, recordings: Sequence[Waveform | Blocks], split_at_pauses: bool = False) -> list[Transcript]:
+        """Those that fit into a window as one batch, the others, or the pieces of each, by themselves."""
+        if split_at_pauses:
+            return [self._transcribe_pieces([r] if isinstance(r, np.ndarray) else r) for r in recordings]
         # A recording without a single frame cannot pass the convolutions, and says nothing.
         heard = [
             recording
@@ -222,6 +231,25 @@ class Transcriber:
             else:
                 transcripts.append(Transcript("", len(recording) / SAMPLE_RATE))
         return transcripts
+
+    def _transcribe_pieces(self, blocks: Blocks) -> Transcript:
+        num_samples = 0
+
+        def counted() -> Iterator[Waveform]:
+            nonlocal num_samples
+            for block in blocks:
+                num_samples += len(block)
+                yield block
+
+        words: list[Word] = []
+        for pool in prefetch(_pools(cut_at_pauses(counted()))):
+            lengths = {number: len(piece.samples) for number, piece in enumerate(pool)}
+            found: dict[int, Transcript] = {}
+            for batch in plan_batches(lengths, BATCH_SECONDS * SAMPLE_RATE, self._min_fill):
+                found.update(zip(batch, self._transcribe([pool[number].samples for number in batch]), strict=True))
+            for number, piece in enumerate(pool):
+                words += found[number].shifted(piece.start / SAMPLE_RATE).words
+        return Transcript(" ".join(word.text for word in words), num_samples / SAMPLE_RATE, tuple(words))
 
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
         encoder = self.checkpoint.model.encoder.config
@@ -267,6 +295,17 @@ class Transcriber:
                 raise
             seconds = batch.numel() / SAMPLE_RATE
             raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
+
+
+def _pools(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in their order, as many at a time as make a few batches."""
+    pool: list[Piece] = []
+    for piece in pieces:
+        pool.append(piece)
+        if sum(len(piece.samples) for piece in pool) >= _POOL_BATCHES * BATCH_SECONDS * SAMPLE_RATE:
+            yield pool
+            pool = []
+    yield pool
 
 
 def _num_samples(recording: Waveform | Blocks) -> float:

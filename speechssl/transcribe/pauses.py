@@ -1,0 +1,110 @@
+"""Where a long recording can be cut without cutting a word: at its pauses."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
+
+MIN_PAUSE_SECONDS = 0.5
+"""A pause that ends a piece."""
+MAX_PIECE_SECONDS = 30.0
+
+_QUIET_DECIBELS = 35.0  # below the loudest moment around it
+_MARGIN_SECONDS = 0.25  # of silence at both ends of a piece
+_LOOK_SECONDS = 2 * MAX_PIECE_SECONDS
+_FRAME, _HOP = 400, 160  # 25 and 10 ms
+
+Span = tuple[int, int]  # samples [start, stop)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a recording, between two of its pauses.
+
+    Attributes:
+        start: Its first sample, counted in the recording.
+        samples: (T,).
+    """
+
+    start: int
+    samples: Waveform
+
+
+def cut_at_pauses(blocks: Iterable[Waveform]) -> Iterator[Piece]:
+    """Cut a recording into pieces of speech, in constant memory.
+
+    A piece ends where half a second is 35 dB quieter than the loudest moment of the minute around it. One of more than
+    30 s is cut in its longest pauses, however short, and where it has none into equal parts. A quarter of a second of
+    the silence stays at both ends of a piece; the rest of it is left out.
+
+    Args:
+        blocks: (n,) each, mono at 16 kHz.
+    """
+    held: list[Waveform] = []
+    num_held = start = 0
+    for block in blocks:
+        held.append(block)
+        num_held += len(block)
+        if num_held >= _LOOK_SECONDS * SAMPLE_RATE:
+            samples = np.concatenate(held)
+            pieces, rest = _find_pieces(samples), num_held
+            if pieces and pieces[-1][1] > num_held - (MIN_PAUSE_SECONDS - _MARGIN_SECONDS) * SAMPLE_RATE:
+                rest = pieces.pop()[0]  # it may go on
+            yield from (Piece(start + first, samples[first:stop]) for first, stop in pieces)
+            start += rest
+            held, num_held = [samples[rest:]], num_held - rest
+    if num_held:
+        samples = np.concatenate(held)
+        yield from (Piece(start + first, samples[first:stop]) for first, stop in _find_pieces(samples))
+
+
+def _find_pieces(samples: Waveform) -> list[Span]:
+    spans = [part for group in _join(_find_speech(samples)) for part in _divide(group)]
+    margin = round(_MARGIN_SECONDS * SAMPLE_RATE)
+    middles = [(before[1] + after[0]) // 2 for before, after in pairwise(spans)]
+    bounds = pairwise([0, *middles, len(samples)]) if spans else ()
+    return [
+        (max(start - margin, least), min(stop + margin, most))
+        for (start, stop), (least, most) in zip(spans, bounds, strict=True)
+    ]
+
+
+def _find_speech(samples: Waveform) -> list[Span]:
+    """What is not quiet."""
+    if float(np.abs(samples).max()) < SILENCE_PEAK:
+        return []
+    from librosa.effects import split  # here, since it is slow to load
+
+    intervals = split(samples, top_db=_QUIET_DECIBELS, frame_length=_FRAME, hop_length=_HOP)
+    return [(int(start), int(stop)) for start, stop in intervals]
+
+
+def _join(spans: Sequence[Span]) -> list[list[Span]]:
+    """Spans with no more than short pauses between them, together."""
+    groups: list[list[Span]] = []
+    for span in spans:
+        if groups and span[0] - groups[-1][-1][1] < MIN_PAUSE_SECONDS * SAMPLE_RATE:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return groups
+
+
+def _divide(group: Sequence[Span]) -> Iterator[Span]:
+    """A group as one span, or as several where it is too long."""
+    start, stop = group[0][0], group[-1][1]
+    longest = MAX_PIECE_SECONDS * SAMPLE_RATE
+    if stop - start <= longest:
+        yield start, stop
+    elif len(group) > 1:
+        pauses = [after[0] - before[1] for before, after in pairwise(group)]
+        at = int(np.argmax(pauses)) + 1
+        yield from _divide(group[:at])
+        yield from _divide(group[at:])
+    else:
+        num_parts = -int(-(stop - start) // longest)
+        cuts = [start + (stop - start) * number // num_parts for number in range(num_parts + 1)]
+        yield from pairwise(cuts)

@@ -1,0 +1,108 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.data.recording import Recording
+from speechssl.transcribe.cli import app
+from speechssl.transcribe.pauses import MAX_PIECE_SECONDS, cut_at_pauses
+from speechssl.transcribe.transcriber import Transcriber
+
+RATE = 16_000
+
+
+def sound(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * RATE)).astype(np.float32)
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE), np.float32)
+
+
+def spans(samples: np.ndarray, block_seconds: float = 10.0) -> list[tuple[float, float]]:
+    step = round(block_seconds * RATE)
+    blocks = [samples[first : first + step] for first in range(0, len(samples), step)]
+    pieces = list(cut_at_pauses(blocks))
+    for piece in pieces:
+        assert np.array_equal(piece.samples, samples[piece.start : piece.start + len(piece.samples)])
+    return [(piece.start / RATE, (piece.start + len(piece.samples)) / RATE) for piece in pieces]
+
+
+def test_pieces_lie_between_the_pauses() -> None:
+    parts = [silence(2), sound(3), silence(0.3), sound(1), silence(0.8), sound(2), silence(3)]
+    assert spans(np.concatenate(parts)) == [
+        (pytest.approx(1.75, abs=0.03), pytest.approx(6.55, abs=0.03)),
+        (pytest.approx(6.85, abs=0.03), pytest.approx(9.35, abs=0.03)),
+    ]
+
+
+def test_a_long_piece_is_cut_in_its_longest_pause_or_else_in_equal_parts() -> None:
+    (a, b), (c, d) = spans(np.concatenate([sound(20), silence(0.1), sound(5), silence(0.3), sound(20)]))
+    assert (a, d) == (0, pytest.approx(45.4))
+    assert b == c == pytest.approx(25.25, abs=0.03)
+    assert spans(sound(70))[-1][1] == 70
+    assert all(stop - start <= MAX_PIECE_SECONDS for start, stop in spans(sound(70)))
+
+
+def test_silence_has_no_pieces() -> None:
+    assert spans(silence(200)) == []
+    assert spans(silence(0.001)) == []
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.3, 40), st.floats(0.05, 80)), min_size=1, max_size=6), st.sampled_from([1.0, 10.0])
+)
+def test_no_sound_is_lost_and_no_word_is_cut_at_a_good_pause(
+    parts: list[tuple[float, float]], block_seconds: float
+) -> None:
+    samples = np.concatenate([part for loud, quiet in parts for part in (sound(loud), silence(quiet))])
+    found = spans(samples, block_seconds)
+    assert all(a[1] <= b[0] for a, b in pairwise(found))
+    assert all(stop - start <= MAX_PIECE_SECONDS + 0.6 for start, stop in found)
+    heard = np.zeros(len(samples), bool)
+    for start, stop in found:
+        heard[round(start * RATE) : round(stop * RATE)] = True
+    assert not np.any(samples[~heard])
+    position = 0.0
+    for loud, quiet in parts:
+        position += loud
+        if quiet > 0.6 and loud < 29:  # a pause: nothing crosses it
+            assert not any(start < position and stop > position + quiet for start, stop in found)
+        position += quiet
+
+
+def test_words_and_times_are_those_of_the_whole(checkpoint: CTCCheckpoint, planted_waveform, tmp_path: Path) -> None:
+    texts = ["hello abc", "где", "xyz qrs tu", "a b c"] * 12
+    parts = [part for text in texts for part in (planted_waveform(text), silence(2.0))]
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.concatenate(parts), RATE, "FLOAT")
+    transcriber = Transcriber(checkpoint)
+    whole = transcriber.transcribe(path)
+    (found,) = transcriber.transcribe_many([lambda: Recording(path)], split_at_pauses=True)
+    for transcript in (found, transcriber.transcribe(path, split_at_pauses=True)):
+        assert transcript.text == whole.text == " ".join(texts)
+        assert transcript.seconds == whole.seconds
+        for word, expected in zip(transcript.words, whole.words, strict=True):
+            # A piece need not start on a frame of the whole.
+            assert (word.start, word.end) == (
+                pytest.approx(expected.start, abs=0.011),
+                pytest.approx(expected.end, abs=0.011),
+            )
+    part = transcriber.transcribe(path, start=5.0, split_at_pauses=True)
+    assert part.words[0].start > 5.0
+
+
+def test_the_command_splits_too(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Transcriber, "_transcribe_pieces", lambda self, blocks: seen.append(blocks) or 1 / 0)
+    soundfile.write(tmp_path / "a.wav", sound(1), RATE)
+    arguments = [str(tmp_path / "a.wav"), "--model", str(model_folder), "--device", "cpu", "--split-at-pauses"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert len(seen) == 1
