@@ -16,6 +16,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from speechssl.config import Config
 from speechssl.model.dropout import Dropout
 
+_FFT_KERNEL = 64  # from this width on, a convolution by Fourier transforms is faster on a CPU
+
 
 class TransformerConfig(Config):
     """The transformer of wav2vec 2.0; the defaults are the base model's.
@@ -173,6 +175,7 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         # One norm a tap over all channels, as published.
         self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
+        self._spectra: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
 
     def reset_parameters(self) -> None:
         """As the table of the network says."""
@@ -182,9 +185,40 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to the same shape."""
+        is_inference = not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32
+        if is_inference and self.conv.kernel_size[0] >= _FFT_KERNEL:
+            positions = self._convolve_by_fft(x.transpose(1, 2))
+        else:
+            positions = self.conv(x.transpose(1, 2))
         # An even kernel gives a frame too many at the end.
-        positions: Tensor = self.conv(x.transpose(1, 2))[:, :, : x.shape[1]]
-        return F.gelu(positions).transpose(1, 2)
+        return F.gelu(positions[:, :, : x.shape[1]]).transpose(1, 2)
+
+    def _convolve_by_fft(self, x: Tensor) -> Tensor:
+        """The convolution of (B, D, S), by overlapping blocks of twice the kernel: a thirtieth of the products."""
+        kernel, groups = self.conv.kernel_size[0], self.conv.groups
+        size, step = 2 * kernel, kernel + 1
+        batch, dim, num_frames = x.shape
+        num_blocks = -(-num_frames // step)
+        left = kernel // 2
+        blocks = F.pad(x, (left, (num_blocks - 1) * step + size - left - num_frames)).unfold(2, size, step)
+        columns = torch.fft.rfft(blocks).permute(3, 1, 0, 2)  # (frequencies, D, B, blocks)
+        columns = columns.reshape(-1, dim // groups, batch * num_blocks)
+        products = self._weight_spectra() @ columns  # a matrix for each frequency and group
+        products = products.view(-1, dim, batch, num_blocks).permute(2, 1, 3, 0)
+        output: Tensor = torch.fft.irfft(products, size)[:, :, :, :step].flatten(2) + self.conv.bias[:, None]
+        return output
+
+    def _weight_spectra(self) -> Tensor:
+        """(frequencies x groups, D / groups, D / groups), kept until a parameter of the weight changes."""
+        parts = list(self.conv.parametrizations.weight.parameters())
+        key = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts)
+        if self._spectra is None or self._spectra[0] != key:
+            weight = self.conv.weight
+            out_dim, in_dim, kernel = weight.shape
+            spectra = torch.fft.rfft(weight, 2 * kernel).conj().permute(2, 0, 1)
+            groups = self.conv.groups
+            self._spectra = key, spectra.reshape(-1, out_dim // groups, in_dim).resolve_conj().contiguous()
+        return self._spectra[1]
 
 
 class TransformerLayer(nn.Module):

@@ -208,6 +208,27 @@ class TestNoise:
             assert bool(parameter.grad.any()) != name.startswith(("layers.", "mask_embedding")), name
 
 
+@pytest.mark.parametrize("kernel", [64, 65])
+@pytest.mark.parametrize("num_frames", [1, 64, 65, 66, 300])
+def test_positions_by_fourier_transforms_are_those_of_the_convolution(kernel: int, num_frames: int) -> None:
+    convolution = PositionalConvolution(12, kernel, 3)
+    convolution.reset_parameters()
+    x = torch.randn(2, num_frames, 12)
+    for _ in range(2):  # with other weights too
+        torch.nn.init.normal_(convolution.conv.bias)
+        expected = convolution(x)  # with a gradient, so by the convolution itself
+        calls = []
+        handle = convolution.conv.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        with torch.inference_mode():
+            found = convolution(x)
+        handle.remove()
+        assert not calls
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+        with torch.no_grad():
+            for part in convolution.conv.parametrizations.weight.parameters():
+                part.mul_(1.5)
+
+
 @pytest.mark.parametrize(
     "values",
     [{"model_dim": 96, "num_heads": 7}, {"model_dim": 24, "num_heads": 4}, {"layer_drop": 1.0}, {"num_layers": 0}],
