@@ -1,6 +1,7 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
-# which reads FROM, TO, OUT, GPUS, NODES, HEAD and gives: OUT, the commands `speechssl`, `train` (on all GPUs) and
-# `transcribe`, `wanted STAGE`, `check REPORT MANIFEST...`, `evaluate MODEL MANIFEST...` and `show_results`.
+# which reads FROM, TO, OUT, GPUS, NODES and HEAD. It gives OUT, the commands `speechssl`, `train` (on all GPUs) and
+# `transcribe`, and the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`,
+# `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...` and `show_results`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
@@ -29,13 +30,21 @@ wanted() { # announces a stage unless FROM and TO leave it out
     echo "== $1" >&2
 }
 
+require_one_of() { # SETTING VALUE EXPECTED...
+    [[ " ${*:3} " == *" $2 "* ]] || { echo "error: $1=$2: expected one of ${*:3}" >&2 && exit 1; }
+}
+
 PYTHON=$(bash "$root/tools/bootstrap.sh")
 speechssl=("$PYTHON" -m speechssl)
 transcribe=("$PYTHON" -m speechssl.transcribe.cli)
 train=("${speechssl[@]}")
-if ((NODES > 1)); then # started on each node; HEAD is the name of one of them
+if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
+    if [[ -z ${HEAD:-} ]]; then
+        echo "error: NODES=$NODES: expected HEAD, the name of one of the nodes, found nothing" >&2
+        exit 1
+    fi
     train=("$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-backend c10d
-        --rdzv-id "$OUT" --rdzv-endpoint "${HEAD:?"error: NODES=$NODES: expected HEAD, the name of the first node"}" -m speechssl)
+        --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
 elif ((GPUS > 1)); then
     train=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
 fi
@@ -45,15 +54,18 @@ check() { # REPORT MANIFEST...: the pre-flight check, whose report is shown if t
     "${speechssl[@]}" check "${@:2}" >"$1" || { cat "$1" >&2 && exit 1; }
 }
 
-evaluate() { # MODEL MANIFEST...: scores as JSON, with every transcript, and rows for RESULTS.md
-    "${speechssl[@]}" evaluate "$@" --output "$OUT/scores.json" >"$OUT/.results_rows.md.partial"
-    mv -f "$OUT/.results_rows.md.partial" "$OUT/results_rows.md"
+evaluate() { # RUN MANIFEST...: into the run's folder scores as JSON, with every transcript, and rows for RESULTS.md
+    "${speechssl[@]}" evaluate "$@" --output "$1/scores.json" >"$1/.results_rows.md.partial"
+    mv -f "$1/.results_rows.md.partial" "$1/results_rows.md"
 }
 
-show_results() { # rows for RESULTS.md on stdout, then what was written
-    if [[ -f $OUT/results_rows.md ]]; then
-        echo "== results" >&2
-        cat "$OUT/results_rows.md"
-    fi
+show_results() { # the rows of all runs on stdout, then what was written
+    local rows
+    for rows in "$OUT"/*/results_rows.md; do
+        if [[ -f $rows ]]; then
+            echo "== results" >&2
+            cat "$rows"
+        fi
+    done
     printf 'written: %s\n' "$OUT"/* >&2
 }

@@ -100,7 +100,7 @@ class Preparation:
         return utterances
 
     def write(self, splits: Mapping[str, Sequence[Utterance]], root: Path) -> None:
-        """Write a manifest a split, and say what is in them and what was dropped.
+        """Write a manifest a split, and say what is in them.
 
         Args:
             splits: Utterances by the name of their manifest.
@@ -111,7 +111,7 @@ class Preparation:
         """
         for name, utterances in splits.items():
             if not utterances:
-                self._report_dropped()
+                self.report_dropped()
                 raise ManifestError(f"{self.folder / name}.tsv: expected at least one utterance, found none")
         for name, utterances in splits.items():
             write_manifest(self.folder / f"{name}.tsv", utterances, root.resolve())
@@ -122,9 +122,13 @@ class Preparation:
                 f"{self.folder / name}.tsv: {len(utterances)} utterances, {duration}"
                 + (f", {speakers} speaker{'' if speakers == 1 else 's'}" if speakers else "")
             )
-        self._report_dropped()
 
-    def _report_dropped(self) -> None:
+    def report_dropped(self) -> None:
+        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``: the last thing to do.
+
+        Raises:
+            ManifestError: it cannot be written.
+        """
         rows = [f"{reason}\t{' '.join(what.split())}\n" for reason, whats in self._dropped.items() for what in whats]
         content = "".join(["reason\twhat\n", *rows]).encode("utf-8", "backslashreplace").decode("utf-8")
         try:

@@ -1,5 +1,6 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -183,7 +184,7 @@ def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: M
     for manifest in (train_manifest, dev_manifest):
         if all(utterance.text is None for utterance in manifest):
             raise ManifestError(f"{manifest.path}: expected transcripts in a column text, found none")
-    vocabulary = Vocabulary.from_texts(utterance.text or "" for utterance in train_manifest)
+    vocabulary = _make_vocabulary(train_manifest, dev_manifest)
     past_data: tuple[TrainingData, ...] = ()
     if config.init is not None:
         description = load_description(config.init)
@@ -196,3 +197,16 @@ def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: M
     if config.init is not None:
         ctc.encoder.load_state_dict(load_encoder(config.init, "cpu").state_dict())
     return FinetuneTask(config, ctc, vocabulary, past_data, train_manifest, dev_manifest)
+
+
+def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Vocabulary:
+    """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
+    texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
+    vocabulary = Vocabulary.from_texts(texts)
+    unlearnt = Vocabulary.from_texts(texts[: len(train_manifest)]).unknown_characters(" ".join(texts))
+    if unlearnt:
+        listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearnt)
+        warnings.warn(
+            f"{dev_manifest.path}: letters that {train_manifest.path} lacks cannot be learnt: {listed}", stacklevel=3
+        )
+    return vocabulary

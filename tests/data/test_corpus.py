@@ -34,6 +34,7 @@ def test_clips_become_a_manifest_and_the_rest_is_accounted_for(
         Clip(recordings[1], start=2.0, end=3.0),
     ]
     preparation.write({"train": preparation.utterances(clips)}, tmp_path / "corpus")
+    preparation.report_dropped()
     first, second = read_manifest(tmp_path / "data" / "train.tsv")
     assert (first.path, first.num_samples, first.sample_rate, first.text, first.speaker, first.language) == (
         *(recordings[0], 8000, 8000),

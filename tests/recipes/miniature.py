@@ -1,7 +1,10 @@
-"""Real speech for miniature corpora: clips of the prompts, as files in the layout of another corpus."""
+"""What tests of recipes share: real speech for miniature corpora, from the prompts, and the recipes' programs."""
 
+import importlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -26,3 +29,17 @@ def speech(number: int, language: str = "en", seconds: tuple[float, float] = (1.
     chosen = [utterance for utterance in manifest if seconds[0] <= utterance.seconds <= seconds[1]][:number]
     assert len(chosen) == number
     return [Speech(read_utterance(utterance), utterance.text or "") for utterance in chosen]
+
+
+def recipe_modules(recipe: str, *names: str) -> list[ModuleType]:
+    """Import programs of a recipe; another recipe may have some of the same names, so leave none behind."""
+    folder = RECIPES / recipe
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        return [importlib.import_module(name) for name in names]
+    finally:
+        sys.path.remove(str(folder))
+        for new in set(sys.modules) - before:
+            if Path(getattr(sys.modules[new], "__file__", None) or "/").parent == folder:
+                del sys.modules[new]

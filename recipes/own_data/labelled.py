@@ -1,0 +1,146 @@
+"""Rows of label files and recordings -> labelled utterances."""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from label_files import Row
+
+from speechssl.data.check import BASE_GEOMETRY
+from speechssl.data.corpus import Clip, Preparation
+from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
+from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.scan import find_recordings
+from speechssl.data.text import WORD_DELIMITER, Vocabulary, num_frames_needed
+from speechssl.errors import ManifestError
+
+MAX_LABELLED_SECONDS = 30.0  # fine-tuning leaves out what is longer
+_NEAR_END_SECONDS = 0.1  # a duration that was rounded still means the whole recording
+
+
+class Corpus:
+    """The recordings of a folder, and those that labels name elsewhere.
+
+    Args:
+        folder: Where they are.
+        preparation: Keeps their headers and notes what is left out.
+
+    Attributes:
+        found: The recordings in the folder.
+        headers: All readable recordings, each as one utterance, once `read_headers` was called.
+        num_dropped: How much was left out, by the reason.
+
+    Raises:
+        ManifestError: there is no such folder, or none in it.
+    """
+
+    def __init__(self, folder: Path, preparation: Preparation) -> None:
+        # Without links, so that a recording has one name however the labels call it.
+        self.folder = folder.resolve()
+        self.preparation = preparation
+        self.num_dropped: Counter[str] = Counter()
+        self.headers: dict[Path, Utterance] = {}
+        self.found = find_recordings(self.folder)
+        if not self.found:
+            raise ManifestError(f"CORPUS={folder}: expected recordings (.wav, .flac, .mp3, ...), found none")
+        self._names = {Path(os.path.realpath(path)): path for path in self.found}
+
+    def drop(self, reason: str, what: str) -> None:
+        """Note that something is not used."""
+        self.num_dropped[reason] += 1
+        self.preparation.drop(reason, what)
+
+    def name(self, path: Path) -> str:
+        """A recording's name, the same wherever the corpus lies."""
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
+
+    def locate(self, written: str, labels: Path | None) -> Path | None:
+        """The recording that a label names: from the corpus, from the labels' own folder, or by its whole path."""
+        for folder in (self.folder, *([] if labels is None else [labels if labels.is_dir() else labels.parent])):
+            try:
+                path = Path(os.path.realpath(folder / written))
+                if path.is_file():
+                    return self._names.get(path, path)
+            except (OSError, ValueError):  # a name that is too long, or has a zero byte
+                continue
+        return None
+
+    def read_headers(self, elsewhere: Sequence[Path]) -> None:
+        """Read the headers of all recordings."""
+        paths = sorted({*self.found, *elsewhere}, key=self.name)
+        self.headers = {whole.path: whole for whole in self.preparation.utterances([Clip(path) for path in paths])}
+
+    @property
+    def root(self) -> Path:
+        """A folder above all recordings."""
+        return Path(os.path.commonpath([self.folder, *(path.parent for path in self.headers)]))
+
+
+def label(
+    corpus: Corpus, rows: Sequence[Row], labels: Path | None, as_is: bool
+) -> tuple[list[Utterance], dict[Path, set[str]]]:
+    """Turn rows into utterances; those that cannot be used are dropped.
+
+    Args:
+        corpus: The recordings, whose headers are read.
+        rows: What is said in them.
+        labels: The file or folder that says so.
+        as_is: Whether texts are learnt as they are written.
+
+    Returns:
+        The utterances by recording and start, and who speaks in which recording by all rows, dropped ones too.
+    """
+    located = [(row, corpus.locate(row.path, labels)) for row in rows]
+    corpus.read_headers([path for _, path in located if path is not None])
+    voices: dict[Path, set[str]] = defaultdict(set)
+    spans: dict[tuple[str, int, int], list[tuple[Row, Utterance]]] = defaultdict(list)
+    for row, path in located:
+        if path is None:
+            corpus.drop("text of a recording that is missing", f"{row.where}: {row.path}")
+            continue
+        if row.speaker:
+            voices[path].add(row.speaker)
+        if path not in corpus.headers:
+            corpus.drop("text of a recording that cannot be read", f"{row.where}: {row.path}")
+            continue
+        utterance = _utterance(corpus, row, corpus.headers[path], as_is)
+        if utterance is not None:
+            spans[corpus.name(path), utterance.start, utterance.num_samples].append((row, utterance))
+    utterances = []
+    for _, named in sorted(spans.items()):
+        is_clear = len({utterance.text for _, utterance in named}) == 1
+        for row, _ in named[is_clear:]:
+            corpus.drop("span named before" if is_clear else "span with several texts", row.where)
+        utterances += [named[0][1]] if is_clear else []
+    return utterances, voices
+
+
+def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utterance | None:
+    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_text(row.text)
+    start = round(row.start * whole.sample_rate)
+    end = whole.num_samples if row.end is None else min(round(row.end * whole.sample_rate), whole.num_samples)
+    if not start and whole.num_samples - end < _NEAR_END_SECONDS * whole.sample_rate:
+        end = whole.num_samples
+    if not text:
+        corpus.drop("empty text", row.where)
+    elif as_is and WORD_DELIMITER in text:
+        corpus.drop(f"text with {WORD_DELIMITER}, which stands for the space", row.where)
+    elif not as_is and has_digits(text):
+        corpus.drop("text with digits: spell them out", f"{row.where}: {text}")
+    elif IMPOSSIBLE_IN_CELLS.search(text + (row.speaker or "")):
+        corpus.drop("text or speaker with bytes that are no UTF-8", row.where)
+    elif start >= end:
+        corpus.drop("span outside its recording", f"{row.where}: {row.start:g} of {whole.seconds:.2f} s")
+    elif end - start > MAX_LABELLED_SECONDS * whole.sample_rate:
+        limit = f"longer than {MAX_LABELLED_SECONDS:.0f} s with a text: cut it, or give start and end"
+        corpus.drop(limit, f"{row.where}: {(end - start) / whole.sample_rate:.1f} s")
+    else:
+        utterance = replace(whole, start=start, num_samples=end - start, text=text, speaker=row.speaker)
+        needed = num_frames_needed(Vocabulary.from_texts([text]).encode(text))
+        if needed <= BASE_GEOMETRY.num_frames(utterance.num_output_samples):
+            return utterance
+        corpus.drop("text too long for its audio", f"{row.where}: {len(text)} letters in {utterance.seconds:.2f} s")
+    return None

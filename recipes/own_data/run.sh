@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# From a folder of recordings, with some texts, to a model: prepare, check, pretrain, finetune, evaluate.
+#
+#     CORPUS=recordings LABELS=labels.csv LICENCE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
+#
+# CORPUS is the folder of recordings. LABELS says what is said in some of them: a csv, tsv or jsonl file or a Kaldi
+# folder; default: .txt files beside the recordings; none: no texts. LICENCE is written into the models.
+# SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
+# pretraining. KEEP=exp/mine/data keeps the dev and test of an earlier preparation. TEXTS=asis learns texts as they are
+# written. ENCODER names a file with another architecture. FROM and TO name the first and the last stage, OUT the folder
+# for everything written, GPUS the number of processes. The rest of the line goes to the training stages. Run again, it
+# goes on where it stopped.
+set -euo pipefail
+
+recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+stages=(prepare check pretrain finetune evaluate)
+source "$recipe/../stages.sh"
+SIZE=${SIZE:-small}
+data=$OUT/data
+pretrained=${INIT:-$OUT/pretrain}
+
+require_one_of SIZE "$SIZE" small base
+case $SIZE in
+    small)
+        encoder=$recipe/../prompts/encoder.toml
+        pretrain=("$recipe/../prompts/pretrain.toml" "$recipe/small_pretrain.toml")
+        finetune=("$recipe/../prompts/finetune.toml" "$recipe/small_finetune.toml")
+        ;;
+    base)
+        encoder=$recipe/../models/wav2vec2_base.toml
+        pretrain=("$recipe/base_pretrain.toml")
+        finetune=("$recipe/base_finetune.toml")
+        ;;
+esac
+
+if [[ -z ${LICENCE:-} ]]; then
+    LICENCE=unknown
+    echo "note: the models will say that the licence of their data is unknown; LICENCE=... says what it is" >&2
+fi
+
+stop_without_labels() { # before the stages that need them
+    [[ ! -f $data/train.tsv ]] || return 0
+    echo "stopped before $1: there are no texts in $data (LABELS=... says where they are)" >&2
+    show_results
+    exit 0
+}
+
+if wanted prepare; then
+    if [[ -z ${CORPUS:-} ]]; then
+        echo "error: CORPUS=: expected a folder with recordings, found nothing" >&2
+        exit 1
+    fi
+    "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$data" --texts "${TEXTS:-normalised}" \
+        ${LABELS:+--labels "$LABELS"} ${KEEP:+--keep "$KEEP"}
+fi
+
+if wanted check; then
+    check "$OUT/check_pretrain.txt" "$data"/{pretrain_train,pretrain_dev}.tsv
+    [[ ! -f $data/train.tsv ]] || check "$OUT/check.txt" "$data"/{train,dev,test}.tsv
+fi
+
+if wanted pretrain; then
+    if [[ -n ${INIT:-} ]]; then
+        echo "not needed: INIT=$INIT" >&2
+    else
+        "${train[@]}" pretrain "${ENCODER:-$encoder}" "${pretrain[@]}" --output "$pretrained" \
+            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" \
+            --set data.licence="$LICENCE" "$@"
+    fi
+fi
+
+if wanted finetune; then
+    stop_without_labels finetune
+    "${train[@]}" finetune "${finetune[@]}" --output "$OUT/finetune" --set init="$pretrained" \
+        --set data.train="$data/train.tsv" --set data.dev="$data/dev.tsv" --set data.licence="$LICENCE" "$@"
+fi
+
+if wanted evaluate; then
+    stop_without_labels evaluate
+    evaluate "$OUT/finetune" "$data/test.tsv"
+fi
+
+show_results

@@ -1,0 +1,581 @@
+"""A folder of one's own: every form of labels, what is refused or dropped, and what is held out."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import miniature_own_data
+import numpy as np
+import pytest
+import soundfile
+from miniature import RECIPES, recipe_modules
+
+from speechssl.data.audio import audio_info
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.errors import ManifestError
+
+RECIPE = RECIPES / "own_data"
+LABELLED = ("train", "dev", "test")
+PRETRAIN = ("pretrain_train", "pretrain_dev")
+COMMAND = "recording that a command makes, which is not run"
+
+
+programs, held_out, label_files = recipe_modules("own_data", "prepare", "held_out", "label_files")
+
+
+def prepare(
+    corpus: Path, out: Path, labels: Path | None = None, kept: Path | None = None, as_is: bool = False
+) -> dict[str, Manifest]:
+    programs.prepare(corpus, out, labels, kept, as_is)
+    return {path.stem: read_manifest(path) for path in out.glob("*.tsv") if path.stem in (*LABELLED, *PRETRAIN)}
+
+
+def labelled(manifests: dict[str, Manifest]) -> dict[tuple[str, float], tuple[str | None, str | None]]:
+    """Text and speaker of every labelled utterance, by file name and start in seconds."""
+    return {
+        (utterance.path.name, utterance.start / utterance.sample_rate): (utterance.text, utterance.speaker)
+        for name in LABELLED
+        for utterance in manifests[name]
+    }
+
+
+def dropped(out: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in (out / "dropped.tsv").read_text("utf-8").splitlines()[1:]:
+        reason, what = row.split("\t")
+        found.setdefault(reason, []).append(what)
+    return found
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature's recordings, not to be changed."""
+    folder = tmp_path_factory.mktemp("own") / "my recordings"
+    miniature_own_data.make_recordings(folder)
+    return folder
+
+
+def expected(with_speakers: bool = True) -> dict[tuple[str, float], tuple[str, str | None]]:
+    return {
+        (Path(path).name, 0.0): (clip.text, miniature_own_data.speaker(path) if with_speakers else None)
+        for path, clip in miniature_own_data.clips().items()
+    }
+
+
+def csv_table(folder: Path, recordings: Path) -> Path:
+    lines = ['"Path","Sentence","age","Client_ID"']
+    for path, clip in miniature_own_data.clips().items():
+        lines.append(f'"{path}","""{clip.text.upper()}""!",7,{miniature_own_data.speaker(path)}')
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder / "labels.csv"
+
+
+def semicolons(folder: Path, recordings: Path) -> Path:
+    lines = ["filename;transcription;speaker"]
+    for path, clip in miniature_own_data.clips().items():
+        lines.append(f"{recordings / path};{clip.text};{miniature_own_data.speaker(path)}")
+    (folder / "labels.csv").write_text("\ufeff" + "\r\n".join(lines), "utf-8")
+    return folder / "labels.csv"
+
+
+def tsv_table(folder: Path, recordings: Path) -> Path:
+    lines = ["speaker\taudio\ttranscript\tstart\tend"]
+    for path, clip in miniature_own_data.clips().items():
+        lines.append(f'{miniature_own_data.speaker(path)}\t{path}\t"{clip.text}\t0.0\t')  # no closing quotation mark
+    (folder / "labels.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder / "labels.tsv"
+
+
+def quoted_tsv(folder: Path, recordings: Path) -> Path:
+    lines = ['"file"\t"text"\t"speaker"']
+    for path, clip in miniature_own_data.clips().items():
+        lines.append(f'"{path}"\t"{clip.text}"\t"{miniature_own_data.speaker(path)}"')
+    (folder / "labels.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder / "labels.txt"
+
+
+def json_lines(folder: Path, recordings: Path) -> Path:
+    rows = [
+        {"file_name": path, "text": clip.text, "speaker_id": miniature_own_data.speaker(path), "tags": [1]}
+        for path, clip in miniature_own_data.clips().items()
+    ]
+    (folder / "labels.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows) + "\n", "utf-8")
+    return folder / "labels.jsonl"
+
+
+def nemo(folder: Path, recordings: Path) -> Path:
+    """As NeMo writes them: paths from the manifest's own folder, durations rounded."""
+    rows = []
+    for path, clip in miniature_own_data.clips().items():
+        seconds = int(len(clip.samples) / 160) / 100
+        relative = os.path.relpath(recordings / path, folder)
+        row = {"audio_filepath": relative, "duration": seconds, "text": clip.text, "offset": 0}
+        rows.append(row | {"speaker": miniature_own_data.speaker(path)})
+    (folder / "manifest.json").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    return folder / "manifest.json"
+
+
+def kaldi(folder: Path, recordings: Path) -> Path:
+    clips = miniature_own_data.clips()
+    files = {
+        "wav.scp": [f"utt{n} {recordings / path}" for n, path in enumerate(clips)],
+        "text": [f"utt{n}\t{clip.text.upper()}" for n, clip in enumerate(clips.values())],
+        "utt2spk": [f"utt{n} {miniature_own_data.speaker(path)}" for n, path in enumerate(clips)],
+    }
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+class TestForms:
+    @pytest.mark.parametrize("form", [csv_table, semicolons, tsv_table, quoted_tsv, json_lines, nemo, kaldi])
+    def test_every_form_gives_the_same(
+        self, recordings: Path, tmp_path: Path, form: Callable[[Path, Path], Path]
+    ) -> None:
+        manifests = prepare(recordings, tmp_path / "out", form(tmp_path, recordings))
+        assert labelled(manifests) == expected()
+        for name in LABELLED:  # whole recordings, rounded durations or not
+            assert all(u.num_samples == audio_info(u.path).num_samples for u in manifests[name])
+        assert not any("text" in reason or "row" in reason for reason in dropped(tmp_path / "out"))
+
+    def test_text_files_beside(self, tmp_path: Path) -> None:
+        corpus = tmp_path / "corpus"
+        miniature_own_data.make_recordings(corpus)
+        for path, clip in miniature_own_data.clips().items():
+            (corpus / path).with_suffix(".txt").write_text(f"\ufeff{clip.text}.\n", "utf-8")
+        (corpus / "radio" / "jingle.txt").write_bytes("später".encode("latin-1"))
+        (corpus / "radio" / "contents.txt").write_text("of no recording", "utf-8")
+        (corpus / "radio" / "show.txt").write_text(" \n", "utf-8")
+        manifests = prepare(corpus, tmp_path / "out")
+        assert labelled(manifests) == expected(with_speakers=False)
+        assert [what.startswith(str(corpus / "radio/jingle.txt")) for what in dropped_texts(tmp_path / "out")] == [True]
+        assert dropped(tmp_path / "out")["empty text"] == [str(corpus / "radio" / "show.txt")]
+        manifests = prepare(corpus, tmp_path / "out", Path("none"))
+        assert set(manifests) == set(PRETRAIN)
+        assert not (tmp_path / "out" / "alphabet.tsv").exists()
+
+    def test_spans_of_long_recordings(self, tmp_path: Path) -> None:
+        corpus = tmp_path / "corpus"
+        texts = write_long_recordings(corpus, number=5)
+        lines = [f"rec{n}-{i} rec{n} {start} {end}" for n, i, start, end, _ in texts]
+        lines[-1] = lines[-1].rpartition(" ")[0] + " -1"
+        lines.append("odd rec0 8.0 7.0")
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / "segments").write_text("\n".join(lines) + "\nshort rec1\n", "utf-8")
+        (data / "wav.scp").write_text("".join(f"rec{n} {corpus}/rec{n}.wav\n" for n in range(5)), "utf-8")
+        (data / "text").write_text(
+            "".join(f"rec{n}-{i} {text}\n" for n, i, _, _, text in texts) + "odd a\nshort b\nlost c\n", "utf-8"
+        )
+        manifests = prepare(corpus, tmp_path / "out", data)
+        assert labelled(manifests) == {(f"rec{n}.wav", start): (text, None) for n, _, start, _, text in texts}
+        ends = {(u.path.stem, u.start + u.num_samples) for name in LABELLED for u in manifests[name]}
+        assert ("rec4", 20 * 16_000) in ends
+        assert ("rec3", round(19.5 * 16_000)) in ends
+        assert dropped(tmp_path / "out") == {
+            "times that make no span": [f"{data}/text:{len(texts) + 1}"],
+            "text without a segment": [f"{data}/text:{len(texts) + 2}: short", f"{data}/text:{len(texts) + 3}: lost"],
+        }
+
+    def test_commands_of_kaldi_are_not_run(self, recordings: Path, tmp_path: Path) -> None:
+        scp = kaldi(tmp_path, recordings) / "wav.scp"
+        lines = scp.read_text("utf-8").splitlines()
+        run = tmp_path / "was run"
+        scp.write_text("\n".join([f"utt0 touch '{run}' |", "utt1 sph2pipe -f wav a.sph |", *lines[2:]]), "utf-8")
+        manifests = prepare(recordings, tmp_path / "out", tmp_path)
+        assert set(expected()) - set(labelled(manifests)) == {("00.wav", 0.0), ("01.wav", 0.0)}
+        assert [what.split(": ")[0] for what in dropped(tmp_path / "out")[COMMAND]] == [f"{scp}:1", f"{scp}:2"]
+        scp.write_text("\n".join(f"utt{n} sox a.wav -t wav - |" for n in range(20)), "utf-8")
+        with pytest.raises(ManifestError, match=r"wav\.scp: expected the paths of recordings, found commands only"):
+            prepare(recordings, tmp_path / "out", tmp_path)
+        assert not run.exists()
+
+
+def dropped_texts(out: Path) -> list[str]:
+    return dropped(out)["text that cannot be read"]
+
+
+def write_long_recordings(corpus: Path, number: int) -> list[tuple[int, int, float, float, str]]:
+    """Recordings of 20 s, each with four spans: (recording, span, start, end, text)."""
+    corpus.mkdir()
+    generator = np.random.default_rng(0)
+    for n in range(number):
+        soundfile.write(corpus / f"rec{n}.wav", generator.normal(0, 0.1, 20 * 16_000), 16_000)
+    words = "the quick brown fox jumps over the lazy dog"
+    return [(n, i, 5.0 * i, 5.0 * i + 4.5, f"{words} {'ab'[n % 2]}") for n in range(number) for i in range(4)]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (b"a.wav hello\nb.wav hi\n", r"found 'a\.wav hello'"),
+            (b"id,text\n1,hello\n", "found 'id,text'"),
+            (b'[\n{"path": "a.wav", "text": "a"}\n]', r"found '\['"),
+            (b"", "found ''"),
+            (b"\x89PNG\x00" + b"\xff" * 200_000, "found '"),
+        ],
+    )
+    def test_an_unknown_form(self, recordings: Path, tmp_path: Path, content: bytes, found: str) -> None:
+        (tmp_path / "labels.csv").write_bytes(content)
+        with pytest.raises(ManifestError, match=rf"LABELS=.*labels\.csv: expected a csv or tsv .* Kaldi .*, {found}"):
+            prepare(recordings, tmp_path / "out", tmp_path / "labels.csv")
+
+    def test_utf_16(self, recordings: Path, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("path,text\n", "utf-16")
+        with pytest.raises(ManifestError, match=r"labels\.csv: expected UTF-8, found UTF-16"):
+            prepare(recordings, tmp_path / "out", tmp_path / "labels.csv")
+
+    def test_missing_labels(self, recordings: Path, tmp_path: Path) -> None:
+        with pytest.raises(ManifestError, match=r"LABELS=.*none\.csv: expected a csv .*, found none"):
+            prepare(recordings, tmp_path / "out", tmp_path / "none.csv")
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ManifestError, match=r"LABELS=.*folder: expected .*, found a folder without wav\.scp"):
+            prepare(recordings, tmp_path / "out", tmp_path / "folder")
+        (tmp_path / "folder" / "wav.scp").write_text("a a.wav\n", "utf-8")
+        with pytest.raises(ManifestError, match=r"folder/text: expected a file, found none"):
+            prepare(recordings, tmp_path / "out", tmp_path / "folder")
+
+    def test_no_recordings(self, tmp_path: Path) -> None:
+        with pytest.raises(ManifestError, match=r"CORPUS=.*nowhere: expected a folder with recordings, found none"):
+            prepare(tmp_path / "nowhere", tmp_path / "out")
+        (tmp_path / "talk.wav").touch()
+        with pytest.raises(ManifestError, match=r"talk\.wav: expected a folder with recordings, found a file"):
+            prepare(tmp_path / "talk.wav", tmp_path / "out")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ManifestError, match=r"CORPUS=.*empty: expected recordings .*, found none"):
+            prepare(tmp_path / "empty", tmp_path / "out")
+
+    def test_texts_of_two_recordings(self, tmp_path: Path) -> None:
+        texts = write_long_recordings(tmp_path / "corpus", number=2)
+        lines = [f"rec{n}.wav,{start},{end},{text}" for n, _, start, end, text in texts]
+        (tmp_path / "labels.csv").write_text("\n".join(["path,start,end,text", *lines, "x.wav,,,a"]), "utf-8")
+        with pytest.raises(ManifestError) as caught:
+            prepare(tmp_path / "corpus", tmp_path / "out", tmp_path / "labels.csv")
+        assert "expected usable texts of 3 recordings or more" in str(caught.value)
+        assert "found 2: " in str(caught.value)
+        assert "left out: 1 text of a recording that is missing (LABELS=none" in str(caught.value)
+
+
+class TestDrops:
+    """Bad lines among good ones cost themselves alone, and each is named."""
+
+    def test_rows_of_a_table(self, recordings: Path, tmp_path: Path) -> None:
+        good = csv_table(tmp_path, recordings).read_text("utf-8").splitlines()[1:]
+        path = "field 1/00.wav"
+        bad = {
+            "row with more or fewer cells than the header": ["a.wav,text", f"{path},a,b,c,d,e,f"],
+            "text of a recording that is missing": ["none.wav,a,,,", f"{'x' * 5000},a,,,", ".,a,,,"],
+            "text of a recording that cannot be read": ["radio/broken.wav,a,,,", "radio/empty.mp3,a,,,"],
+            "empty text": [f"{path},...,,,", f"{path},,,,", f"{path},\u200b,,,"],
+            "text with digits: spell them out": [f"{path},press 5,,,", f"{path},\u0967 a,,,"],
+            "row without a recording": [",a,,,"],
+            "times that make no span": [f"{path},a,,1,0.5", f"{path},a,,x,", f"{path},a,,-1,", f"{path},a,,nan,"],
+            "span outside its recording": [f"{path},a,,900,901"],
+            "longer than 30 s with a text: cut it, or give start and end": ["radio/show.flac,a,,,"],
+            "text too long for its audio": [f"{path},{'ab' * 100},,0,0.5"],
+            "span with several texts": ["radio/beep.wav,a,,,", "radio/beep.wav,b,,,", "radio/beep.wav,a,,,"],
+            "line that is no UTF-8": [f"{path},sp\udce4t,,,"],
+        }
+        rows = [(reason, row) for reason, rows in bad.items() for row in rows]
+        lines = ["path,text,speaker,start,end", *(row for _, row in rows)]
+        for line in good:
+            name, text, _, speaker = line.split(",")
+            lines.append(f"{name},{text},{speaker},,")
+        repeated = lines[-1]
+        lines.append(repeated)
+        file = tmp_path / "labels.csv"
+        file.write_text("\n".join(lines), "utf-8", errors="surrogateescape")
+        manifests = prepare(recordings, tmp_path / "out", file)
+        assert labelled(manifests) == expected()
+        found = dropped(tmp_path / "out")
+        for number, (reason, row) in enumerate(rows, 2):
+            assert any(f"{what}: ".startswith(f"{file}:{number}: ") for what in found[reason]), (row, found)
+        assert found["span named before"] == [f"{file}:{len(lines)}"]
+        assert sum(len(whats) for reason, whats in found.items() if "pretraining" not in reason) == len(rows) + 3
+
+    def test_a_quotation_mark_that_is_not_closed(self, recordings: Path, tmp_path: Path) -> None:
+        file = csv_table(tmp_path, recordings)
+        lines = file.read_text("utf-8").splitlines()
+        lines.append('field 1/00.wav,"open,7,\na\nb')
+        file.write_text("\n".join(lines), "utf-8")
+        assert labelled(prepare(recordings, tmp_path / "out", file)) == expected()
+        assert dropped(tmp_path / "out")["row with more or fewer cells than the header"] == [f"{file}:22-24: 2 for 4"]
+
+    def test_json_that_is_none(self, recordings: Path, tmp_path: Path) -> None:
+        file = json_lines(tmp_path, recordings)
+        bad = ["{", "[1]", '{"path": ["a"], "text": "a"}', '{"path": "\\u0000", "text": "a"}', '{"path": "a.wav"}']
+        bad += [f'{{"path": "a.wav", "text": "a", "offset": 1{"0" * 400}}}', '{"path": "a", "text": "\\ud800"}']
+        file.write_text(file.read_text("utf-8") + "\n".join(bad), "utf-8")
+        assert labelled(prepare(recordings, tmp_path / "out", file)) == expected()
+        found = dropped(tmp_path / "out")
+        assert len(found["line that is no JSON object"]) == 2
+        assert len(found["value that is neither text nor number"]) == 1
+        assert len(found["text of a recording that is missing"]) == 2
+        assert len(found["times that make no span"]) == 1
+        assert len(found["line that is no UTF-8"]) == 1
+
+
+class TestTexts:
+    def test_as_they_are(self, recordings: Path, tmp_path: Path) -> None:
+        file = csv_table(tmp_path, recordings)
+        file.write_text(
+            file.read_text("utf-8").replace('""!', '  ¹-’a\u0308""!') + "radio/beep.wav,a|b,,voice 1\n", "utf-8"
+        )
+        texts = labelled(prepare(recordings, tmp_path / "out", file, as_is=True))
+        assert texts["00.wav", 0.0][0] == f'"{miniature_own_data.clips()["field 1/00.wav"].text.upper()} ¹-’\u00e4"!'
+        assert len(texts) == 20
+        assert dropped(tmp_path / "out")["text with |, which stands for the space"] == [f"{file}:22"]
+
+    def test_the_alphabet(self, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = csv_table(tmp_path, recordings)
+        manifests = prepare(recordings, tmp_path / "out", file)
+        rows = [row.split("\t") for row in (tmp_path / "out" / "alphabet.tsv").read_text("utf-8").splitlines()]
+        assert rows[0] == ["letter", "code", "name", "train", "dev", "test"]
+        e = next(row for row in rows if row[0] == "e")
+        texts = {name: "".join(utterance.text or "" for utterance in manifests[name]) for name in LABELLED}
+        assert e == ["e", "U+0065", "LATIN SMALL LETTER E", *(str(texts[name].count("e")) for name in LABELLED)]
+        assert {row[0] for row in rows[1:]} == set("".join(texts.values())) - {" "}
+        counts = [int(row[3]) for row in rows[1:]]
+        assert counts == sorted(counts, reverse=True)
+        rare = [row[0] for row in rows[1:] if int(row[3]) < 5]
+        warning = next(line for line in capsys.readouterr().err.splitlines() if "letters occur less than 5" in line)
+        assert warning.startswith(f"warning: {len(rare)} letters")
+        assert all(f"{letter} (U+{ord(letter):04X})" in warning for letter in rare)
+
+
+def seconds(utterances: Sequence[Utterance] | Manifest) -> float:
+    return sum(utterance.seconds for utterance in utterances)
+
+
+def assert_held_out(manifests: dict[str, Manifest]) -> None:
+    """No recording is in two labelled splits, and none of dev and test in pretraining."""
+    paths = {name: {utterance.path for utterance in manifest} for name, manifest in manifests.items()}
+    assert paths["train"].isdisjoint(paths["dev"] | paths["test"])
+    assert paths["dev"].isdisjoint(paths["test"])
+    assert paths["pretrain_train"].isdisjoint(paths["dev"] | paths["test"])
+    assert paths["pretrain_dev"].isdisjoint(paths["test"])
+    spans = {name: {(u.path, u.start) for u in manifests[name]} for name in PRETRAIN}
+    assert spans["pretrain_train"].isdisjoint(spans["pretrain_dev"])
+
+
+class TestSplits:
+    def test_by_speaker(self, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = csv_table(tmp_path, recordings)
+        manifests = prepare(recordings, tmp_path / "out", file)
+        said = "labels: split by speaker: none of 10 is in two of train, dev and test\n"
+        assert said in capsys.readouterr().err
+        assert_held_out(manifests)
+        voices = {name: {utterance.speaker for utterance in manifests[name]} for name in LABELLED}
+        assert sum(map(len, voices.values())) == len(set().union(*voices.values())) == 10
+        # An unusable text does not make its recording one of somebody else.
+        voice = next(iter(voices["test"]))
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(f"radio/jingle.WAV,press 5,,{voice}\n")
+        again = prepare(recordings, tmp_path / "out", file)
+        assert list(again["test"]) == list(manifests["test"])
+        assert any(u.path.name == "jingle.WAV" for name in PRETRAIN for u in manifests[name])
+        assert not any(u.path.name == "jingle.WAV" for name in PRETRAIN for u in again[name])
+
+    def test_a_voice_in_many_recordings_and_a_recording_of_many_voices(self) -> None:
+        def spoken(path: str, speaker: str) -> Utterance:
+            return Utterance(Path(path), 16_000, text="a", speaker=speaker)
+
+        utterances = [spoken(f"{n}.wav", f"s{n}") for n in range(30)]
+        utterances += [spoken("a.wav", "x"), spoken("a.wav", "y"), spoken("b.wav", "y"), spoken("b.wav", "z")]
+        utterances += [spoken("c.wav", "z")]
+        for order in (utterances, utterances[::-1]):
+            groups = held_out._join_voices(order, [utterance.path.name for utterance in order])
+            joined = {
+                group
+                for utterance, group in zip(order, groups, strict=True)
+                if utterance.path.name in "a.wavb.wavc.wav"
+            }
+            assert len(joined) == 1
+            assert len(set(groups)) == 31
+
+    def test_too_few_speakers(self, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = csv_table(tmp_path, recordings)
+        text = file.read_text("utf-8")
+        for n in range(2, 10):
+            text = text.replace(f"voice {n}", f"voice {n % 2}")
+        file.write_text(text, "utf-8")
+        manifests = prepare(recordings, tmp_path / "out", file)
+        assert "labels: split by recording, as 2 speakers are too few to hold some out: " in capsys.readouterr().err
+        assert_held_out(manifests)
+
+    @pytest.mark.parametrize(
+        ("lengths", "low", "high"),
+        [
+            ([5.0] * 120, 60, 75),  # ten minutes: a minute each
+            ([5.0] * 24, 24, 30),  # two minutes: no more than a fifth each
+            ([10.0] * 720, 720, 900),  # two hours: a tenth each
+            ([300.0, 300.0, 20.0], 20, 300),
+            ([300.0, 2.0, 2.0], 2, 2),
+            ([200.0, 200.0, 200.0], 200, 200),
+        ],
+    )
+    def test_how_much(self, lengths: list[float], low: float, high: float) -> None:
+        utterances = [Utterance(Path(f"{n}.wav"), int(s * 16_000), text="a") for n, s in enumerate(lengths)]
+        splits = held_out.draw_splits(utterances, str)
+        shuffled = held_out.draw_splits(utterances[::-1], str)
+        assert shuffled.dev[::-1] == splits.dev
+        assert shuffled.test[::-1] == splits.test
+        for split in (splits.dev, splits.test):
+            assert low <= seconds(split) <= high
+        assert sorted([*splits.train, *splits.dev, *splits.test], key=str) == sorted(utterances, key=str)
+        assert splits.train
+
+    def test_the_same_each_time_and_everywhere(self, recordings: Path, tmp_path: Path) -> None:
+        file = csv_table(tmp_path, recordings)
+        prepare(recordings, tmp_path / "one", file)
+        elsewhere = tmp_path / "moved"
+        elsewhere.symlink_to(recordings)
+        lines = file.read_text("utf-8").splitlines()
+        file.write_text("\n".join([lines[0], *reversed(lines[1:])]), "utf-8")
+        prepare(elsewhere, tmp_path / "two", file)
+        miniature_own_data.make_recordings(tmp_path / "copied")
+        prepare(tmp_path / "copied", tmp_path / "three", file)
+        for name in (*LABELLED, *PRETRAIN, "alphabet"):
+            one, two, three = ((tmp_path / n / f"{name}.tsv").read_text("utf-8") for n in ("one", "two", "three"))
+            assert one == two
+            assert one.partition("\n")[2] == three.partition("\n")[2]
+
+    def test_earlier_dev_and_test_are_kept(self, recordings: Path, tmp_path: Path) -> None:
+        file = csv_table(tmp_path, recordings)
+        lines = file.read_text("utf-8").splitlines()
+        file.write_text("\n".join(line for line in lines if "voice 7" not in line and "voice 8" not in line), "utf-8")
+        before = prepare(recordings, tmp_path / "one", file)
+        voice = before["test"][0].speaker
+        file.write_text("\n".join([*lines, f"radio/beep.wav,a,7,{voice}", "radio/jingle.WAV,a,7,new"]), "utf-8")
+        after = prepare(recordings, tmp_path / "two", file, kept=tmp_path / "one")
+        for name in ("dev", "test"):
+            assert list(after[name]) == list(before[name])
+        added = {utterance.speaker for utterance in after["train"]} - {
+            utterance.speaker for utterance in before["train"]
+        }
+        assert added == {"voice 7", "voice 8", "new"}
+        assert dropped(tmp_path / "two")["voice that is held out"] == [f"{recordings}/radio/beep.wav: {voice}"]
+        for name in ("pretrain_train", "pretrain_dev"):
+            same = {utterance for utterance in before[name] if utterance.path.name != "beep.wav"}
+            assert set(after[name]) == same
+        with pytest.raises(ManifestError, match=r"nowhere/train\.tsv: expected a file, found none"):
+            prepare(recordings, tmp_path / "three", file, kept=tmp_path / "nowhere")
+
+
+class TestPretraining:
+    def test_without_texts(self, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        manifests = prepare(recordings, tmp_path / "out")
+        assert set(manifests) == set(PRETRAIN)
+        assert capsys.readouterr().err.endswith("no texts: for pretraining only\n")
+        everything = [*manifests["pretrain_train"], *manifests["pretrain_dev"]]
+        for path in {utterance.path for utterance in everything}:
+            spans = sorted((u.start, u.start + u.num_samples) for u in everything if u.path == path)
+            assert spans[0][0] == 0
+            assert all(one[1] == two[0] for one, two in pairwise(spans))
+            assert spans[-1][1] == audio_info(path).num_samples
+        show = [utterance.seconds for utterance in everything if utterance.path.name == "show.flac"]
+        assert len(show) == 3
+        assert max(show) - min(show) < 0.001
+        assert max(show) <= 15
+        assert {u.path.name for u in everything} >= {"show.flac", "jingle.WAV", "00.wav"}
+        found = dropped(tmp_path / "out")
+        assert found["shorter than 1 s, not used in pretraining"] == ["radio/beep.wav"]
+        assert [Path(what.split(":")[0]).name for what in found["recording that cannot be read"]] == [
+            "broken.wav",
+            "empty.mp3",
+        ]
+        assert 0.1 * seconds(everything) < seconds(manifests["pretrain_dev"]) < 0.35 * seconds(everything)
+
+    def test_one_recording_is_enough(self, tmp_path: Path) -> None:
+        write_long_recordings(tmp_path / "corpus", number=1)
+        manifests = prepare(tmp_path / "corpus", tmp_path / "out")
+        assert [seconds(manifests[name]) for name in PRETRAIN] == [10, 10]
+
+    def test_recordings_outside_the_folder(self, recordings: Path, tmp_path: Path) -> None:
+        corpus = tmp_path / "corpus"
+        write_long_recordings(corpus, number=1)
+        manifests = prepare(corpus, tmp_path / "out", kaldi_in(tmp_path / "data", recordings))
+        assert labelled(manifests) == expected()
+        assert {u.path.name for u in manifests["pretrain_train"]} > {u.path.name for u in manifests["train"][:3]}
+
+    def test_labels_that_vanish_take_their_manifests_along(self, recordings: Path, tmp_path: Path) -> None:
+        assert "train" in prepare(recordings, tmp_path / "out", csv_table(tmp_path, recordings))
+        assert set(prepare(recordings, tmp_path / "out")) == set(PRETRAIN)
+
+    def test_formats_that_read_slowly_are_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(programs, "_SLOW_SECONDS", 3.0)
+        (tmp_path / "corpus").mkdir()
+        noise = np.random.default_rng(0).normal(0, 0.1, 20 * 16_000)
+        soundfile.write(tmp_path / "corpus" / "long.mp3", noise, 16_000)
+        soundfile.write(tmp_path / "corpus" / "long.flac", noise, 16_000)
+        prepare(tmp_path / "corpus", tmp_path / "out")
+        assert "warning: 1 long recordings such as long.mp3 are in a format" in capsys.readouterr().err
+
+
+def kaldi_in(folder: Path, recordings: Path) -> Path:
+    folder.mkdir()
+    return kaldi(folder, recordings)
+
+
+def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("CORPUS", "LABELS", "LICENCE")}
+    return subprocess.run(
+        ["bash", str(RECIPE / "run.sh"), *arguments],
+        env=environment | {"OUT": str(out)} | settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+class TestRun:
+    def test_refusals_are_one_line(self, tmp_path: Path) -> None:
+        settings = {"LICENCE": "CC0"}
+        result = run_recipe(tmp_path / "out", CORPUS=str(tmp_path / "no such"), **settings)
+        assert result.returncode == 1
+        line = f"error: CORPUS={tmp_path}/no such: expected a folder with recordings, found none"
+        assert result.stderr.splitlines() == ["== prepare", line]
+        result = run_recipe(tmp_path / "out", **settings)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1] == "error: CORPUS=: expected a folder with recordings, found nothing"
+        result = run_recipe(tmp_path / "out", SIZE="huge", **settings)
+        assert result.returncode == 1
+        assert result.stderr.splitlines() == ["error: SIZE=huge: expected one of small base"]
+
+    def test_without_texts_it_stops_after_pretraining(self, tmp_path: Path) -> None:
+        miniature_own_data.make_recordings(tmp_path / "my recordings")
+        out = tmp_path / "out"
+        (out / "pretrain").mkdir(parents=True)
+        result = run_recipe(out, CORPUS=str(tmp_path / "my recordings"), INIT=str(out / "pretrain"))
+        assert result.returncode == 0, result.stderr
+        lines = result.stderr.splitlines()
+        assert "licence of their data is unknown" in lines[0]
+        stages = [line for line in lines if line.startswith("== ")]
+        assert stages == ["== prepare", "== check", "== pretrain", "== finetune"]
+        stopped = f"stopped before finetune: there are no texts in {out}/data (LABELS=... says where they are)"
+        assert stopped in lines
+        assert "0 errors" in (out / "check_pretrain.txt").read_text("utf-8")
+
+    def test_configurations_are_whole(self) -> None:
+        from speechssl.train.finetune import FinetuneConfig
+        from speechssl.train.pretrain import PretrainConfig
+
+        data = ["data.train=a", "data.dev=b", "data.licence=c"]
+        prompts, models = RECIPES / "prompts", RECIPES / "models"
+        small = [prompts / "encoder.toml", prompts / "pretrain.toml", RECIPE / "small_pretrain.toml"]
+        base = [models / "wav2vec2_base.toml", RECIPE / "base_pretrain.toml"]
+        for files, kind, layers in ((small, "masked_prediction", 4), (base, "contrastive", 12)):
+            config = PretrainConfig.load(files, data)
+            assert (config.objective.kind, config.encoder.context.num_layers) == (kind, layers)
+            assert config.batches.min_seconds <= programs.MIN_DEV_PIECE_SECONDS
+        for files in ([prompts / "finetune.toml", RECIPE / "small_finetune.toml"], [RECIPE / "base_finetune.toml"]):
+            config = FinetuneConfig.load(files, [*data, "init=d"])
+            assert config.best_metric == "cer"
+            assert config.batches.max_seconds == 30
