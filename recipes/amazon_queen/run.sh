@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Flight of the Amazon Queen, thirty characters in English: fetch, prepare, check, pretrain, finetune, evaluate.
+#
+#     SIZE=gpu LABELS=1h OUT=exp/queen bash recipes/amazon_queen/run.sh --set optimizer.learning_rate=5e-4
+#
+# apt-get fetches the Debian package; where there is none, CORPUS names queen.1c, a folder with it, or the package.
+# SIZE is cpu (an evening on two cores) or gpu (ten minutes), each in an OUT of its own; LABELS is all, 1h or 10min.
+# FROM_SCRATCH=1 fine-tunes fresh weights in the same way, without pretraining. ENCODER names a file with another
+# architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
+# processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+set -euo pipefail
+
+recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+stages=(fetch prepare check pretrain finetune evaluate)
+source "$recipe/../stages.sh"
+SIZE=${SIZE:-cpu}
+LABELS=${LABELS:-all}
+FROM_SCRATCH=${FROM_SCRATCH:-0}
+data=$OUT/data
+corpus=${CORPUS:-$OUT/package}
+
+require_one_of SIZE "$SIZE" cpu gpu
+require_one_of LABELS "$LABELS" all 1h 10min
+require_one_of FROM_SCRATCH "$FROM_SCRATCH" 0 1
+case $SIZE in
+    cpu) encoder=${ENCODER:-$recipe/../prompts/encoder.toml} ;;
+    gpu) encoder=${ENCODER:-$recipe/encoder_gpu.toml} ;;
+esac
+case $LABELS in
+    all) labels=$data/train.tsv suffix= ;;
+    *) labels=$data/train_$LABELS.tsv suffix=_$LABELS ;;
+esac
+case $FROM_SCRATCH in
+    0) finetuned=$OUT/finetune$suffix start=(--set init="$OUT/pretrain") ;;
+    1) finetuned=$OUT/scratch$suffix start=("$encoder") ;;
+esac
+if [[ ${CORPUS:-} == *.deb ]]; then
+    package=$CORPUS
+    corpus=$OUT/package
+fi
+
+if wanted fetch; then
+    if [[ $corpus == "$OUT/package" ]]; then
+        bash "$recipe/fetch.sh" "$corpus" ${package:+"$package"}
+    else
+        echo "nothing to fetch: CORPUS=$CORPUS" >&2
+    fi
+fi
+
+if wanted prepare; then
+    "$PYTHON" "$recipe/prepare.py" "$corpus" "$data"
+fi
+
+if wanted check; then
+    check "$OUT/check_pretrain.txt" "$data"/{pretrain_train,pretrain_dev}.tsv
+    check "$OUT/check.txt" "$data"/{train,dev,test}.tsv
+fi
+
+if wanted pretrain; then
+    if [[ $FROM_SCRATCH == 1 ]]; then
+        echo "left out: FROM_SCRATCH=1" >&2
+    else
+        "${train[@]}" pretrain "$encoder" "$recipe/../prompts/pretrain.toml" "$recipe/pretrain_$SIZE.toml" \
+            --output "$OUT/pretrain" \
+            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" "$@"
+    fi
+fi
+
+if wanted finetune; then
+    "${train[@]}" finetune "$recipe/../prompts/finetune.toml" "$recipe/finetune_$SIZE.toml" "${start[@]}" \
+        --output "$finetuned" --set data.train="$labels" --set data.dev="$data/dev.tsv" "$@"
+fi
+
+if wanted evaluate; then
+    evaluate "$finetuned" "$data/test.tsv"
+fi
+
+show_results
