@@ -1,7 +1,7 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
-# which reads FROM, TO, OUT, GPUS, NODES and HEAD. It gives OUT, the commands `speechssl`, `train` (on all GPUs) and
-# `transcribe`, and the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`,
-# `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...` and `show_results`.
+# which reads FROM, TO, OUT, GPUS, NODES and HEAD; `extras` may name extras of the package that it needs. It gives OUT,
+# the commands `speechssl`, `train` (on all GPUs) and `transcribe`, and the functions `wanted STAGE`,
+# `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...`, `show_results`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
@@ -34,7 +34,7 @@ require_one_of() { # SETTING VALUE EXPECTED...
     [[ " ${*:3} " == *" $2 "* ]] || { echo "error: $1=$2: expected one of ${*:3}" >&2 && exit 1; }
 }
 
-PYTHON=$(bash "$root/tools/bootstrap.sh")
+PYTHON=$(bash "$root/tools/bootstrap.sh" "${extras:-}")
 speechssl=("$PYTHON" -m speechssl)
 transcribe=("$PYTHON" -m speechssl.transcribe.cli)
 train=("${speechssl[@]}")

@@ -31,21 +31,7 @@ ALPHABET_FILE = "alphabet.tsv"
 NO_LABELS = Path("none")
 _NUM_LISTED = 20
 # Of these, every piece is decoded from the start of its recording.
-_SLOW_SUFFIXES = (
-    ".aac",
-    ".amr",
-    ".avi",
-    ".g722",
-    ".m4a",
-    ".m4v",
-    ".mka",
-    ".mkv",
-    ".mov",
-    ".mp3",
-    ".mp4",
-    ".webm",
-    ".wma",
-)
+_SLOW_SUFFIXES = ".aac .amr .avi .g722 .m4a .m4v .mka .mkv .mov .mp3 .mp4 .webm .wma"
 _SLOW_SECONDS = 300.0
 
 
@@ -199,12 +185,12 @@ def warn_of_slow_recordings(corpus: Corpus) -> None:
     slow = [
         whole
         for whole in corpus.headers.values()
-        if whole.path.suffix.lower() in _SLOW_SUFFIXES and whole.seconds > _SLOW_SECONDS
+        if whole.path.suffix.lower() in _SLOW_SUFFIXES.split() and whole.seconds > _SLOW_SECONDS
     ]
     if slow:
         print_status(
             f"warning: {len(slow)} long recordings such as {corpus.name(slow[0].path)} are in a format that is decoded "
-            "from the start for every piece of them; training will wait for that: convert them to FLAC (README.md)"
+            "from the start for every piece of them, and training will wait for that: UNPACK=1 decodes them once"
         )
 
 

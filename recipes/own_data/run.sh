@@ -1,22 +1,26 @@
 #!/usr/bin/env bash
-# From a folder of recordings, with some texts, to a model: prepare, check, pretrain, finetune, evaluate.
+# From a folder of recordings, with some texts, to a model: prepare, unpack, check, pretrain, finetune, evaluate.
 #
 #     CORPUS=recordings LABELS=labels.csv LICENCE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
 # CORPUS is the folder of recordings. LABELS says what is said in some of them: a csv, tsv or jsonl file or a Kaldi
 # folder; default: .txt files beside the recordings; none: no texts. LICENCE is written into the models.
 # SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
-# pretraining. KEEP=exp/mine/data keeps the dev and test of an earlier preparation. TEXTS=asis learns texts as they are
+# pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the dev and test of an earlier preparation. TEXTS=asis learns texts as they are
 # written. ENCODER names a file with another architecture. FROM and TO name the first and the last stage, OUT the folder
 # for everything written, GPUS the number of processes. The rest of the line goes to the training stages. Run again, it
 # goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(prepare check pretrain finetune evaluate)
+stages=(prepare unpack check pretrain finetune evaluate)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-small}
-data=$OUT/data
+UNPACK=${UNPACK:-0}
+require_one_of UNPACK "$UNPACK" 0 1
+prepared=$OUT/data
+data=$prepared
+[[ $UNPACK == 0 ]] || data=$OUT/unpacked
 pretrained=${INIT:-$OUT/pretrain}
 
 require_one_of SIZE "$SIZE" small base
@@ -39,8 +43,8 @@ if [[ -z ${LICENCE:-} ]]; then
 fi
 
 stop_without_labels() { # before the stages that need them
-    [[ ! -f $data/train.tsv ]] || return 0
-    echo "stopped before $1: there are no texts in $data (LABELS=... says where they are)" >&2
+    [[ ! -f $prepared/train.tsv ]] || return 0
+    echo "stopped before $1: there are no texts in $prepared (LABELS=... says where they are)" >&2
     show_results
     exit 0
 }
@@ -50,8 +54,18 @@ if wanted prepare; then
         echo "error: CORPUS=: expected a folder with recordings, found nothing" >&2
         exit 1
     fi
-    "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$data" --texts "${TEXTS:-normalised}" \
+    "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$prepared" --texts "${TEXTS:-normalised}" \
         ${LABELS:+--labels "$LABELS"} ${KEEP:+--keep "$KEEP"}
+fi
+
+if wanted unpack; then
+    if [[ $UNPACK == 0 ]]; then
+        echo "not asked for: UNPACK=1 decodes the recordings once" >&2
+    else
+        manifests=("$prepared"/{pretrain_train,pretrain_dev}.tsv)
+        [[ ! -f $prepared/train.tsv ]] || manifests+=("$prepared"/{train,dev,test}.tsv)
+        "${speechssl[@]}" unpack "${manifests[@]}" --output "$data"
+    fi
 fi
 
 if wanted check; then

@@ -1,40 +1,55 @@
 #!/usr/bin/env bash
-# From unlabelled speech to transcripts: check, pretrain, finetune, evaluate, transcribe.
+# From unlabelled speech to transcripts: unpack, check, pretrain, finetune, evaluate, transcribe.
 #
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
 # FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of processes,
-# VARIANT a file of what pretraining does otherwise: VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ...
+# LABELS the manifest to fine-tune on (train, train_10min, train_5min), INIT a model to fine-tune in the place of a
+# pretraining of its own, ENCODER another architecture, VARIANT a file of what pretraining does otherwise:
+# VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ...
 # The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(check pretrain finetune evaluate transcribe)
+stages=(unpack check pretrain finetune evaluate transcribe)
 source "$recipe/../stages.sh"
 CORPUS=${CORPUS:-$recipe/corpus}
-pretrain=("$recipe"/{encoder,pretrain}.toml ${VARIANT:+"$VARIANT"})
+LABELS=${LABELS:-train}
+require_one_of LABELS "$LABELS" train train_10min train_5min
+data=$OUT/data
+pretrained=${INIT:-$OUT/pretrain}
+
+if wanted unpack; then # once, rather than decode in every epoch
+    "${speechssl[@]}" unpack "$CORPUS"/{pretrain_train,pretrain_dev,train,train_10min,train_5min,dev,test}.tsv \
+        --output "$data"
+fi
 
 if wanted check; then
-    check "$OUT/check_pretrain.txt" "$CORPUS"/{pretrain_train,pretrain_dev}.tsv
-    check "$OUT/check.txt" "$CORPUS"/{train,dev,test}.tsv
+    check "$OUT/check_pretrain.txt" "$data"/{pretrain_train,pretrain_dev}.tsv
+    check "$OUT/check.txt" "$data"/{"$LABELS",dev,test}.tsv
 fi
 
 if wanted pretrain; then
-    "${train[@]}" pretrain "${pretrain[@]}" --output "$OUT/pretrain" \
-        --set data.train="$CORPUS/pretrain_train.tsv" --set data.dev="$CORPUS/pretrain_dev.tsv" "$@"
+    if [[ -n ${INIT:-} ]]; then
+        echo "not needed: INIT=$INIT" >&2
+    else
+        "${train[@]}" pretrain "${ENCODER:-$recipe/encoder.toml}" "$recipe/pretrain.toml" ${VARIANT:+"$VARIANT"} \
+            --output "$pretrained" \
+            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" "$@"
+    fi
 fi
 
 if wanted finetune; then
-    "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$OUT/pretrain" \
-        --set data.train="$CORPUS/train.tsv" --set data.dev="$CORPUS/dev.tsv" "$@"
+    "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$pretrained" \
+        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" "$@"
 fi
 
 if wanted evaluate; then
-    evaluate "$OUT/finetune" "$CORPUS/test.tsv"
+    evaluate "$OUT/finetune" "$data/test.tsv"
 fi
 
 if wanted transcribe; then
-    "$PYTHON" "$recipe/cut_clips.py" "$CORPUS/test.tsv" "$OUT/heldout"
+    "$PYTHON" "$recipe/cut_clips.py" "$data/test.tsv" "$OUT/heldout"
     "${transcribe[@]}" --model "$OUT/finetune" "$OUT"/heldout/*.wav >"$OUT/heldout.txt"
     while IFS=$'\t' read -r file text; do
         printf '%s\n  reference   %s\n  transcript  %s\n' "${file##*/}" "$(<"${file%.wav}.txt")" "$text"

@@ -73,7 +73,7 @@ class Preparation:
         self._dropped[reason].append(what)
 
     def utterances(self, clips: Sequence[Clip]) -> list[Utterance]:
-        """Read the recordings' headers; clips whose recording is missing, damaged or too short are dropped.
+        """Read the recordings' headers; clips whose recording is missing or damaged are dropped.
 
         Returns:
             An utterance for each of the others, in the order given.

@@ -7,14 +7,23 @@ _APOSTROPHES = re.compile("[\u2018\u2019\u201b\u02bc\u02b9\uff07`\u00b4]")
 _BORDER_APOSTROPHES = re.compile(r"(?<!\w)'|'(?!\w)")
 
 
-def normalize_text(text: str) -> str:
+_DOTTED_I = ("tr", "az")  # languages in which the capital of ı is I, and that of i is İ
+
+
+def normalize_text(text: str, language: str | None = None) -> str:
     """Reduce a text to lower-case letters, digits and the apostrophes inside words, with single spaces between words.
 
     Letters of any script stay, with their marks, in Unicode's composed form; punctuation and symbols separate words,
     and invisible formatting characters vanish. Digits stay because no rule knows how they are read: a recipe drops
     such texts or spells them out.
+
+    Args:
+        text: As written.
+        language: Its code, for the capitals of Turkish and Azerbaijani; others are as Unicode has them.
     """
     composed = _APOSTROPHES.sub("'", normalize("NFC", text))
+    if language in _DOTTED_I:
+        composed = composed.replace("I", "ı").replace("İ", "i")
     kept = (_spoken(character) for character in normalize("NFC", composed.lower()))
     return " ".join(_BORDER_APOSTROPHES.sub(" ", "".join(kept)).split())
 

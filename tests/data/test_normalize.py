@@ -21,6 +21,11 @@ def test_letters_stay_and_punctuation_goes(written: str, spoken: str) -> None:
     assert normalize_text(spoken) == spoken
 
 
+def test_turkish_has_two_letters_i() -> None:
+    assert normalize_text("IŞIK İyi", "tr") == "ışık iyi"
+    assert normalize_text("IS It", "en") == "is it"
+
+
 def test_digits_of_any_script() -> None:
     assert has_digits("a 1")
     assert has_digits("५")

@@ -549,6 +549,14 @@ class TestRun:
         assert result.returncode == 1
         assert result.stderr.splitlines() == ["error: SIZE=huge: expected one of small base"]
 
+    def test_recordings_are_unpacked_if_asked_for(self, recordings: Path, tmp_path: Path) -> None:
+        settings = {"CORPUS": str(recordings), "LICENCE": "CC0", "UNPACK": "1", "TO": "unpack", "LABELS": "none"}
+        result = run_recipe(tmp_path / "out", **settings)
+        manifest = read_manifest(tmp_path / "out" / "unpacked" / "pretrain_train.tsv")
+        assert len(manifest) == len(read_manifest(tmp_path / "out" / "data" / "pretrain_train.tsv"))
+        assert all(utterance.path.suffix == ".wav" and utterance.path.exists() for utterance in manifest)
+        assert result.returncode == 0, result.stderr
+
     def test_without_texts_it_stops_after_pretraining(self, tmp_path: Path) -> None:
         miniature_own_data.make_recordings(tmp_path / "my recordings")
         out = tmp_path / "out"
@@ -558,7 +566,7 @@ class TestRun:
         lines = result.stderr.splitlines()
         assert "licence of their data is unknown" in lines[0]
         stages = [line for line in lines if line.startswith("== ")]
-        assert stages == ["== prepare", "== check", "== pretrain", "== finetune"]
+        assert stages == ["== prepare", "== unpack", "== check", "== pretrain", "== finetune"]
         stopped = f"stopped before finetune: there are no texts in {out}/data (LABELS=... says where they are)"
         assert stopped in lines
         assert "0 errors" in (out / "check_pretrain.txt").read_text("utf-8")

@@ -1,16 +1,14 @@
 """The embedded corpus: what its manifests promise, and how it is made."""
 
 import gzip
-import importlib
 import os
-import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
+from miniature import recipe_modules
 
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, read_utterance
 
@@ -21,21 +19,9 @@ TRAINING = ["train.tsv", "train_5min.tsv", "train_10min.tsv", *(f"train_{name}.t
 HELD_OUT = [f"{part}{suffix}.tsv" for part in ("dev", "test") for suffix in ("", "_es", "_fr", "_it", "_ru")]
 
 
-def recipe_module(name: str) -> ModuleType:
-    """Import a program of the recipe; another recipe may have one of the same name, so leave none behind."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(RECIPE))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(RECIPE))
-        for new in set(sys.modules) - before:
-            if Path(getattr(sys.modules[new], "__file__", None) or "/").parent == RECIPE:
-                del sys.modules[new]
-
-
-prepare = recipe_module("prepare")
-splits = recipe_module("splits")
+prepare, splits, transcripts, recordings, make_corpus = recipe_modules(
+    "prompts", "prepare", "splits", "transcripts", "recordings", "make_corpus"
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +76,7 @@ def test_minutes(manifests):
 
 
 def test_labels_are_words_of_the_language_alone(manifests):
-    alphabets = recipe_module("transcripts").ALPHABETS
+    alphabets = transcripts.ALPHABETS
     for name in TRAINING + HELD_OUT:
         for utterance in manifests[name]:
             assert utterance.text
@@ -141,11 +127,12 @@ def test_near_duplicates_are_in_one_group(clips):
 
 
 def test_the_table_gives_the_same_splits_again(clips):
-    new_prompt = recipe_module("make_corpus").Prompt
     groups = defaultdict(list)
     for clip in clips:
         samples = np.zeros(clip.num_samples, np.int16)
-        groups[clip.group].append(new_prompt(clip.language, clip.prompt, samples, source_text="", text=clip.text))
+        groups[clip.group].append(
+            make_corpus.Prompt(clip.language, clip.prompt, samples, source_text="", text=clip.text)
+        )
     parts = splits.split_groups(groups)
     assert all(parts[clip.group] == clip.part for clip in clips)
 
@@ -235,7 +222,7 @@ class TestTranscripts:
         ],
     )
     def test_normalise(self, language, text, expected):
-        assert recipe_module("transcripts").normalise(text, language) == expected
+        assert transcripts.normalise(text, language) == expected
 
     @pytest.mark.parametrize(
         ("language", "text", "reason"),
@@ -255,13 +242,12 @@ class TestTranscripts:
         ],
     )
     def test_an_open_reading_is_refused(self, language, text, reason):
-        transcripts = recipe_module("transcripts")
         with pytest.raises(transcripts.UncertainReadingError, match=reason):
             transcripts.normalise(text, language)
         assert isinstance(transcripts.comparable(text, language), str)
 
     def test_sounds_are_no_speech(self):
-        is_sound = recipe_module("transcripts").is_sound
+        is_sound = transcripts.is_sound
         for text in ("[ascending tones]", "<beep decending>", "(10 seconds of silence)", "un suono di beep ascendente"):
             assert is_sound(text)
         for text in ("dash [-]", "Sus saludos [temporales] estan", "At the tone, please say your name."):
@@ -278,7 +264,7 @@ class TestMaking:
             document.mkdir(parents=True)
             with gzip.open(document / f"core-sounds-{language}.txt.gz", "wt", encoding="utf-8-sig") as file:
                 file.write(f"; comment: none\n\n{texts}\n")
-            sounds = tmp_path / "usr/share/asterisk/sounds" / recipe_module("make_corpus").VOICES[language][0]
+            sounds = tmp_path / "usr/share/asterisk/sounds" / make_corpus.VOICES[language][0]
             for name, size in sizes.items():
                 path = sounds / f"{name}.g722"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +294,6 @@ class TestMaking:
         return tmp_path
 
     def test_clips_are_read_selected_and_labelled(self, packages):
-        make_corpus = recipe_module("make_corpus")
         prompts = [prompt for language in ("en", "fr") for prompt in make_corpus.read_prompts(packages, language)]
         assert [len(prompt.samples) for prompt in prompts if prompt.prompt == "hello"] == [16_384, 16_384]
         kept, dropped = make_corpus.select(prompts)
@@ -331,8 +316,6 @@ class TestMaking:
         }
 
     def test_groups_join_languages_and_near_duplicates(self):
-        make_corpus = recipe_module("make_corpus")
-
         def prompt(language, name, text):
             return make_corpus.Prompt(language, name, np.zeros(1, np.int16), source_text=text, comparable=text)
 
@@ -350,7 +333,6 @@ class TestMaking:
         ) == ["b", "b", "d", "d", "d", "f", "d", "d"]
 
     def test_encoding_keeps_length_and_alignment(self, tmp_path):
-        recordings = recipe_module("recordings")
         generator = np.random.default_rng(0)
         envelope = np.repeat(generator.uniform(0, 1, 100), 400)[:39_001]
         samples = (generator.normal(0, 3000, 39_001) * envelope).astype(np.int16)
@@ -366,7 +348,6 @@ class TestMaking:
         assert abs(best) <= 2
 
     def test_long_clips_are_cut_at_pauses(self):
-        recordings = recipe_module("recordings")
         rate = prepare.SAMPLE_RATE
         samples = np.random.default_rng(0).normal(0, 3000, 20 * rate).astype(np.int16)
         assert recordings.pauses(samples[: 8 * rate]) == []
@@ -381,7 +362,7 @@ class TestMaking:
 @pytest.mark.slow
 @pytest.mark.skipif("PROMPTS_DEBS" not in os.environ, reason="PROMPTS_DEBS names no folder of the Debian packages")
 def test_the_packages_give_the_corpus_again(tmp_path, clips):
-    recipe_module("make_corpus").make(Path(os.environ["PROMPTS_DEBS"]), tmp_path)
+    make_corpus.make(Path(os.environ["PROMPTS_DEBS"]), tmp_path)
     assert (tmp_path / "clips.tsv").read_bytes() == (CORPUS / "clips.tsv").read_bytes()
     for language in LANGUAGES:
         made, _ = soundfile.read(tmp_path / f"{language}.opus", dtype="float32")

@@ -34,13 +34,13 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     description = json.loads((out / "finetune" / "best" / "config.json").read_text("utf-8"))
     assert [data["stage"] for data in description["training_data"]] == ["pretrain", "finetune"]
     assert all("CC-BY" in data["licence"] for data in description["training_data"])
-    scores = json.loads((out / "scores.json").read_text("utf-8"))["evaluations"][0]
+    scores = json.loads((out / "finetune" / "scores.json").read_text("utf-8"))["evaluations"][0]
     assert scores["num_utterances"] == len(scores["utterances"]) > 100
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
     assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
-        f"== {stage}" for stage in ("check", "pretrain", "finetune", "evaluate", "transcribe", "results")
+        f"== {stage}" for stage in ("unpack", "check", "pretrain", "finetune", "evaluate", "transcribe", "results")
     ]
-    assert result.stdout.splitlines()[-1] == (out / "results_rows.md").read_text("utf-8").strip()
+    assert result.stdout.splitlines()[-1] == (out / "finetune" / "results_rows.md").read_text("utf-8").strip()
     assert result.stdout.count("  reference   ") == result.stdout.count("  transcript  ") == 5
 
 
@@ -64,14 +64,13 @@ def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.Completed
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     result = run_recipe(tmp_path, FROM="polish")
     assert result.returncode == 1
-    assert result.stderr.strip() == "error: FROM=polish: expected one of check pretrain finetune evaluate transcribe"
+    stages = "unpack check pretrain finetune evaluate transcribe"
+    assert result.stderr.strip() == f"error: FROM=polish: expected one of {stages}"
 
 
 @pytest.mark.parametrize(("name", "objective", "context"), VARIANTS)
 def test_variants_run_too(tmp_path: Path, name: str, objective: str, context: str) -> None:
-    result = run_recipe(
-        tmp_path, *SMALLEST, VARIANT=str(RECIPE.with_name(f"{name}.toml")), FROM="pretrain", TO="finetune"
-    )
+    result = run_recipe(tmp_path, *SMALLEST, VARIANT=str(RECIPE.with_name(f"{name}.toml")), TO="finetune")
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
     assert description["encoder"]["context"]["kind"] == context

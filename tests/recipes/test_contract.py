@@ -1,0 +1,109 @@
+"""What every recipe promises, run end to end on a miniature of its corpus."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from miniature import RECIPES
+
+from speechssl.train.metrics import read_log
+
+NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data")
+TINY = Path(__file__).with_name("tiny_encoder.toml")
+NUM_STEPS = 4
+SMALLEST = [
+    argument
+    for setting in (
+        f"trainer.num_steps={NUM_STEPS}",
+        "trainer.microbatches=2",
+        "trainer.checkpoint_steps=1",
+        "trainer.log_steps=1",
+        "data.num_workers=0",
+        "batches.seconds=8",
+    )
+    for argument in ("--set", setting)
+]
+
+
+def start(recipe: str, settings: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"ENCODER": str(TINY), "OMP_NUM_THREADS": "1"} | settings
+    return subprocess.Popen(
+        ["bash", str(RECIPES / recipe / "run.sh"), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(recipe: str, settings: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    process = start(recipe, settings, *arguments)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def test_every_recipe_is_tested() -> None:
+    assert {path.parent.name for path in RECIPES.glob("*/run.sh")} == {*NAMES, "prompts"}
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> None:
+    """Two processes, killed in pretraining, run again to the end, and again with nothing left to do."""
+    corpus = tmp_path / "a corpus"
+    corpus.mkdir()
+    out = tmp_path / "an output"
+    settings = importlib.import_module(f"miniature_{recipe}").make_tree(corpus) | {"OUT": str(out)}
+
+    process = start(recipe, settings | {"GPUS": "2", "TO": "pretrain"}, *SMALLEST)
+    give_up = time.monotonic() + 300
+    while not (out / "pretrain" / "latest").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    status, rows, said = run(recipe, settings | {"GPUS": "2"}, *SMALLEST)
+    assert status == 0, said
+    stages = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
+    assert [stage for stage in stages if stage in ("prepare", "check", "pretrain", "finetune", "evaluate")] == [
+        *("prepare", "check", "pretrain", "finetune", "evaluate"),
+    ]
+    assert "on 2 x cpu" in said
+    assert "goes on after step" in said or "is finished after step" in said
+    (scores,) = out.glob("finetune*/scores.json")
+    for folder in (out / "pretrain", scores.parent):
+        steps = [line["step"] for line in read_log(folder) if line["split"] == "train"]
+        assert steps == list(range(1, NUM_STEPS + 1)), folder
+        description = json.loads((folder / "best" / "config.json").read_text("utf-8"))
+        assert description["training_data"][-1]["licence"]
+    assert rows.strip() == (scores.parent / "results_rows.md").read_text("utf-8").strip()
+    assert rows.count("\n") == len(json.loads(scores.read_text("utf-8"))["evaluations"]) > 0
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    status, _, said = run(recipe, settings | {"FROM": "pretrain", "TO": "finetune"}, *SMALLEST)
+    assert status == 0, said
+    assert said.count(f"is finished after step {NUM_STEPS}") == 2
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_mistakes_are_one_line(recipe: str, tmp_path: Path) -> None:
+    out = {"OUT": str(tmp_path / "out")}
+    nowhere = str(tmp_path / "nowhere")
+    for settings, expected in (
+        ({"FROM": "polish"}, "error: FROM=polish: expected one of "),
+        ({"NODES": "2"}, "error: NODES=2: expected HEAD"),
+        ({"CORPUS": nowhere, "FROM": "prepare", "TO": "prepare"}, f"{nowhere}: expected "),
+    ):
+        status, _, said = run(recipe, out | settings)
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert (status, len(errors)) == (1, 1), said
+        assert expected in errors[0]
+        assert "Traceback" not in said
