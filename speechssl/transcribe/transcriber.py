@@ -233,44 +233,30 @@ class Transcriber:
         return transcripts
 
     def _transcribe_pieces(self, blocks: Blocks) -> Transcript:
-        num_samples = 0
-
-        def counted() -> Iterator[Waveform]:
-            nonlocal num_samples
-            for block in blocks:
-                num_samples += len(block)
-                yield block
-
+        counted = _Counted(blocks)
         words: list[Word] = []
-        for pool in prefetch(_pools(cut_at_pauses(counted()))):
+        for pool in prefetch(_pools(cut_at_pauses(counted))):
             lengths = {number: len(piece.samples) for number, piece in enumerate(pool)}
             found: dict[int, Transcript] = {}
             for batch in plan_batches(lengths, BATCH_SECONDS * SAMPLE_RATE, self._min_fill):
                 found.update(zip(batch, self._transcribe([pool[number].samples for number in batch]), strict=True))
             for number, piece in enumerate(pool):
                 words += found[number].shifted(piece.start / SAMPLE_RATE).words
-        return Transcript(" ".join(word.text for word in words), num_samples / SAMPLE_RATE, tuple(words))
+        return Transcript(" ".join(word.text for word in words), counted.num_samples / SAMPLE_RATE, tuple(words))
 
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
         encoder = self.checkpoint.model.encoder.config
         moments = None
         if encoder.feature_encoder.norm == "group" or encoder.normalize_waveforms:
             moments = measure_recording(map(torch.from_numpy, blocks), self.geometry)
-        num_samples = 0
-
-        def counted() -> Iterator[Waveform]:
-            nonlocal num_samples
-            for block in blocks:
-                num_samples += len(block)
-                yield block
-
+        counted = _Counted(blocks)
         log_probs: list[float] = []
         symbols: list[int] = []
-        for window in prefetch(cut_windows(counted(), self.geometry)):
+        for window in prefetch(cut_windows(counted, self.geometry)):
             kept = self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept].max(dim=1)
             log_probs += kept.values.tolist()
             symbols += kept.indices.tolist()
-        return self._make_transcript(join_repeats(log_probs, symbols), num_samples)
+        return self._make_transcript(join_repeats(log_probs, symbols), counted.num_samples)
 
     def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
         vocabulary = self.checkpoint.vocabulary
@@ -295,6 +281,19 @@ class Transcriber:
                 raise
             seconds = batch.numel() / SAMPLE_RATE
             raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
+
+
+class _Counted:
+    """Blocks of a recording, and how many samples have passed."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self.num_samples = 0
+
+    def __iter__(self) -> Iterator[Waveform]:
+        for block in self.blocks:
+            self.num_samples += len(block)
+            yield block
 
 
 def _pools(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
