@@ -83,8 +83,9 @@ def run(model: nn.Module, *inputs: object) -> list[Part]:
     shapes: dict[nn.Module, tuple[int, ...]] = {}
     for module in model.modules():
         module.register_forward_hook(lambda module, _, output: shapes.update({module: shape_of(output)}))
-    # Attention as two matrix products, since not every fused one is counted.
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # Attention as two matrix products, since not every fused one is counted; with gradients, as in training, since
+    # inference on a CPU computes positions otherwise.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.eval()(*inputs)
     counted = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
 

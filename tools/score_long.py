@@ -77,7 +77,9 @@ def main() -> None:
         transcriber_module.WINDOW_SECONDS = 1e6  # every recording fits into a window
         heard["whole"] = [str(transcript) for transcript in transcriber.transcribe_many(sources)]
     lengths = ", ".join(f"{len(samples) / SAMPLE_RATE / 60:.1f}" for samples, _ in joined)
-    print(f"{arguments.manifest}: {len(joined)} recordings of {lengths} minutes, {arguments.pause} s between utterances\n")
+    print(
+        f"{arguments.manifest}: {len(joined)} recordings of {lengths} minutes, {arguments.pause} s between utterances\n"
+    )
     print("| heard | WER % | CER % | CER % against whole |\n|---|---|---|---|")
     one_by_one = score([utterance.text or "" for utterance in manifest], [str(transcript) for transcript in alone])
     print(f"| utterances one by one | {percent(one_by_one.words.rate)} | {percent(one_by_one.characters.rate)} | - |")

@@ -1,0 +1,109 @@
+"""The benchmark of pretraining beside transformers, with models of no size."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+PROGRAM = Path(__file__).parents[1] / "tools" / "bench_pretrain.py"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("bench_pretrain", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_pretrain"] = module  # where dataclasses look up their annotations
+    path, threads, is_allowed = list(sys.path), torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = path
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = is_allowed
+
+
+def tables(text: str) -> dict[str, list[dict[str, str]]]:
+    """Rows of cells by their heading, under the first word of the line above each table."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for title, table in zip(*[iter(text.strip().split("\n\n"))] * 2, strict=True):
+        head, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert set(rule) == {"---"}
+        found[title.split(maxsplit=1)[0]] = [dict(zip(head, row, strict=True)) for row in rows]
+    return found
+
+
+def test_a_row_a_model_in_every_table(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tiny", "--threads", "1", "--repeats", "1", "--peak-tflops", "1e-5"]
+    monkeypatch.setattr(sys, "argv", ["bench_pretrain.py", *arguments])
+    program.main()
+    found = tables(capsys.readouterr().out)
+    assert list(found) == ["Seconds", "Peak", "bf16"]
+    for rows in found.values():
+        assert [(row["model"], row["batch"]) for row in rows] == [("base", "2 x 2 s"), ("large", "2 x 2 s")]
+    for row in found["Seconds"] + found["Peak"]:
+        ours, theirs = float(row["speechssl"]), float(row["transformers"])
+        assert ours > 0 < theirs
+        assert list(row)[-1] == "ours / theirs"
+        assert float(row["ours / theirs"]) == pytest.approx(ours / theirs, rel=0.1)  # of rounded numbers
+    for row in found["Seconds"]:
+        shares = [float(row[f"MFU of {side}"].removesuffix(" %")) / float(row[side]) for side in program.SIDES]
+        assert shares[0] == pytest.approx(shares[1], rel=0.01)  # of the same FLOPs
+    for row in found["bf16"]:
+        float32, bfloat16 = float(row["float32"]), float(row["bfloat16"])
+        assert row["difference"] == f"{100 * (bfloat16 / float32 - 1):+.3f} %"
+        assert 0 < abs(bfloat16 / float32 - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "gigaflops"),
+    [pytest.param("base", "5 x 15.625 s", 46.2, id="base"), pytest.param("large", "3 x 20 s", 123.1, id="large")],
+)
+def test_the_recipes_batches_and_the_papers_sizes(program: ModuleType, name: str, label: str, gigaflops: float) -> None:
+    case = program.make_case(name, None, False)
+    assert case.label == label
+    assert program.flops_per_second(case) / 1e9 == pytest.approx(gigaflops, rel=0.05)
+
+
+def test_a_batch_shorter_than_a_crop_is_one_clip(program: ModuleType) -> None:
+    assert program.make_case("base", 3.0, True).label == "1 x 2 s"
+    assert program.make_case("base", 1.5, True).label == "1 x 1.5 s"
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_both_sides_are_given_the_same_distractors(
+    program: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = program.make_case(name, None, True)
+    float32, bfloat16 = program.compare_losses(case, CPU, True)
+    assert abs(bfloat16 - float32) < 0.01 * float32
+    right = program.their_inputs(case, CPU)
+    others = right | {"sampled_negative_indices": right["sampled_negative_indices"].roll(1, dims=1)}
+    monkeypatch.setattr(program, "their_inputs", lambda *_: others)
+    with pytest.raises(AssertionError, match="expected transformers' loss of"):
+        program.compare_losses(case, CPU, False)
+
+
+def test_what_does_not_fit_is_said(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = program.make_case("base", 1.0, True)
+    original = program.build_update
+
+    def build(side: str, *arguments: object) -> object:
+        if side == "transformers":
+            raise torch.OutOfMemoryError("too large")
+        return original(side, *arguments)
+
+    monkeypatch.setattr(program, "build_update", build)
+    peaks = [program.measure_memory(side, case, CPU, "float32") for side in program.SIDES]
+    assert peaks[0] > 0
+    assert [program.show(peak, 0) for peak in peaks] == [f"{peaks[0]:.0f}", "out of memory"]
+    assert program.ratio(*peaks) == "-"

@@ -1,0 +1,375 @@
+"""Compare the speed and memory of wav2vec 2.0 pretraining with transformers' Wav2Vec2ForPreTraining.
+
+    python tools/bench_pretrain.py [--device cuda] [--models base large] [--batch-seconds 87.5] [--peak-tflops 989]
+
+The models are recipes/models/wav2vec2_{base,large}.toml. Both sides are given the same waveforms, hidden frames and
+distractors, drawn by our collate before the clock runs; that the same weights give the same loss is made sure of first.
+An update is forward, backward and AdamW, in bfloat16 on a GPU and in float32 (never TF32) on a CPU. Both run in this
+process, in turns, with the same allocator, optimizer and number of threads. Nothing is compiled. The best of the
+repeats counts, because whatever else the machine does only ever slows down.
+
+What differs: dropped layers are left out there and computed here, so that every process trains every parameter; where
+waveforms are normalised, theirs come normalised; they have no penalty on the features.
+
+FLOPs are counted by model_table.py, three times the forward ones for both sides; their share of what the processor can
+do (MFU) is told if --peak-tflops says how much that is. Peak memory is what one side takes by itself in its first two
+updates, beside what the program had before. The last table is the mean loss of our model, before any update and without
+dropout, in both precisions.
+"""
+
+import argparse
+import ctypes
+import gc
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.cpu import tune_cpu
+
+tune_cpu()  # before torch is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
+from speechssl.data.loader import Example  # noqa: E402
+from speechssl.model.encoder import normalize_waveforms  # noqa: E402
+from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
+from speechssl.train.optimizer import make_optimizer  # noqa: E402
+from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402
+
+sys.path.append(str(Path(__file__).parent))  # where the other tools are
+
+from bench_transcribe import NAMES, print_table  # noqa: E402
+from model_table import model_parts  # noqa: E402
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "models"
+SIDES = ("speechssl", "transformers")
+NO_DATA = ("data.train=none", "data.dev=none", "data.licence=none")
+TINY = (
+    "encoder.feature_encoder.dims=[16, 16, 16, 16, 16, 16, 16]",
+    "encoder.context.num_layers=2",
+    "encoder.context.model_dim=32",
+    "encoder.context.num_heads=2",
+    "encoder.context.ffn_dim=48",
+    "objective.comparison_dim=16",
+    "objective.quantizer.codebook_size=8",
+    "objective.quantizer.code_dim=12",
+    "batches.seconds=4",
+    "batches.max_seconds=2",
+)
+OBJECTIVE_NAMES = (
+    (r"quantizer\.codevectors", "objective.quantizer.codebooks"),
+    (r"quantizer\.weight_proj", "objective.quantizer.projection"),
+    (r"project_q", "objective.target_projection"),
+    (r"project_hid", "objective.context_projection"),
+)
+"""From transformers' names to ours, beside those of the encoder."""
+
+Theirs = transformers.Wav2Vec2ForPreTraining
+Update = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the recipes and a batch for it.
+
+    Attributes:
+        name: Of the model.
+        config: What is trained.
+        batch: On the CPU: clips of one length, their hidden frames and distractors.
+    """
+
+    name: str
+    config: PretrainConfig
+    batch: ContrastiveBatch
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the batch."""
+        return self.batch.audio.seconds
+
+    @property
+    def clip_seconds(self) -> float:
+        """Audio in one clip."""
+        return self.seconds / len(self.batch.audio.waveforms)
+
+    @property
+    def label(self) -> str:
+        """The batch for a table."""
+        return f"{len(self.batch.audio.waveforms)} x {self.clip_seconds:g} s"
+
+
+def make_case(name: str, batch_seconds: float | None, is_tiny: bool) -> Case:
+    """The batch has as many of the longest crops as training has in one, of noise."""
+    config = PretrainConfig.load([RECIPES / f"wav2vec2_{name}.toml"], [*NO_DATA, *(TINY if is_tiny else ())])
+    seconds = batch_seconds or config.batches.seconds
+    clip_seconds = min(seconds, config.batches.max_seconds)
+    num_clips = int(seconds // clip_seconds)
+    generator = np.random.default_rng(0)
+    waveforms = 0.1 * generator.standard_normal((num_clips, round(clip_seconds * SAMPLE_RATE)), np.float32)
+    collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
+    return Case(name, config, collate([Example(index, 0, waveform, None) for index, waveform in enumerate(waveforms)]))
+
+
+def build_theirs(case: Case) -> Theirs:
+    """Their model with the sizes and dropouts of a configuration."""
+    convolutions, context = case.config.encoder.feature_encoder, case.config.encoder.context
+    objective, quantizer = case.config.objective, case.config.objective.quantizer
+    settings: dict[str, Any] = {
+        "conv_dim": convolutions.dims,
+        "conv_kernel": convolutions.kernels,
+        "conv_stride": convolutions.strides,
+        "conv_bias": convolutions.bias,
+        "feat_extract_norm": convolutions.norm,
+        "num_hidden_layers": context.num_layers,
+        "hidden_size": context.model_dim,
+        "num_attention_heads": context.num_heads,
+        "intermediate_size": context.ffn_dim,
+        "do_stable_layer_norm": context.norm_first,
+        "num_conv_pos_embeddings": context.position_kernel,
+        "num_conv_pos_embedding_groups": context.position_groups,
+        "feat_proj_dropout": context.input_dropout,
+        "hidden_dropout": context.dropout,
+        "attention_dropout": context.attention_dropout,
+        "activation_dropout": context.activation_dropout,
+        "layerdrop": context.layer_drop,
+        "feat_quantizer_dropout": objective.target_dropout,
+        "num_codevector_groups": quantizer.num_codebooks,
+        "num_codevectors_per_group": quantizer.codebook_size,
+        "codevector_dim": quantizer.code_dim,
+        "proj_codevector_dim": objective.comparison_dim,
+        "contrastive_logits_temperature": objective.logit_temperature,
+        "num_negatives": objective.num_distractors,
+        "diversity_loss_weight": objective.diversity_weight,
+    }
+    model = Theirs(transformers.Wav2Vec2Config(**settings))
+    model.set_gumbel_temperature(quantizer.temperature(0))
+    return model
+
+
+def convert(theirs: Theirs, ours: PretrainModel) -> None:
+    """Give our model their weights."""
+    weights = theirs.state_dict()
+    for pattern, name in (*OBJECTIVE_NAMES, *NAMES):
+        weights = {re.sub(pattern, name, key): tensor for key, tensor in weights.items()}
+    codebooks = "objective.quantizer.codebooks"
+    weights[codebooks] = weights[codebooks].view_as(ours.objective.quantizer.codebooks)
+    ours.load_state_dict(weights)
+
+
+def our_loss(model: PretrainModel, case: Case, device: torch.device) -> Callable[[], Tensor]:
+    """The mean loss over hidden frames, once the batch is on the device."""
+    batch = case.batch.to(device)
+
+    def loss() -> Tensor:
+        losses = model(batch, 0)
+        return losses.sum / losses.count
+
+    return loss
+
+
+def their_inputs(case: Case, device: torch.device) -> dict[str, Tensor]:
+    """The batch as they want it: distractors are given for all frames, by their number in the whole batch."""
+    batch = case.batch
+    num_rows, num_frames = batch.mask.shape
+    first = num_frames * torch.arange(num_rows)[:, None, None]
+    distractors = first.repeat(1, num_frames, batch.distractors.shape[2])
+    is_hidden = batch.weights.bool()
+    hidden = batch.hidden.gather(1, batch.distractors.flatten(1)).view_as(batch.distractors)  # of positions among them
+    distractors[batch.mask] += hidden[is_hidden]
+    waveforms = batch.audio.waveforms
+    if case.config.encoder.normalize_waveforms:
+        waveforms = normalize_waveforms(waveforms, None)
+    inputs = {"input_values": waveforms, "mask_time_indices": batch.mask, "sampled_negative_indices": distractors}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def their_loss(model: Theirs, case: Case, device: torch.device) -> Callable[[], Tensor]:
+    """As ours."""
+    inputs = their_inputs(case, device)
+    return lambda: model(**inputs).loss / case.batch.count
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The precision of matrix products, as in the trainer."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def make_update(
+    model: nn.Module, loss_of: Callable[[], Tensor], case: Case, device: torch.device, precision: str
+) -> Update:
+    """One step of training."""
+    optimizer = make_optimizer(case.config.optimizer, model.train().parameters())
+
+    def update() -> None:
+        with autocast(device, precision):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return update
+
+
+def build_update(side: str, case: Case, device: torch.device, precision: str) -> Update:
+    """A new model of one side, and its step of training."""
+    if side == "speechssl":
+        ours = PretrainModel(case.config.encoder, case.config.objective).to(device)
+        return make_update(ours, our_loss(ours, case, device), case, device, precision)
+    theirs = build_theirs(case).to(device)
+    return make_update(theirs, their_loss(theirs, case, device), case, device, precision)
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_memory(side: str, case: Case, device: torch.device, precision: str) -> float | None:
+    """MiB at most in two updates of one side alone; None if that is more than there is."""
+    before = start_counting(device)
+    try:
+        update = build_update(side, case, device, precision)
+        for _ in range(2):  # the second has the optimizer's moments from the start
+            update()
+        wait(device)
+    except torch.OutOfMemoryError:
+        return None
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20 - before
+    return memory_of_process("VmHWM") - before
+
+
+def start_counting(device: torch.device) -> float:
+    """MiB in use; the peak counts from here on."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_of_process("VmRSS")
+
+
+def memory_of_process(name: str) -> float:
+    """MiB, as the kernel counts."""
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
+
+
+def measure_speeds(
+    case: Case, sides: Sequence[str], device: torch.device, precision: str, repeats: int, num_updates: int
+) -> dict[str, float]:
+    """Seconds of audio trained a second, by side."""
+    updates = {side: build_update(side, case, device, precision) for side in sides}
+    best: dict[str, float] = {}
+    for repeat in range(repeats + 1):  # the first one warms up
+        for side, update in updates.items():
+            wait(device)
+            started = time.perf_counter()
+            for _ in range(num_updates):
+                update()
+            wait(device)
+            seconds = time.perf_counter() - started
+            if repeat:
+                best[side] = min(seconds, best.get(side, seconds))
+    return {side: num_updates * case.seconds / seconds for side, seconds in best.items()}
+
+
+@torch.no_grad()
+def compare_losses(case: Case, device: torch.device, has_bfloat16: bool) -> tuple[float, float | None]:
+    """Make sure that the same is trained on both sides, and tell our loss in float32 and in bfloat16."""
+    torch.manual_seed(0)
+    theirs, ours = build_theirs(case).eval(), PretrainModel(case.config.encoder, case.config.objective).eval()
+    convert(theirs, ours)
+    batch = case.batch.to(device)
+    losses = ours.to(device)(batch, 0)
+    found = losses.parts["contrastive"].item() / losses.count
+    expected = theirs.to(device)(**their_inputs(case, device)).contrastive_loss.item() / losses.count
+    if not abs(found - expected) < 1e-3 * expected:  # rounding may choose another entry of a codebook
+        raise AssertionError(f"{case.name}: expected transformers' loss of {expected:.4f}, found {found:.4f}")
+    in_float32 = losses.sum.item() / losses.count
+    if not has_bfloat16:
+        return in_float32, None
+    with autocast(device, "bfloat16"):
+        losses = ours(batch, 0)
+    return in_float32, losses.sum.item() / losses.count
+
+
+def flops_per_second(case: Case) -> float:
+    """FLOPs of training on a second of audio."""
+    return 3 * sum(part.flops for part in model_parts(case.config, case.clip_seconds)) / case.clip_seconds
+
+
+def show(value: float | None, digits: int) -> str:
+    """A number for a table."""
+    return "out of memory" if value is None else f"{value:.{digits}f}"
+
+
+def ratio(ours: float | None, theirs: float | None) -> str:
+    """Of what both sides gave."""
+    return "-" if ours is None or theirs is None else f"{ours / theirs:.2f}"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Compare the speed and memory of pretraining with transformers.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--updates", type=int, help="between two looks at the clock (default: 10 on a GPU, 1 on a CPU)")
+    parser.add_argument("--models", nargs="+", choices=["base", "large"], default=["base", "large"])
+    parser.add_argument("--batch-seconds", type=float, help="audio in a batch (default: the recipe's batches.seconds)")
+    parser.add_argument("--peak-tflops", type=float, help="of the processor in this precision, for the MFU")
+    parser.add_argument("--tiny", action="store_true", help="models of no size, to see that the program runs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32
+    device = torch.device(arguments.device)
+    is_gpu = device.type == "cuda"
+    precision = arguments.precision or ("bfloat16" if is_gpu else "float32")
+    num_updates = arguments.updates or (10 if is_gpu else 1)
+    has_bfloat16 = is_gpu or arguments.tiny  # many a CPU is hundreds of times slower in it
+
+    speeds, peaks, losses = [], [], []
+    for name in arguments.models:
+        case = make_case(name, arguments.batch_seconds, arguments.tiny)
+        in_float32, in_bfloat16 = compare_losses(case, device, has_bfloat16)
+        if in_bfloat16 is not None:
+            difference = in_bfloat16 / in_float32 - 1
+            losses.append([name, case.label, f"{in_float32:.5f}", f"{in_bfloat16:.5f}", f"{100 * difference:+.3f} %"])
+        peak = {side: measure_memory(side, case, device, precision) for side in SIDES}
+        peaks.append([name, case.label, *(show(peak[side], 0) for side in SIDES), ratio(*peak.values())])
+        start_counting(device)  # gives back what the last one took
+        fitting = [side for side in SIDES if peak[side] is not None]
+        speed = measure_speeds(case, fitting, device, precision, arguments.repeats, num_updates)
+        found = [speed.get(side) for side in SIDES]
+        row = [name, case.label, *(show(value, 2) for value in found)]
+        if arguments.peak_tflops:
+            share = flops_per_second(case) / (arguments.peak_tflops * 1e12)
+            row += ["-" if value is None else f"{100 * share * value:.1f} %" for value in found]
+        speeds.append([*row, ratio(*found)])
+
+    name = torch.cuda.get_device_name(device) if is_gpu else f"{arguments.threads} threads"
+    where = f"{name}, {precision}, torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"Seconds of audio trained a second, {where}:\n")
+    shares = [f"MFU of {side}" for side in SIDES] if arguments.peak_tflops else []
+    print_table(["model", "batch", *SIDES, *shares, "ours / theirs"], speeds)
+    print("\nPeak memory in MiB:\n")
+    print_table(["model", "batch", *SIDES, "ours / theirs"], peaks)
+    if losses:
+        print("\nbf16 against float32, our loss:\n")
+        print_table(["model", "batch", "float32", "bfloat16", "difference"], losses)
+
+
+if __name__ == "__main__":
+    main()
