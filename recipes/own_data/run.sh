@@ -26,7 +26,7 @@ pretrained=${INIT:-$OUT/pretrain}
 require_one_of SIZE "$SIZE" small base
 case $SIZE in
     small)
-        encoder=$recipe/../prompts/encoder.toml
+        encoder=$recipe/encoder_small.toml
         pretrain=("$recipe/../prompts/pretrain.toml" "$recipe/small_pretrain.toml")
         finetune=("$recipe/../prompts/finetune.toml" "$recipe/small_finetune.toml")
         ;;

@@ -577,7 +577,7 @@ class TestRun:
 
         data = ["data.train=a", "data.dev=b", "data.licence=c"]
         prompts, models = RECIPES / "prompts", RECIPES / "models"
-        small = [prompts / "encoder.toml", prompts / "pretrain.toml", RECIPE / "small_pretrain.toml"]
+        small = [RECIPE / "encoder_small.toml", prompts / "pretrain.toml", RECIPE / "small_pretrain.toml"]
         base = [models / "wav2vec2_base.toml", RECIPE / "base_pretrain.toml"]
         for files, kind, layers in ((small, "masked_prediction", 4), (base, "contrastive", 12)):
             config = PretrainConfig.load(files, data)
