@@ -1,30 +1,40 @@
 #!/usr/bin/env bash
 # Does pretraining pay? The same encoder fine-tuned from pretrained and from fresh weights, over several seeds:
 #
-#     SEEDS="0 1 2" JOBS=2 OUT=exp/compare LABELS=recipes/prompts/corpus/train_10min.tsv bash recipes/prompts/compare.sh
+#     SEEDS="0 1 2" JOBS=2 OUT=exp/compare LABELS=train_10min bash recipes/prompts/compare.sh
 #
 #   pretrained  pretrain.toml, then finetune.toml
 #   scratch     the updates of finetune.toml from fresh weights
-#   whole       as many updates from fresh weights as fill the time of pretraining and fine-tuning together
+#   whole       WHOLE_UPDATES from fresh weights, as many as fill the time of pretraining and fine-tuning together
 #
 # Fresh weights learn at the best of the rates RATES, by the dev CER of seed SEARCH, with everything else as in
 # finetune.toml; nothing is frozen. JOBS runs train side by side, with an equal share of the cores. Run again, it goes
-# on where it stopped. LABELS names another manifest to fine-tune on. The rest of the line goes to every training.
+# on where it stopped; with other LABELS, from the same pretraining. LABELS, ENCODER and VARIANT are those of run.sh. The
+# rest of the line goes to every training.
+#
+# Its runs also make the curves that run.sh compares itself with:
+#
+#     speechssl curves exp/compare/pretrained_{0,1,2}/pretrain --metric hidden_loss --metric hidden_accuracy \
+#         --metric visible_accuracy -o recipes/prompts/curves/pretrain.tsv
+#     speechssl curves exp/compare/pretrained_{0,1,2}/finetune_train --metric loss_per_label --metric cer \
+#         -o recipes/prompts/curves/finetune.tsv
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(dirname -- "$(dirname -- "$recipe")")
 export OUT=${OUT:-$root/exp/compare}
-export CORPUS=${CORPUS:-$recipe/corpus}
-export LABELS=${LABELS:-$CORPUS/train.tsv}
+export LABELS=${LABELS:-train}
+ENCODER=${ENCODER:-$recipe/encoder.toml}
+VARIANT=${VARIANT:-}
 SEEDS=${SEEDS:-0 1 2}
 SEARCH=${SEARCH:-0}
 RATES=${RATES:-1e-3 2.5e-3 5e-3}
 JOBS=${JOBS:-1}
-WHOLE_UPDATES=${WHOLE_UPDATES:-2600}
+WHOLE_UPDATES=${WHOLE_UPDATES:-6500}
+data=$OUT/data
 
 PYTHON=${PYTHON:-$(bash "$root/tools/bootstrap.sh")}
-export PYTHON
+export PYTHON ENCODER VARIANT
 
 train() { # FOLDER ARGUMENTS...: to the end, keeping the seconds it took, parts before an interruption included
     local folder=$1 started=$SECONDS
@@ -36,23 +46,21 @@ train() { # FOLDER ARGUMENTS...: to the end, keeping the seconds it took, parts 
 
 finetune() { # FOLDER ARGUMENTS...
     train "$1" finetune "$recipe/finetune.toml" "${@:2}" --set seed="$seed" \
-        --set data.train="$LABELS" --set data.dev="$CORPUS/dev.tsv"
-    [[ -e $1/test.json ]] || "$PYTHON" -m speechssl evaluate "$1" "$CORPUS/test.tsv" --output "$1/test.json"
+        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv"
+    [[ -e $1/scores.json ]] || "$PYTHON" -m speechssl evaluate "$1" "$data/test.tsv" --output "$1/scores.json"
 }
 
 one() { # of the methods, with one seed
     local folder=$OUT/${method}_$seed
     case $method in
         pretrained)
-            train "$folder/pretrain" pretrain "$recipe"/{encoder,pretrain}.toml --set seed="$seed" \
-                --set data.train="$CORPUS/pretrain_train.tsv" --set data.dev="$CORPUS/pretrain_dev.tsv"
-            finetune "$folder/finetune" --set init="$folder/pretrain"
+            train "$folder/pretrain" pretrain "$ENCODER" "$recipe/pretrain.toml" ${VARIANT:+"$VARIANT"} \
+                --set seed="$seed" --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv"
+            finetune "$folder/finetune_$LABELS" --set init="$folder/pretrain"
             ;;
-        search_*) finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="${method#search_}" ;;
-        scratch) finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="$RATE" ;;
-        whole)
-            finetune "$folder" "$recipe/encoder.toml" --set optimizer.learning_rate="$RATE" \
-                --set trainer.num_steps="$WHOLE_UPDATES"
+        scratch_*) finetune "$folder" "$ENCODER" --set optimizer.learning_rate="${method##*_}" ;;
+        whole_*)
+            finetune "$folder" "$ENCODER" --set optimizer.learning_rate="$RATE" --set trainer.num_steps="$WHOLE_UPDATES"
             ;;
     esac
 }
@@ -64,7 +72,6 @@ all() { # METHOD SEED a line on stdin: JOBS of them at a time
 if [[ ${1:-} == --one ]]; then # what `all` calls
     method=${*: -2:1} seed=${*: -1}
     extra=("${@:2:$#-3}")
-    mkdir -p "$OUT"
     one >"$OUT/${method}_$seed.log" 2>&1 & # not in the condition itself, where errors would not end it
     if ! wait $!; then
         tail -n 1 "$OUT/${method}_$seed.log" >&2
@@ -74,16 +81,18 @@ if [[ ${1:-} == --one ]]; then # what `all` calls
     exit
 fi
 
+mkdir -p "$OUT"
+"$PYTHON" -m speechssl unpack "$recipe"/corpus/{pretrain_train,pretrain_dev,"$LABELS",dev,test}.tsv --output "$data"
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > JOBS ? cores / JOBS : 1))} RATE= WHOLE_UPDATES
 
 {
     for seed in $SEEDS; do echo "pretrained $seed"; done
-    for rate in $RATES; do echo "search_$rate $SEARCH"; done
+    for rate in $RATES; do echo "scratch_${LABELS}_$rate $SEARCH"; done
 } | all "$@"
 
 best() { # the lowest dev CER of the search, and its rate
-    "$PYTHON" - "$OUT" "$SEARCH" $RATES <<'PROGRAM'
+    "$PYTHON" - "$OUT/scratch_$LABELS" "$SEARCH" $RATES <<'PROGRAM'
 import sys
 from pathlib import Path
 from speechssl.train.metrics import read_log
@@ -91,7 +100,7 @@ from speechssl.train.metrics import read_log
 out, seed, *rates = sys.argv[1:]
 found = {}
 for rate in rates:
-    logged = read_log(Path(out) / f"search_{rate}_{seed}")
+    logged = read_log(Path(f"{out}_{rate}_{seed}"))
     found[rate] = min(line["cer"] for line in logged if line["split"] == "dev")
     print(f"scratch at {rate}: dev CER {100 * found[rate]:.1f} %", file=sys.stderr)
 print(min(found, key=found.get))
@@ -101,19 +110,19 @@ RATE=$(best)
 echo "scratch learns at $RATE" >&2
 
 {
-    for seed in $SEEDS; do echo "scratch $seed"; done
-    for seed in $SEEDS; do echo "whole $seed"; done
+    for seed in $SEEDS; do echo "scratch_${LABELS}_$RATE $seed"; done
+    for seed in $SEEDS; do echo "whole_$LABELS $seed"; done
 } | all "$@"
 
-baselines() { for seed in $SEEDS; do printf -- '--baseline\n%s\n' "$OUT/$1_$seed/test.json"; done; }
-mapfile -t candidates < <(for seed in $SEEDS; do echo "$OUT/pretrained_$seed/finetune/test.json"; done)
-for method in scratch whole; do
+baselines() { for seed in $SEEDS; do printf -- '--baseline\n%s\n' "$OUT/$1_$seed/scores.json"; done; }
+mapfile -t candidates < <(for seed in $SEEDS; do echo "$OUT/pretrained_$seed/finetune_$LABELS/scores.json"; done)
+for method in "scratch_${LABELS}_$RATE" "whole_$LABELS"; do
     mapfile -t options < <(baselines "$method")
     seconds=$(cat $(for seed in $SEEDS; do echo "$OUT/${method}_$seed/seconds"; done) | paste -sd ' ')
     echo "$method ($seconds s of training) -> pretrained ($(
         for seed in $SEEDS; do
-            echo $(($(<"$OUT/pretrained_$seed/pretrain/seconds") + $(<"$OUT/pretrained_$seed/finetune/seconds")))
+            echo $(($(<"$OUT/pretrained_$seed/pretrain/seconds") + $(<"$OUT/pretrained_$seed/finetune_$LABELS/seconds")))
         done | paste -sd ' '
     ) s)"
     "$PYTHON" -m speechssl compare "${options[@]}" "${candidates[@]}"
-done | tee "$OUT/comparison.txt"
+done | tee "$OUT/comparison_$LABELS.txt"
