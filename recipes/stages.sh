@@ -1,7 +1,8 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
 # which reads FROM, TO, OUT, GPUS, NODES and HEAD; `extras` may name extras of the package that it needs. It gives OUT,
-# the commands `speechssl`, `train` (on all GPUs) and `transcribe`, and the functions `wanted STAGE`,
-# `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...`, `show_results`.
+# the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`,
+# `evaluate RUN MANIFEST...`, `show_results`, and from the first wanted stage on PYTHON, which has the package, and the
+# commands `speechssl`, `train` (on all GPUs) and `transcribe`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
@@ -23,31 +24,36 @@ position() { # of a stage in the list
 first=$(position FROM "$FROM")
 last=$(position TO "$TO")
 
+if ((NODES > 1)) && [[ -z ${HEAD:-} ]]; then # started on each node, one stage at a time; HEAD is the name of one of them
+    echo "error: NODES=$NODES: expected HEAD, the name of one of the nodes, found nothing" >&2
+    exit 1
+fi
+
+train=()
+prepare_commands() { # installs the package on first use: after the settings were looked at
+    PYTHON=$(bash "$root/tools/bootstrap.sh" "${extras:-}") || exit
+    speechssl=("$PYTHON" -m speechssl)
+    transcribe=("$PYTHON" -m speechssl.transcribe.cli)
+    train=("${speechssl[@]}")
+    if ((NODES > 1)); then
+        train=("$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-backend c10d
+            --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
+    elif ((GPUS > 1)); then
+        train=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
+    fi
+}
+
 wanted() { # announces a stage unless FROM and TO leave it out
     local number
     number=$(position stage "$1")
     ((first <= number && number <= last)) || return 1
+    ((${#train[@]})) || prepare_commands
     echo "== $1" >&2
 }
 
 require_one_of() { # SETTING VALUE EXPECTED...
     [[ " ${*:3} " == *" $2 "* ]] || { echo "error: $1=$2: expected one of ${*:3}" >&2 && exit 1; }
 }
-
-PYTHON=$(bash "$root/tools/bootstrap.sh" "${extras:-}")
-speechssl=("$PYTHON" -m speechssl)
-transcribe=("$PYTHON" -m speechssl.transcribe.cli)
-train=("${speechssl[@]}")
-if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
-    if [[ -z ${HEAD:-} ]]; then
-        echo "error: NODES=$NODES: expected HEAD, the name of one of the nodes, found nothing" >&2
-        exit 1
-    fi
-    train=("$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-backend c10d
-        --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
-elif ((GPUS > 1)); then
-    train=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
-fi
 
 check() { # REPORT MANIFEST...: the pre-flight check, whose report is shown if there are errors
     mkdir -p "$(dirname -- "$1")"

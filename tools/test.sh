@@ -16,7 +16,7 @@ check() {
 }
 
 # The other extras too, so that no test is skipped for want of PyAV or of a toolkit to compare with.
-python=$(bash tools/bootstrap.sh dev,corpus,peers)
+python=$(bash tools/bootstrap.sh av,dev,corpus,peers)
 check "format" "$python" -m ruff format --check .
 check "lint" "$python" -m ruff check .
 check "types" "$python" -m mypy

@@ -41,7 +41,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-NUM_STEPS = 30
+NUM_STEPS = 60
 
 
 class Command:
@@ -127,8 +127,8 @@ def kill_at_random(command: Command, run: Path, step: int, generator: np.random.
     else:
         wait_for(lambda: has_reached(run, step), command)
         if kind == "checkpoint":
-            wait_for(lambda: list(run.glob("**/.*.partial")), command)
-        time.sleep(generator.uniform(0, 0.002 if kind == "checkpoint" else 0.1))
+            wait_for(lambda: list(run.glob("**/.*.partial")) or has_reached(run, step + 8), command)
+        time.sleep(generator.uniform(0, 0.002 if kind == "checkpoint" else 0.05))
     command.kill()
 
 
@@ -147,7 +147,8 @@ def train_through_kills(
         options = ("--output", run, "--set", f"data.num_workers={num_workers}")
         command = start(stage, *arguments, *options)
         if number < len(workers) - 1:
-            kill_at_random(command, run, 1 + number * (num_steps - 8) // (len(workers) - 1), generator)
+            # In the first half, so that a fast machine is not at the end before the last kill.
+            kill_at_random(command, run, 1 + number * num_steps // (2 * (len(workers) - 1)), generator)
             assert load_progress(run).step < num_steps, "the run was over before it was killed"
         else:
             assert command.wait() == 0, (command.output / "stderr").read_text()
