@@ -1,16 +1,21 @@
-"""How well a model transcribes long recordings: as a whole, in windows, and split at pauses.
+"""How well a model transcribes long recordings: as a whole, in windows, split at pauses, and as a stream.
 
-    python tools/score_long.py MODEL MANIFEST [--minutes 10] [--pause 0.8]
+    python tools/score_long.py MODEL MANIFEST [--minutes 10] [--pause 0.8] [--noise 10]
 
 Joins the utterances of a manifest, in its order and with pauses between them, into recordings of so many minutes, and
 scores what is heard in them against the joined texts: by the model over the whole recording at once, in the windows
-that `transcribe-audio` uses, and with its `--split-at-pauses`. The utterances one by one are what can be expected.
+that `transcribe-audio` uses, with its `--split-at-pauses`, and by `Transcriber.stream`, whose delay is told too. The
+utterances one by one are what can be expected. White noise may lie over everything.
 """
 
 import argparse
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from speechssl.cpu import tune_cpu
 
@@ -19,12 +24,14 @@ tune_cpu()  # before torch is imported
 import jiwer  # noqa: E402
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
+import torch  # noqa: E402
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.data.recording import Recording  # noqa: E402
 from speechssl.scoring import score  # noqa: E402
 from speechssl.transcribe import transcriber as transcriber_module  # noqa: E402
+from speechssl.transcribe.stream import STEP_SECONDS  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
 
@@ -50,44 +57,89 @@ def join(manifest_path: Path, minutes: float, pause_seconds: float) -> list[tupl
     return recordings
 
 
+def add_noise(samples: Waveform, decibels: float | None) -> Waveform:
+    """White noise so far below the speech, pauses not counted."""
+    if decibels is None:
+        return samples
+    power = float((samples[samples != 0] ** 2).mean()) * 10 ** (-decibels / 10)
+    noise = np.random.default_rng(0).normal(0, power**0.5, len(samples))
+    return (samples + noise).astype(np.float32)
+
+
+def stream(transcriber: Transcriber, samples: Waveform) -> tuple[str, list[float], list[float]]:
+    """The text, by how many seconds of audio each word became final after its end, and the seconds each step took."""
+    step = SAMPLE_RATE // 10
+    chunks = (samples[first : first + step] for first in range(0, len(samples), step))
+    words, delays, times = [], [], []
+    started = time.perf_counter()
+    for result in transcriber.stream(chunks, SAMPLE_RATE):
+        times.append(time.perf_counter() - started)
+        words += [word.text for word in result.words]
+        delays += [result.seconds - word.end for word in result.words]
+        started = time.perf_counter()
+    return " ".join(words), delays, times
+
+
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Score long recordings, whole, in windows and split at pauses.")
+    parser = argparse.ArgumentParser(description="Score long recordings, whole, in windows, split and as a stream.")
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--pause", type=float, default=0.8, help="seconds between utterances")
+    parser.add_argument("--noise", type=float, metavar="DB", help="white noise, so many dB below the speech")
     parser.add_argument("--device")
     arguments = parser.parse_args()
     transcriber = Transcriber.load(arguments.model, arguments.device)
-    manifest = read_manifest(arguments.manifest)
-    alone = transcriber.transcribe_many([partial(read_utterance, utterance) for utterance in manifest])
-    joined = join(arguments.manifest, arguments.minutes, arguments.pause)
+    utterances = read_manifest(arguments.manifest)
+    joined = [
+        (add_noise(samples, arguments.noise), text)
+        for samples, text in join(arguments.manifest, arguments.minutes, arguments.pause)
+    ]
     texts = [text for _, text in joined]
     heard = {}
+
+    def transcribe(sources: Sequence[Callable[[], Waveform | Recording]], **options: Any) -> list[str]:
+        return [str(transcript) for transcript in transcriber.transcribe_many(sources, **options)]
+
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{number}.wav") for number in range(len(joined))]
         for file, (samples, _) in zip(files, joined, strict=True):
             soundfile.write(file, samples, SAMPLE_RATE, "FLOAT")
         sources = [partial(Recording, file) for file in files]
-        heard["windows"] = [str(transcript) for transcript in transcriber.transcribe_many(sources)]
-        heard["split at pauses"] = [
-            str(transcript) for transcript in transcriber.transcribe_many(sources, split_at_pauses=True)
-        ]
+        heard["in windows"] = transcribe(sources)
+        heard["split at pauses"] = transcribe(sources, split_at_pauses=True)
+        if find_spec("silero_vad"):
+            heard["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
         transcriber_module.WINDOW_SECONDS = 1e6  # every recording fits into a window
-        heard["whole"] = [str(transcript) for transcript in transcriber.transcribe_many(sources)]
+        heard["whole"] = transcribe(sources)
+    streamed, delays, times = zip(*(stream(transcriber, samples) for samples, _ in joined), strict=True)
+    heard["as a stream"] = list(streamed)
+
     lengths = ", ".join(f"{len(samples) / SAMPLE_RATE / 60:.1f}" for samples, _ in joined)
+    noise = "" if arguments.noise is None else f", white noise {arguments.noise} dB below the speech"
     print(
-        f"{arguments.manifest}: {len(joined)} recordings of {lengths} minutes, {arguments.pause} s between utterances\n"
+        f"{arguments.manifest}: {len(joined)} recordings of {lengths} minutes, pauses of {arguments.pause} s{noise}\n"
     )
     print("| heard | WER % | CER % | CER % against whole |\n|---|---|---|---|")
-    one_by_one = score([utterance.text or "" for utterance in manifest], [str(transcript) for transcript in alone])
-    print(f"| utterances one by one | {percent(one_by_one.words.rate)} | {percent(one_by_one.characters.rate)} | - |")
-    for name in ("whole", "windows", "split at pauses"):
-        result = score(texts, heard[name])
-        difference = jiwer.cer(heard["whole"], heard[name])
-        rates = f"{percent(result.words.rate)} | {percent(result.characters.rate)}"
-        print(f"| {name} | {rates} | {percent(difference)} |")
+    if arguments.noise is None:
+        alone = transcribe([partial(read_utterance, utterance) for utterance in utterances])
+        print_row("utterances one by one", [utterance.text or "" for utterance in utterances], alone, "-")
+    for name, found in heard.items():
+        print_row(name, texts, found, percent(jiwer.cer(heard["whole"], found)))
+    delay = np.percentile(np.concatenate(delays), [50, 95, 100])
+    took = 1000 * np.percentile(np.concatenate(times), [50, 100])
+    print(
+        f"\nIn the stream a word is final {delay[0]:.1f} s of audio after its end in the median, {delay[1]:.1f} s for "
+        f"95 % of the words, {delay[2]:.1f} s at most; a step of {STEP_SECONDS} s takes {took[0]:.0f} ms in the "
+        f"median, {took[1]:.0f} at most ({torch.get_num_threads()} threads)."
+    )
+
+
+def print_row(name: str, references: Sequence[str], hypotheses: Sequence[str], difference: str) -> None:
+    """Of the table."""
+    result = score(references, hypotheses)
+    print(f"| {name} | {percent(result.words.rate)} | {percent(result.characters.rate)} | {difference} |")
 
 
 def percent(rate: float) -> str:

@@ -31,6 +31,13 @@ class Format(StrEnum):
     TSV = "tsv"
 
 
+class VAD(StrEnum):
+    """What tells speech from pauses."""
+
+    ENERGY = "energy"
+    SILERO = "silero"
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -84,6 +91,13 @@ def transcribe(
             help="Hear each piece between two pauses by itself, which suits models trained on short utterances.",
         ),
     ] = False,
+    vad: Annotated[
+        VAD,
+        typer.Option(
+            help="What tells speech from the pauses. energy: what is not quiet. silero: voices, over noise and music "
+            "too (pip install 'speechssl[vad]').",
+        ),
+    ] = VAD.ENERGY,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -113,6 +127,8 @@ def transcribe(
         raise typer.BadParameter("expected an end after the start", param_hint="--start, --end")
     if not batch_seconds > 0:
         raise typer.BadParameter("expected more than 0 seconds", param_hint="--batch-seconds")
+    if vad != VAD.ENERGY and not split_at_pauses:
+        raise typer.BadParameter("expected --split-at-pauses beside it", param_hint="--vad")
     with exit_on_error():
         # Loaded here, so that --help and mistakes on the command line are answered at once.
         from speechssl.transcribe.sources import check_names, find_sources, read_references
@@ -137,7 +153,9 @@ def transcribe(
             # A terminal that shows the results themselves needs no bar between them.
             has_bar = not quiet and (output_dir is not None or not sys.stdout.isatty())
             transcriber = _load(model, device)
-            results = transcriber.transcribe_many((source.open for source in pending), batch_seconds, split_at_pauses)
+            results = transcriber.transcribe_many(
+                (source.open for source in pending), batch_seconds, split_at_pauses, vad.value
+            )
             hypotheses = _write_results(pending, results, writer, run, has_bar)
             if references:
                 _print_score(references, hypotheses)

@@ -1,12 +1,17 @@
 """Where a long recording can be cut without cutting a word: at its pauses."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
+from speechssl.errors import ConfigError
 
 MIN_PAUSE_SECONDS = 0.5
 """A pause that ends a piece."""
@@ -18,6 +23,8 @@ _LOOK_SECONDS = 2 * MAX_PIECE_SECONDS
 _FRAME, _HOP = 400, 160  # 25 and 10 ms
 
 Span = tuple[int, int]  # samples [start, stop)
+VAD = Literal["energy", "silero"]
+FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,65 @@ class Piece:
     samples: Waveform
 
 
-def cut_at_pauses(blocks: Iterable[Waveform]) -> Iterator[Piece]:
+def find_loud(samples: Waveform) -> list[Span]:
+    """What is less than 35 dB quieter than the loudest moment of (T,) samples."""
+    if float(np.abs(samples).max()) < SILENCE_PEAK:
+        return []
+    from librosa.effects import split  # here, since it is slow to load
+
+    intervals = split(samples, top_db=_QUIET_DECIBELS, frame_length=_FRAME, hop_length=_HOP)
+    return [(int(start), int(stop)) for start, stop in intervals]
+
+
+def find_voices(samples: Waveform) -> list[Span]:
+    """What Silero VAD takes for speech in (T,) samples; it hears voices over noise and music.
+
+    Raises:
+        ConfigError: the package is missing.
+    """
+    find, model = _load_silero()
+    spans = find(torch.from_numpy(samples), model, sampling_rate=SAMPLE_RATE, min_speech_duration_ms=100)
+    return [(int(span["start"]), int(span["end"])) for span in spans]
+
+
+def speech_finder(vad: VAD) -> FindSpeech:
+    """Voice activity detection by its name.
+
+    Raises:
+        ConfigError: there is none of that name, or its package is missing.
+    """
+    if vad == "silero":
+        _load_silero()  # here rather than in the thread that reads ahead
+        return find_voices
+    if vad == "energy":
+        return find_loud
+    raise ConfigError(f"vad: expected energy or silero, found {vad!r}")
+
+
+@cache
+def _load_silero() -> tuple[Any, Any]:
+    num_threads = torch.get_num_threads()
+    try:
+        import silero_vad
+    except ImportError:
+        raise ConfigError("Silero VAD is missing: pip install 'speechssl[vad]'") from None
+    finally:
+        torch.set_num_threads(num_threads)  # its import sets one
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+        return silero_vad.get_speech_timestamps, silero_vad.load_silero_vad()
+
+
+def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_loud) -> Iterator[Piece]:
     """Cut a recording into pieces of speech, in constant memory.
 
-    A piece ends where half a second is 35 dB quieter than the loudest moment of the minute around it. One of more than
-    30 s is cut in its longest pauses, however short, and where it has none into equal parts. A quarter of a second of
-    the silence stays at both ends of a piece; the rest of it is left out.
+    A piece ends where half a second is no speech: by default, where it is 35 dB quieter than the loudest moment of the
+    minute around it. One of more than 30 s is cut in its longest pauses, however short, and where it has none into
+    equal parts. A quarter of a second of the pause stays at both ends of a piece; the rest of it is left out.
 
     Args:
         blocks: (n,) each, mono at 16 kHz.
+        find_speech: What is speech, in samples; `find_loud` or `find_voices`.
     """
     held: list[Waveform] = []
     num_held = start = 0
@@ -50,7 +107,7 @@ def cut_at_pauses(blocks: Iterable[Waveform]) -> Iterator[Piece]:
         num_held += len(block)
         if num_held >= _LOOK_SECONDS * SAMPLE_RATE:
             samples = np.concatenate(held)
-            pieces, rest = _find_pieces(samples), num_held
+            pieces, rest = _find_pieces(find_speech(samples), len(samples)), num_held
             if pieces and pieces[-1][1] > num_held - (MIN_PAUSE_SECONDS - _MARGIN_SECONDS) * SAMPLE_RATE:
                 rest = pieces.pop()[0]  # it may go on
             yield from (Piece(start + first, samples[first:stop]) for first, stop in pieces)
@@ -58,28 +115,19 @@ def cut_at_pauses(blocks: Iterable[Waveform]) -> Iterator[Piece]:
             held, num_held = [samples[rest:]], num_held - rest
     if num_held:
         samples = np.concatenate(held)
-        yield from (Piece(start + first, samples[first:stop]) for first, stop in _find_pieces(samples))
+        spans = _find_pieces(find_speech(samples), len(samples))
+        yield from (Piece(start + first, samples[first:stop]) for first, stop in spans)
 
 
-def _find_pieces(samples: Waveform) -> list[Span]:
-    spans = [part for group in _join(_find_speech(samples)) for part in _divide(group)]
+def _find_pieces(speech: Sequence[Span], num_samples: int) -> list[Span]:
+    spans = [part for group in _join(speech) for part in _divide(group)]
     margin = round(_MARGIN_SECONDS * SAMPLE_RATE)
     middles = [(before[1] + after[0]) // 2 for before, after in pairwise(spans)]
-    bounds = pairwise([0, *middles, len(samples)]) if spans else ()
+    bounds = pairwise([0, *middles, num_samples]) if spans else ()
     return [
         (max(start - margin, least), min(stop + margin, most))
         for (start, stop), (least, most) in zip(spans, bounds, strict=True)
     ]
-
-
-def _find_speech(samples: Waveform) -> list[Span]:
-    """What is not quiet."""
-    if float(np.abs(samples).max()) < SILENCE_PEAK:
-        return []
-    from librosa.effects import split  # here, since it is slow to load
-
-    intervals = split(samples, top_db=_QUIET_DECIBELS, frame_length=_FRAME, hop_length=_HOP)
-    return [(int(start), int(stop)) for start, stop in intervals]
 
 
 def _join(spans: Sequence[Span]) -> list[list[Span]]:

@@ -18,7 +18,7 @@ from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
 from speechssl.model.moments import WaveformMoments, measure_recording, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
-from speechssl.transcribe.pauses import Piece, cut_at_pauses
+from speechssl.transcribe.pauses import VAD, FindSpeech, Piece, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript, Word
 from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
@@ -72,6 +72,7 @@ class Transcriber:
         start: float | None = None,
         end: float | None = None,
         split_at_pauses: bool = False,
+        vad: VAD = "energy",
     ) -> Transcript:
         """Transcribe one recording.
 
@@ -84,20 +85,24 @@ class Transcriber:
             end: Seconds until which a file is heard.
             split_at_pauses: Hear each piece between two pauses by itself, as the utterances of most corpora are:
                 `cut_at_pauses` says where. Otherwise a recording is heard as a whole, or in windows of a minute.
+            vad: What tells speech from pauses: ``energy``, or ``silero`` (Silero VAD, the extra ``vad``), which hears
+                voices over noise and music.
 
         Raises:
             AudioError: the recording cannot be read, samples come without a rate, or there is not enough memory.
+            ConfigError: there is no such ``vad``, or its package is missing.
             ValueError: the end is not after the start.
         """
+        find_speech = speech_finder(vad) if split_at_pauses else None
         source: Any = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
         if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")
             recording = self._read(Recording(source, channel, start, end))
-            return self._transcribe([recording], split_at_pauses)[0].shifted(start or 0)
+            return self._transcribe([recording], find_speech)[0].shifted(start or 0)
         if not channel is start is end is None:
             raise AudioError("array: expected neither channel nor start nor end beside samples, which can be sliced")
-        return self._transcribe([self._read(as_waveform(source, sample_rate))], split_at_pauses)[0]
+        return self._transcribe([self._read(as_waveform(source, sample_rate))], find_speech)[0]
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
         """Transcribe recordings as one batch; those longer than a window by themselves.
@@ -118,6 +123,7 @@ class Transcriber:
         sources: Iterable[Callable[[], Waveform | Recording]],
         batch_seconds: float = BATCH_SECONDS,
         split_at_pauses: bool = False,
+        vad: VAD = "energy",
     ) -> Iterator[Transcript | SpeechSSLError]:
         """Transcribe any number of recordings, those of similar lengths together.
 
@@ -126,12 +132,17 @@ class Transcriber:
                 another thread, a few minutes of audio ahead of the results.
             batch_seconds: Bound on the audio of a batch, padding included; a longer recording is a batch of its own.
             split_at_pauses: As for `transcribe`.
+            vad: As for `transcribe`.
 
         Yields:
             In the order of the sources, a transcript each, or the error that prevented it.
+
+        Raises:
+            ConfigError: there is no such ``vad``, or its package is missing.
         """
+        find_speech = speech_finder(vad) if split_at_pauses else None
         for pool in prefetch(self._read_pools(sources, batch_seconds)):
-            yield from self._transcribe_pool(pool, batch_seconds, split_at_pauses)
+            yield from self._transcribe_pool(pool, batch_seconds, find_speech)
 
     def stream(
         self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
@@ -188,7 +199,10 @@ class Transcriber:
         yield pool
 
     def _transcribe_pool(
-        self, pool: Sequence[Waveform | Blocks | SpeechSSLError], batch_seconds: float, split_at_pauses: bool
+        self,
+        pool: Sequence[Waveform | Blocks | SpeechSSLError],
+        batch_seconds: float,
+        find_speech: FindSpeech | None,
     ) -> Iterator[Transcript | SpeechSSLError]:
         """The results of a pool in its order, each as soon as all before it are known."""
         results: dict[int, Transcript | SpeechSSLError] = {}
@@ -202,7 +216,7 @@ class Transcriber:
         num_given = 0
         for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, self._min_fill):
             try:
-                found = self._transcribe([recordings[number] for number in batch], split_at_pauses)
+                found = self._transcribe([recordings[number] for number in batch], find_speech)
                 results.update(zip(batch, found, strict=True))
             except SpeechSSLError as error:
                 results.update(dict.fromkeys(batch, error))
@@ -211,10 +225,12 @@ class Transcriber:
                 num_given += 1
         yield from (results[number] for number in range(num_given, len(pool)))
 
-    def _transcribe(self, recordings: Sequence[Waveform | Blocks], split_at_pauses: bool = False) -> list[Transcript]:
+    def _transcribe(
+        self, recordings: Sequence[Waveform | Blocks], find_speech: FindSpeech | None = None
+    ) -> list[Transcript]:
         """Those that fit into a window as one batch, the others, or the pieces of each, by themselves."""
-        if split_at_pauses:
-            return [self._transcribe_pieces([r] if isinstance(r, np.ndarray) else r) for r in recordings]
+        if find_speech:
+            return [self._transcribe_pieces([r] if isinstance(r, np.ndarray) else r, find_speech) for r in recordings]
         # A recording without a single frame cannot pass the convolutions, and says nothing.
         heard = [
             recording
@@ -232,10 +248,10 @@ class Transcriber:
                 transcripts.append(Transcript("", len(recording) / SAMPLE_RATE))
         return transcripts
 
-    def _transcribe_pieces(self, blocks: Blocks) -> Transcript:
+    def _transcribe_pieces(self, blocks: Blocks, find_speech: FindSpeech) -> Transcript:
         counted = _Counted(blocks)
         words: list[Word] = []
-        for pool in prefetch(_pools(cut_at_pauses(counted))):
+        for pool in prefetch(_pools(cut_at_pauses(counted, find_speech))):
             lengths = {number: len(piece.samples) for number, piece in enumerate(pool)}
             found: dict[int, Transcript] = {}
             for batch in plan_batches(lengths, BATCH_SECONDS * SAMPLE_RATE, self._min_fill):

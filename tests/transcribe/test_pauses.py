@@ -1,20 +1,34 @@
+import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.data.recording import Recording
+from speechssl.errors import ConfigError
 from speechssl.transcribe.cli import app
-from speechssl.transcribe.pauses import MAX_PIECE_SECONDS, cut_at_pauses
+from speechssl.transcribe.pauses import (
+    MAX_PIECE_SECONDS,
+    FindSpeech,
+    _load_silero,
+    cut_at_pauses,
+    find_loud,
+    find_voices,
+    speech_finder,
+)
 from speechssl.transcribe.transcriber import Transcriber
 
 RATE = 16_000
+SENTENCES = Path(__file__).parents[2] / "recipes" / "prompts" / "corpus" / "test.tsv"
 
 
 def sound(seconds: float) -> np.ndarray:
@@ -25,10 +39,12 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def spans(samples: np.ndarray, block_seconds: float = 10.0) -> list[tuple[float, float]]:
+def spans(
+    samples: np.ndarray, block_seconds: float = 10.0, find_speech: FindSpeech = find_loud
+) -> list[tuple[float, float]]:
     step = round(block_seconds * RATE)
     blocks = [samples[first : first + step] for first in range(0, len(samples), step)]
-    pieces = list(cut_at_pauses(blocks))
+    pieces = list(cut_at_pauses(blocks, find_speech))
     for piece in pieces:
         assert np.array_equal(piece.samples, samples[piece.start : piece.start + len(piece.samples)])
     return [(piece.start / RATE, (piece.start + len(piece.samples)) / RATE) for piece in pieces]
@@ -98,11 +114,51 @@ def test_words_and_times_are_those_of_the_whole(checkpoint: CTCCheckpoint, plant
     assert part.words[0].start > 5.0
 
 
-def test_the_command_splits_too(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("options", "expected"), [([], find_loud), (["--vad", "silero"], find_voices)])
+def test_the_command_splits_too(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: object
+) -> None:
     seen = []
-    monkeypatch.setattr(Transcriber, "_transcribe_pieces", lambda self, blocks: seen.append(blocks) or 1 / 0)
+    monkeypatch.setattr(Transcriber, "_transcribe_pieces", lambda self, blocks, find: seen.append(find) or 1 / 0)
     soundfile.write(tmp_path / "a.wav", sound(1), RATE)
-    arguments = [str(tmp_path / "a.wav"), "--model", str(model_folder), "--device", "cpu", "--split-at-pauses"]
-    result = CliRunner().invoke(app, arguments)
+    arguments = [str(tmp_path / "a.wav"), "--model", str(model_folder), "--device", "cpu", *options]
+    result = CliRunner().invoke(app, [*arguments, "--split-at-pauses"])
     assert isinstance(result.exception, ZeroDivisionError)
-    assert len(seen) == 1
+    assert seen == [expected]
+    if options:
+        result = CliRunner().invoke(app, arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--split-at-pauses" in result.stderr
+
+
+def test_voices_are_found_in_noise() -> None:
+    """Where no pause is quiet, Silero VAD still finds the sentences, and the sound level nothing."""
+    num_threads = torch.get_num_threads()
+    utterances = [u for u in read_manifest(SENTENCES) if 1.5 <= u.seconds <= 4][:8]
+    parts, expected, position = [], [], 0.0
+    for utterance in utterances:
+        parts += [silence(1.5), read_utterance(utterance)]
+        position += 1.5
+        expected.append((position, position + utterance.seconds))
+        position += utterance.seconds
+    speech = np.concatenate(parts)
+    level = float(np.sqrt((speech**2).mean())) * 10 ** (-10 / 20)  # 10 dB below the speech
+    noisy = (speech + np.random.default_rng(0).normal(0, level, len(speech))).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = spans(noisy, find_speech=speech_finder("silero"))
+    assert len(found) == len(expected)
+    for (start, stop), (true_start, true_stop) in zip(found, expected, strict=True):
+        assert (start, stop) == (pytest.approx(true_start, abs=0.6), pytest.approx(true_stop, abs=0.6))
+    assert len(spans(noisy)) < len(expected)
+    assert spans(silence(90), find_speech=find_voices) == []
+    assert torch.get_num_threads() == num_threads
+
+
+def test_what_is_missing_is_said(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    monkeypatch.setattr("speechssl.transcribe.pauses._load_silero", _load_silero.__wrapped__)
+    with pytest.raises(ConfigError, match=r"pip install 'speechssl\[vad\]'"):
+        Transcriber(checkpoint).transcribe(sound(1), RATE, split_at_pauses=True, vad="silero")
+    with pytest.raises(ConfigError, match="expected energy or silero, found 'loud'"):
+        Transcriber(checkpoint).transcribe(sound(1), RATE, split_at_pauses=True, vad="loud")
