@@ -16,6 +16,7 @@ from speechssl.config import Config
 from speechssl.data.loader import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
 from speechssl.model.encoder import Frames, SpeechEncoder
+from speechssl.objective.objective import Losses
 
 _HIDE = 2  # the purpose of the generator that hides frames
 
@@ -138,3 +139,41 @@ def sounding_frames(encoder: SpeechEncoder, batch: MaskedBatch, silence: Silence
 def gather_frames(values: Tensor, positions: Tensor) -> Tensor:
     """(B, S, C) values at (B, M) positions to (B, M, C)."""
     return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def weigh_frames(
+    losses: Tensor, correct: Tensor, heard: Frames, batch: MaskedBatch, visible_weight: float, penalty_weight: float
+) -> Losses:
+    """Add up an objective in which visible frames may count too.
+
+    Args:
+        losses: (B, S), of each frame.
+        correct: (B, S) bool, whether it is predicted right.
+        heard: The frames that `masked_context` returned.
+        batch: What is hidden.
+        visible_weight: Of a visible frame, where a hidden one has 1.
+        penalty_weight: Of the mean square of the feature encoder's output.
+
+    Returns:
+        Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames, accuracy of
+        visible ones, the feature penalty.
+    """
+    hidden = batch.mask
+    visible = ~hidden
+    if heard.lengths is not None:
+        visible = visible & (torch.arange(hidden.shape[1], device=hidden.device) < heard.lengths[:, None])
+    weights = hidden + visible_weight * visible
+    count = batch.count + visible_weight * (batch.num_frames - batch.count)
+    penalty = (heard.energy * weights.sum(dim=1)).sum()
+    total = (torch.where(weights > 0, losses, 0) * weights).sum() + penalty_weight * penalty
+    parts = {
+        "hidden_loss": _share(losses, hidden) * count,
+        "hidden_accuracy": _share(correct, hidden) * count,
+        "visible_accuracy": _share(correct, visible) * count,
+        "penalty": penalty,
+    }
+    return Losses(total, count, {name: part.detach() for name, part in parts.items()})
+
+
+def _share(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

@@ -19,7 +19,7 @@ from speechssl.data.loader import AudioBatch
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context
+from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, weigh_frames
 from speechssl.objective.log_mel import LogMel
 from speechssl.objective.objective import Losses
 
@@ -133,23 +133,5 @@ class MaskedPredictionObjective(nn.Module):
             clusters = F.normalize(self.embeddings.float(), dim=1, eps=1e-8)
             logits = predictions @ clusters.T / config.logit_temperature  # (B, S, K)
             losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-        hidden = batch.mask
-        visible = ~hidden
-        if heard.lengths is not None:
-            visible = visible & (torch.arange(hidden.shape[1], device=hidden.device) < heard.lengths[:, None])
-        weights = hidden + config.visible_weight * visible
-        count = batch.count + config.visible_weight * (batch.num_frames - batch.count)
-        penalty = (heard.energy * weights.sum(dim=1)).sum()
-        total = (losses * weights).sum() + config.penalty_weight * penalty
         correct = logits.argmax(dim=2) == targets
-        parts = {
-            "hidden_loss": _share(losses, hidden) * count,
-            "hidden_accuracy": _share(correct, hidden) * count,
-            "visible_accuracy": _share(correct, visible) * count,
-            "penalty": penalty,
-        }
-        return Losses(total, count, {name: part.detach() for name, part in parts.items()})
-
-
-def _share(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+        return weigh_frames(losses, correct, heard, batch, config.visible_weight, config.penalty_weight)

@@ -18,6 +18,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.objective import FittedObjective, Losses, ObjectiveConfig
+from speechssl.objective.spectral_contrast import SpectralContrastConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 from speechssl.train.corpus_task import CorpusTask, make_sampler
 from speechssl.train.distributed import Ranks
@@ -33,7 +34,7 @@ class PretrainConfig(RunConfig):
     """
 
     encoder: EncoderConfig = EncoderConfig()
-    objective: ContrastiveConfig | MaskedPredictionConfig | Wav2vecConfig = Field(
+    objective: ContrastiveConfig | MaskedPredictionConfig | SpectralContrastConfig | Wav2vecConfig = Field(
         ContrastiveConfig(), discriminator="kind"
     )
 

@@ -1,0 +1,96 @@
+"""A contrast against fixed targets: which frame of the recording sounds like that, by its log-mel spectrum?
+
+The contrast of wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477) with two differences. What is told
+apart are spectra of exactly the samples a frame sees, behind a learnt linear map, rather than learnt codes, which in a
+small budget stay at chance; and visible frames can count as well. All other frames of the recording are distractors.
+
+Shapes: B batch, S frames, D model dim, E width of the comparison, F mel bands.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from speechssl.frames import FrameGeometry
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, weigh_frames
+from speechssl.objective.log_mel import LogMel
+from speechssl.objective.objective import Losses
+
+
+class SpectralContrastConfig(HidingConfig):
+    """The objective; masks and comparison are those of wav2vec 2.0 base.
+
+    Attributes:
+        kind: Says that this section is this objective's.
+        num_bands: Mel bands F of the spectra.
+        comparison_dim: Width E in which context and spectra are compared.
+        logit_temperature: Divides the cosine similarities.
+        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
+        penalty_weight: Of the mean square of the feature encoder's output.
+    """
+
+    best_metric: ClassVar[str] = "hidden_loss"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
+
+    kind: Literal["spectral_contrast"] = "spectral_contrast"
+    num_bands: int = Field(40, ge=1)
+    comparison_dim: int = Field(256, ge=1)
+    logit_temperature: float = Field(0.1, gt=0)
+    visible_weight: float = Field(0.0, ge=0)
+    penalty_weight: float = Field(10.0, ge=0)
+
+    def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
+        """What hides frames."""
+        return MaskedCollate(geometry, self.mask, seed)
+
+    def build(self, encoder: EncoderConfig) -> "SpectralContrastObjective":
+        """Spectra and projections for this encoder."""
+        return SpectralContrastObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
+
+
+class SpectralContrastObjective(nn.Module):
+    """Spectra, and the loss of finding the right one from the context.
+
+    Args:
+        config: Sizes and weights.
+        geometry: Samples to frames.
+        context_dim: Width D of the context.
+    """
+
+    def __init__(self, config: SpectralContrastConfig, geometry: FrameGeometry, context_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.spectrum = LogMel(geometry, config.num_bands)
+        self.target_projection = nn.Linear(2 * config.num_bands, config.comparison_dim)
+        self.context_projection = nn.Linear(context_dim, config.comparison_dim)
+
+    def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:
+        """Compare the context at each frame with the spectra of all frames of its recording.
+
+        Args:
+            encoder: Represents the batch.
+            batch: The recordings and what is hidden.
+            step: Not used.
+
+        Returns:
+            Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames,
+            accuracy of visible ones, the feature penalty.
+        """
+        config = self.config
+        heard, context = masked_context(encoder, batch, config.silence)
+        spectra = self.spectrum(batch.audio.waveforms, batch.audio.lengths)
+        predictions, targets = self.context_projection(context), self.target_projection(spectra)
+        with torch.autocast(predictions.device.type, enabled=False):
+            predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)
+            targets = F.normalize(targets.float(), dim=2, eps=1e-8)
+            logits = predictions @ targets.transpose(1, 2) / config.logit_temperature  # (B, S, S)
+        positions = torch.arange(logits.shape[1], device=logits.device)
+        if heard.lengths is not None:
+            logits = logits.masked_fill((positions >= heard.lengths[:, None])[:, None, :], -torch.inf)
+        losses = F.cross_entropy(logits.transpose(1, 2), positions.expand(logits.shape[:2]), reduction="none")
+        correct = logits.argmax(dim=2) == positions
+        return weigh_frames(losses, correct, heard, batch, config.visible_weight, config.penalty_weight)
