@@ -23,7 +23,7 @@ require_one_of SIZE "$SIZE" cpu gpu
 require_one_of LABELS "$LABELS" all 1h 10min
 require_one_of FROM_SCRATCH "$FROM_SCRATCH" 0 1
 case $SIZE in
-    cpu) encoder=${ENCODER:-$recipe/../own_data/encoder_small.toml} ;;
+    cpu) encoder=${ENCODER:-$recipe/../prompts/encoder.toml} ;;
     gpu) encoder=${ENCODER:-$recipe/encoder_gpu.toml} ;;
 esac
 case $LABELS in
