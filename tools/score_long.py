@@ -30,7 +30,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.data.recording import Recording  # noqa: E402
 from speechssl.scoring import score  # noqa: E402
-from speechssl.transcribe import transcriber as transcriber_module  # noqa: E402
+from speechssl.transcribe import windows  # noqa: E402
 from speechssl.transcribe.stream import STEP_SECONDS  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
@@ -111,7 +111,7 @@ def main() -> None:
         heard["split at pauses"] = transcribe(sources, split_at_pauses=True)
         if find_spec("silero_vad"):
             heard["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
-        transcriber_module.WINDOW_SECONDS = 1e6  # every recording fits into a window
+        windows.WINDOW_SECONDS = 1e6  # every recording fits into a window
         heard["whole"] = transcribe(sources)
     streamed, delays, times = zip(*(stream(transcriber, samples) for samples, _ in joined), strict=True)
     heard["as a stream"] = list(streamed)

@@ -20,19 +20,23 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform
 from speechssl.errors import AudioError, ConfigError
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.moments import WaveformMoments
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms
 from speechssl.transcribe.sources import Source, find_sources
+from speechssl.transcribe.windows import Blocks, cut_windows, length_of, whole_or_blocks, window_moments
 
 BATCH_SECONDS = 60.0
 SUFFIXES = (".safetensors", ".npz")
 
 Array = npt.NDArray[Any]
+Features = list[npt.NDArray[np.float32]]  # of a recording, (S, D) a layer
 
 
 def extract_files(model: Path, files: Sequence[str], layer: str | None, output: Path, device: str | None) -> bool:
     """Write the features of recordings into one file, as the command does.
 
-    All of them are in memory until the file is written, and each recording is encoded as a whole.
+    All of them are in memory until the file is written. A recording of more than a minute is encoded in the windows in
+    which it would be transcribed.
 
     Args:
         model: A model folder or a training run, of any kind.
@@ -90,22 +94,27 @@ def extract_files(model: Path, files: Sequence[str], layer: str | None, output: 
 
 
 def encode_layers(
-    encoder: SpeechEncoder, waveforms: Sequence[Waveform], layers: Sequence[int | None]
-) -> list[list[npt.NDArray[np.float32]]]:
+    encoder: SpeechEncoder,
+    waveforms: Sequence[Waveform],
+    layers: Sequence[int | None],
+    moments: WaveformMoments | None = None,
+) -> list[Features]:
     """Represent recordings in one batch, each as it would be alone.
 
     Args:
         encoder: In evaluation mode.
         waveforms: (T,) each, mono at 16 kHz, at least a frame long.
         layers: One as for `SpeechEncoder.encode`, or several numbers in rising order, all found in one pass.
+        moments: Of the recordings, if the waveforms are windows of them.
 
     Returns:
-        For each recording, (S, D) a layer.
+        Of each recording.
     """
     batch, lengths = pad_waveforms(waveforms)
     device = next(encoder.parameters()).device
     with torch.inference_mode():
-        frames = encoder.extract_frames(batch.to(device), None if lengths is None else lengths.to(device))
+        on_device = batch.to(device), None if lengths is None else lengths.to(device)
+        frames = encoder.extract_frames(*on_device, moments=moments)
         if len(layers) == 1:
             contexts: Iterable[Tensor] = (encoder.contextualise(frames, layer=layers[0]),)
         else:
@@ -114,6 +123,26 @@ def encode_layers(
     num_frames = [encoder.geometry.num_frames(len(waveform)) for waveform in waveforms]
     # Copies, which do not keep the batch in memory.
     return [[output[row, :length].copy() for output in outputs] for row, length in enumerate(num_frames)]
+
+
+def encode_recording(encoder: SpeechEncoder, blocks: Blocks, layers: Sequence[int | None]) -> Features:
+    """Represent a recording of any length, window by window.
+
+    Args:
+        encoder: As for `encode_layers`.
+        blocks: (n,) each, mono at 16 kHz; gone through twice where the encoder normalises over time.
+        layers: As for `encode_layers`.
+
+    Returns:
+        (S, D) a layer.
+    """
+    moments = window_moments(encoder.config, blocks)
+    parts: list[list[npt.NDArray[np.float32]]] = [[] for _ in layers]
+    for window in cut_windows(blocks, encoder.geometry):
+        (found,) = encode_layers(encoder, [window.samples], layers, moments)
+        for kept, features in zip(parts, found, strict=True):
+            kept.append(features[window.first_kept : window.stop_kept])
+    return [np.concatenate(kept) for kept in parts]
 
 
 def frame_times(geometry: FrameGeometry, num_frames: int) -> npt.NDArray[np.float64]:
@@ -134,55 +163,57 @@ def _parse_layer(layer: str | None, num_layers: int) -> list[int | None]:
 
 def _extract(
     encoder: SpeechEncoder, sources: Sequence[Source], layers: Sequence[int | None]
-) -> Iterator[tuple[Source, list[npt.NDArray[np.float32]] | AudioError]]:
+) -> Iterator[tuple[Source, Features | AudioError]]:
     """Each recording's features or what is wrong with it, in order; batches are of neighbours."""
     for batch in _batches(encoder.geometry, sources):
-        heard = [waveform for _, waveform in batch if not isinstance(waveform, AudioError)]
-        try:
-            features = iter(encode_layers(encoder, heard, layers) if heard else [])
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            for source, waveform in batch:
-                yield (
-                    source,
-                    waveform
-                    if isinstance(waveform, AudioError)
-                    else AudioError(
-                        f"{source.path}: not enough memory for {len(waveform) / SAMPLE_RATE:.0f} s of audio"
-                    ),
-                )
-            continue
-        for source, waveform in batch:
-            yield source, waveform if isinstance(waveform, AudioError) else next(features)
+        readable = [(source, recording) for source, recording in batch if not isinstance(recording, AudioError)]
+        found = iter(_encode(encoder, readable, layers))
+        for source, recording in batch:
+            yield source, recording if isinstance(recording, AudioError) else next(found)
+
+
+def _encode(
+    encoder: SpeechEncoder, batch: Sequence[tuple[Source, Waveform | Blocks]], layers: Sequence[int | None]
+) -> Sequence[Features | AudioError]:
+    waveforms = [recording for _, recording in batch if isinstance(recording, np.ndarray)]
+    try:
+        if len(waveforms) == len(batch):
+            return encode_layers(encoder, waveforms, layers) if batch else []
+        return [encode_recording(encoder, recording, layers) for _, recording in batch]  # a long one, alone
+    except AudioError as error:  # damaged after its first minute
+        return [error]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [AudioError(f"{source.path}: not enough memory for its features") for source, _ in batch]
 
 
 def _batches(
     geometry: FrameGeometry, sources: Sequence[Source]
-) -> Iterator[list[tuple[Source, Waveform | AudioError]]]:
-    batch: list[tuple[Source, Waveform | AudioError]] = []
-    longest = 0
+) -> Iterator[list[tuple[Source, Waveform | Blocks | AudioError]]]:
+    batch: list[tuple[Source, Waveform | Blocks | AudioError]] = []
+    longest = 0.0
     for source in sources:
-        waveform = _read(geometry, source)
-        length = 0 if isinstance(waveform, AudioError) else len(waveform)
+        recording = _read(geometry, source)
+        length = 0.0 if isinstance(recording, AudioError) else length_of(recording)
         if batch and (len(batch) + 1) * max(longest, length) > BATCH_SECONDS * SAMPLE_RATE:
             yield batch
-            batch, longest = [], 0
-        batch.append((source, waveform))
+            batch, longest = [], 0.0
+        batch.append((source, recording))
         longest = max(longest, length)
     if batch:
         yield batch
 
 
-def _read(geometry: FrameGeometry, source: Source) -> Waveform | AudioError:
+def _read(geometry: FrameGeometry, source: Source) -> Waveform | Blocks | AudioError:
     try:
-        waveform = np.concatenate(list(source.open()))
+        recording = whole_or_blocks(source.open())
     except AudioError as error:
         return error
-    if not geometry.num_frames(len(waveform)):
+    if isinstance(recording, np.ndarray) and not geometry.num_frames(len(recording)):
         shortest = geometry.receptive_field_samples
-        return AudioError(f"{source.path}: expected a frame ({shortest} samples) or more, found {len(waveform)}")
-    return waveform
+        return AudioError(f"{source.path}: expected a frame ({shortest} samples) or more, found {len(recording)}")
+    return recording
 
 
 def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

@@ -1,6 +1,5 @@
 """Audio in, text out: a fine-tuned model that transcribes recordings."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,21 +15,19 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
-from speechssl.model.moments import WaveformMoments, measure_recording, measure_waveforms
+from speechssl.model.moments import WaveformMoments, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
 from speechssl.transcribe.pauses import VAD, FindSpeech, Piece, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript, Word
-from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
+from speechssl.transcribe.windows import Blocks, cut_windows, length_of, whole_or_blocks, window_moments
 from speechssl.transcribe.words import words_of_path
 
 BATCH_SECONDS = 60.0
 _POOL_BATCHES = 4  # read before they are sorted by length
 _POOL_SOURCES = 256
-_BLOCK_SECONDS = 10
 
 Audio = str | os.PathLike[str] | BinaryIO | npt.ArrayLike | Tensor
-Blocks = Iterable[Waveform]  # a long recording, which can be gone through again
 
 
 class Transcriber:
@@ -98,11 +95,11 @@ class Transcriber:
         if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")
-            recording = self._read(Recording(source, channel, start, end))
+            recording = whole_or_blocks(Recording(source, channel, start, end))
             return self._transcribe([recording], find_speech)[0].shifted(start or 0)
         if not channel is start is end is None:
             raise AudioError("array: expected neither channel nor start nor end beside samples, which can be sliced")
-        return self._transcribe([self._read(as_waveform(source, sample_rate))], find_speech)[0]
+        return self._transcribe([whole_or_blocks(as_waveform(source, sample_rate))], find_speech)[0]
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
         """Transcribe recordings as one batch; those longer than a window by themselves.
@@ -116,7 +113,7 @@ class Transcriber:
         Raises:
             AudioError: there is not enough memory.
         """
-        return self._transcribe([self._read(waveform) for waveform in waveforms])
+        return self._transcribe([whole_or_blocks(waveform) for waveform in waveforms])
 
     def transcribe_many(
         self,
@@ -166,21 +163,6 @@ class Transcriber:
 
         return stream_transcripts(chunks, sample_rate, step_seconds, score, self.checkpoint.vocabulary, self.geometry)
 
-    def _read(self, recording: Waveform | Recording) -> Waveform | Blocks:
-        """The waveform of a recording if it fits into a window, else the recording in blocks."""
-        window_samples = int(WINDOW_SECONDS * SAMPLE_RATE)
-        if not isinstance(recording, Recording):
-            if len(recording) <= window_samples:
-                return recording
-            step = _BLOCK_SECONDS * SAMPLE_RATE
-            return [recording[first : first + step] for first in range(0, len(recording), step)]
-        blocks: list[Waveform] = []
-        for block in recording:
-            blocks.append(block)
-            if sum(map(len, blocks)) > window_samples:
-                return recording
-        return np.concatenate(blocks)
-
     def _read_pools(
         self, sources: Iterable[Callable[[], Waveform | Recording]], batch_seconds: float
     ) -> Iterator[list[Waveform | Blocks | SpeechSSLError]]:
@@ -189,8 +171,8 @@ class Transcriber:
         num_samples = 0.0
         for source in sources:
             try:
-                pool.append(recording := self._read(source()))
-                num_samples += _num_samples(recording)
+                pool.append(recording := whole_or_blocks(source()))
+                num_samples += length_of(recording)
             except SpeechSSLError as error:
                 pool.append(error)
             if num_samples >= _POOL_BATCHES * batch_seconds * SAMPLE_RATE or len(pool) == _POOL_SOURCES:
@@ -212,7 +194,7 @@ class Transcriber:
                 results[number] = item
             else:
                 recordings[number] = item
-        lengths = {number: _num_samples(recording) for number, recording in recordings.items()}
+        lengths = {number: length_of(recording) for number, recording in recordings.items()}
         num_given = 0
         for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, self._min_fill):
             try:
@@ -261,10 +243,7 @@ class Transcriber:
         return Transcript(" ".join(word.text for word in words), counted.num_samples / SAMPLE_RATE, tuple(words))
 
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
-        encoder = self.checkpoint.model.encoder.config
-        moments = None
-        if encoder.feature_encoder.norm == "group" or encoder.normalize_waveforms:
-            moments = measure_recording(map(torch.from_numpy, blocks), self.geometry)
+        moments = window_moments(self.checkpoint.model.encoder.config, blocks)
         counted = _Counted(blocks)
         log_probs: list[float] = []
         symbols: list[int] = []
@@ -321,8 +300,3 @@ def _pools(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
             yield pool
             pool = []
     yield pool
-
-
-def _num_samples(recording: Waveform | Blocks) -> float:
-    """Length at 16 kHz; infinite for a long recording, which is alone in its batch and of which one is enough."""
-    return len(recording) if isinstance(recording, np.ndarray) else math.inf

@@ -9,16 +9,24 @@ Models that normalise over an utterance in every layer (wav2vec's norm "utteranc
 statistics: there each window is an utterance of its own.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.data.recording import Recording
 from speechssl.frames import FrameGeometry
+from speechssl.model.encoder import EncoderConfig
+from speechssl.model.moments import WaveformMoments, measure_recording
 
 WINDOW_SECONDS = 60.0
 CONTEXT_SECONDS = 5.0
+_BLOCK_SECONDS = 10
+
+Blocks = Iterable[Waveform]  # a long recording, which can be gone through again
 
 
 @dataclass(frozen=True)
@@ -71,3 +79,31 @@ def cut_windows(
     if pending:
         samples = np.concatenate(pending)
         yield Window(samples, first_kept, geometry.num_frames(len(samples)))
+
+
+def whole_or_blocks(recording: Waveform | Recording) -> Waveform | Blocks:
+    """The waveform of a recording if it fits into a window, else the recording in blocks."""
+    window_samples = int(WINDOW_SECONDS * SAMPLE_RATE)
+    if not isinstance(recording, Recording):
+        if len(recording) <= window_samples:
+            return recording
+        step = _BLOCK_SECONDS * SAMPLE_RATE
+        return [recording[first : first + step] for first in range(0, len(recording), step)]
+    blocks: list[Waveform] = []
+    for block in recording:
+        blocks.append(block)
+        if sum(map(len, blocks)) > window_samples:
+            return recording
+    return np.concatenate(blocks)
+
+
+def window_moments(config: EncoderConfig, blocks: Blocks) -> WaveformMoments | None:
+    """The statistics by which an encoder normalises the windows of a recording; None if it needs none."""
+    if config.feature_encoder.norm == "group" or config.normalize_waveforms:
+        return measure_recording(map(torch.from_numpy, blocks), config.feature_encoder.geometry)
+    return None
+
+
+def length_of(recording: Waveform | Blocks) -> float:
+    """In samples at 16 kHz; infinite for a long recording, which is alone in its batch and of which one is enough."""
+    return len(recording) if isinstance(recording, np.ndarray) else math.inf

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import ModelDescription, load_encoder, save_model
+from speechssl.data.recording import Recording
+from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
-from speechssl.transcribe import extract
+from speechssl.model.transformer import TransformerConfig
+from speechssl.transcribe import extract, windows
 from speechssl.transcribe.extract import frame_times
 
 LENGTHS = {"a.wav": 16_000, "b.wav": 3000, "file.wav": 9000}
@@ -145,12 +149,58 @@ def test_batches_are_bounded(
     assert len(read("out.npz")[0]["file.wav"]) == (9000 - 80) // 80 + 1
 
 
+@pytest.mark.parametrize("layer", ["0", "all"])
+def test_long_recordings_are_encoded_in_windows(
+    recordings: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    """In each, context that is dropped, and the statistics of the whole: what sees little says the same."""
+    convolutions = FeatureEncoderConfig(dims=(12, 16), kernels=(20, 4), strides=(20, 4))
+    context = TransformerConfig(
+        num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
+    )
+    config = EncoderConfig(feature_encoder=convolutions, context=context)
+    Path("model").mkdir()
+    weights = {f"encoder.{name}": weight for name, weight in SpeechEncoder(config).state_dict().items()}
+    save_model(tmp_path / "model", ModelDescription(kind="pretrained", step=1, encoder=config), weights)
+    long = (np.random.default_rng(1).normal(size=51_000) * np.linspace(0.02, 0.2, 51_000)).astype(np.float32)
+    soundfile.write("long.wav", long, 16_000, subtype="FLOAT")
+    monkeypatch.setattr(windows.cut_windows, "__defaults__", (1.0, 0.2))
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
+    seen: list[int] = []
+    original = extract.encode_layers
+    monkeypatch.setattr(extract, "encode_layers", lambda *args: seen.extend(map(len, args[1])) or original(*args))
+    result = run("model", "b.wav", "long.wav", "file.wav", "-o", "out.npz", "--layer", layer, "--device", "cpu")
+    assert (result.exit_code, result.stderr) == (0, "3 files, 0 failed\n")
+    assert max(seen) == 16_000
+    assert len(seen) > 5
+    arrays, _ = read("out.npz")
+    encoder = load_encoder("model", "cpu")
+    name = "long.wav" if layer == "0" else "long.wav:0"
+    whole = encoder.encode(torch.from_numpy(long)[None], layer=0).context[0].numpy()
+    assert arrays[name].shape == (637, 16)
+    assert len(arrays["long.wav:times"]) == 637
+    np.testing.assert_allclose(arrays[name], whole, atol=1e-4)
+
+
+def test_a_file_that_is_damaged_after_its_first_minute_costs_a_line(
+    model_folder: Path, recordings: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(self: object) -> Iterator[np.ndarray]:
+        yield from [recordings["a.wav"]] * 2
+        raise AudioError("a.wav: damaged")
+
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(Recording, "__iter__", decode)
+    result = run(model_folder, "a.wav", "-o", "out.npz", "--device", "cpu")
+    assert (result.exit_code, result.stderr) == (1, "error: a.wav: damaged\n1 file, 1 failed\n")
+
+
 def test_too_little_memory_is_an_error_of_the_recordings(
     model_folder: Path, recordings: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SpeechEncoder, "extract_frames", lambda *_: torch.empty(2**55))
+    monkeypatch.setattr(SpeechEncoder, "extract_frames", lambda *_, **__: torch.empty(2**55))
     result = run(model_folder, "a.wav", "-o", "out.npz", "--device", "cpu")
-    assert result.stderr == "error: a.wav: not enough memory for 1 s of audio\n1 file, 1 failed\n"
+    assert result.stderr == "error: a.wav: not enough memory for its features\n1 file, 1 failed\n"
     assert result.exit_code == 1
 
 

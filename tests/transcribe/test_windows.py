@@ -17,7 +17,6 @@ from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.transcribe import transcriber as transcriber_module
 from speechssl.transcribe import windows
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -32,7 +31,7 @@ def blocks_of(samples: Waveform, size: int) -> list[Waveform]:
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a second, of which the middle 0.6 s are kept."""
     monkeypatch.setattr(windows.cut_windows, "__defaults__", (1.0, 0.2))
-    monkeypatch.setattr(transcriber_module, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
 
 
 @given(st.integers(80, 3000), st.integers(1, 900), st.integers(1, 40), st.integers(0, 8))
@@ -109,7 +108,7 @@ def test_a_model_of_short_sight_says_the_same_in_windows(
     whole = transcriber.transcribe(wave, 16_000)
     assert len(whole.words) > 20
     monkeypatch.setattr(windows.cut_windows, "__defaults__", (1.0, 0.2))
-    monkeypatch.setattr(transcriber_module, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
     parts = transcriber.transcribe(wave, 16_000)
     assert parts.text == whole.text
     assert parts.seconds == whole.seconds
