@@ -122,7 +122,7 @@ def num_frames_needed(labels: Sequence[int]) -> int:
 def write_text_file(path: Path, content: str) -> None:
     """Replace a UTF-8 text file at once: a reader sees the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
     try:
         temporary.write_text(content, "utf-8", newline="")
         temporary.replace(path)

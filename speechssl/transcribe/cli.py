@@ -1,9 +1,10 @@
 """``transcribe-audio``: recordings in, text, subtitles or JSON out."""
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,21 +15,12 @@ import typer
 
 from speechssl.command import exit_on_error, print_error, print_status
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
+from speechssl.transcribe.outputs import FileWriter, Format, Printer
 
 if TYPE_CHECKING:
     from speechssl.transcribe.sources import Source
     from speechssl.transcribe.transcriber import Transcriber
     from speechssl.transcribe.transcript import Transcript
-
-
-class Format(StrEnum):
-    """What is written of a recording."""
-
-    TXT = "txt"
-    JSON = "json"
-    SRT = "srt"
-    VTT = "vtt"
-    TSV = "tsv"
 
 
 class VAD(StrEnum):
@@ -74,7 +66,7 @@ def transcribe(
         typer.Option(
             metavar="DIR",
             help="Write files named as the recordings, complete or not at all, instead of printing. Those that are "
-            "there already are kept, so a run that was broken off goes on.",
+            "there already, of the same recording in the same way, are kept, so a run that was broken off goes on.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write files that are there already anew.")] = False,
@@ -103,7 +95,7 @@ def transcribe(
         typer.Option(
             metavar="FILE.tsv|DIR",
             help="What is really said: a manifest with texts, or a folder of .txt files named as the recordings. "
-            "Word and character error rates with 95 % intervals go to stderr.",
+            "Word and character error rates with 95 % intervals go to stderr, over all recordings that have a text.",
         ),
     ] = None,
     device: Annotated[
@@ -111,7 +103,11 @@ def transcribe(
         typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
     ] = None,
     batch_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Audio transcribed at once, padding included; bounds the memory.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Audio transcribed at once, padding included; one recording is still heard a minute at a time.",
+        ),
     ] = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no last line about the whole.")] = False,
 ) -> None:
@@ -127,38 +123,49 @@ def transcribe(
         raise typer.BadParameter("expected an end after the start", param_hint="--start, --end")
     if not batch_seconds > 0:
         raise typer.BadParameter("expected more than 0 seconds", param_hint="--batch-seconds")
+    if reference is not None and not start is end is None:
+        raise typer.BadParameter("expected neither --start nor --end beside it", param_hint="--reference")
     if vad != VAD.ENERGY and not split_at_pauses:
         raise typer.BadParameter("expected --split-at-pauses beside it", param_hint="--vad")
     with exit_on_error():
         # Loaded here, so that --help and mistakes on the command line are answered at once.
-        from speechssl.transcribe.sources import check_names, find_sources, read_references
+        from speechssl.transcribe.sources import find_sources, own_names, read_references, spooled_stdin
 
-        # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
-        errors = "backslashreplace" if formats == [Format.JSON] else "surrogateescape"
-        sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
+        if sys.stdout is not None:
+            # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
+            errors = "backslashreplace" if formats == [Format.JSON] else "surrogateescape"
+            sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
         sources, failures = find_sources(files, channel, start, end)
+        heard: dict[Source, str] = {}  # what is said in it, of each recording that is finished
+        writer: Printer | FileWriter
+        if output_dir is None:
+            writer = Printer(formats[0], words, is_named=[source.path for source in sources[:1]] != files)
+            writer.check(sources)
+            pending = sources
+        else:
+            how = {"model": _describe_model(model), "split_at_pauses": split_at_pauses, "vad": vad.value}
+            how |= {"words": words}
+            writer = FileWriter(formats, words, output_dir, overwrite, how)
+            sources, clashes = own_names(sources)
+            pending, finished, refused = _sort_out(sources, writer)
+            sources = [*finished, *pending]
+            failures += clashes + refused
+            heard = {source: text for source in finished if (text := writer.read_text(source)) is not None}
         for failure in failures:
             print_error(failure)
-        writer: _Printer | _FileWriter
-        if output_dir is None:
-            writer = _Printer(formats[0], words, is_named=[source.path for source in sources[:1]] != files)
-            writer.check(sources)
-        else:
-            check_names(sources)
-            writer = _FileWriter(formats, words, output_dir, overwrite)
-        pending = [source for source in sources if not writer.is_finished(source)]
         run = _Run(len(sources) + len(failures), len(failures), len(sources) - len(pending))
-        references = read_references(reference, pending) if reference else None
+        references = read_references(reference, sources) if reference else {}
         if pending:
             # A terminal that shows the results themselves needs no bar between them.
             has_bar = not quiet and (output_dir is not None or not sys.stdout.isatty())
             transcriber = _load(model, device)
-            results = transcriber.transcribe_many(
-                (source.open for source in pending), batch_seconds, split_at_pauses, vad.value
-            )
-            hypotheses = _write_results(pending, results, writer, run, has_bar)
-            if references:
-                _print_score(references, hypotheses)
+            with spooled_stdin(pending) as readable:
+                results = transcriber.transcribe_many(
+                    (source.open for source in readable), batch_seconds, split_at_pauses, vad.value
+                )
+                heard |= _write_results(pending, results, writer, run, has_bar)
+        if reference:
+            _print_score(references, heard, len(sources))
         if not quiet:
             print_status(run.describe())
         if run.num_failed:
@@ -190,60 +197,35 @@ class _Run:
         return ", ".join(parts)
 
 
-class _Printer:
-    """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe."""
-
-    def __init__(self, output_format: Format, words: bool, is_named: bool) -> None:
-        self.format, self.words, self.is_named = output_format, words, is_named
-
-    def check(self, sources: Sequence["Source"]) -> None:
-        """Refuse to print several recordings in a format that holds one."""
-        if len(sources) > 1 and self.format not in (Format.TXT, Format.JSON):
-            raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(sources)}")
-
-    def is_finished(self, source: "Source") -> bool:
-        return False
-
-    def write(self, source: "Source", transcript: "Transcript") -> None:
-        name = f"{source.path}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(source, transcript, self.format, self.words))
-        sys.stdout.flush()
-
-
-class _FileWriter:
-    """Results in files named as the recordings, replaced at once, so that a file that exists is whole."""
-
-    def __init__(self, formats: Sequence[Format], words: bool, folder: Path, overwrite: bool) -> None:
-        self.formats, self.words, self.folder, self.overwrite = formats, words, folder, overwrite
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: {error.strerror or error}") from None
-
-    def is_finished(self, source: "Source") -> bool:
-        return not self._missing(source)
-
-    def write(self, source: "Source", transcript: "Transcript") -> None:
-        from speechssl.data.text import write_text_file
-
-        for output_format, path in self._missing(source):
-            content = _render(source, transcript, output_format, self.words)
-            try:
-                # What a path holds that is no UTF-8 becomes a JSON escape.
-                write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
-            except OSError as error:
-                raise ConfigError(f"{path}: {error.strerror or error}") from None
-
-    def _missing(self, source: "Source") -> list[tuple[Format, Path]]:
-        paths = [(output_format, self.folder / f"{source.name}.{output_format}") for output_format in self.formats]
-        return [pair for pair in paths if self.overwrite or not pair[1].exists()]
-
-
 def _parse_formats(values: Sequence[str]) -> list[Format]:
     try:
         return list(dict.fromkeys(Format(name.strip()) for value in values for name in value.split(",")))
     except ValueError as error:
         raise typer.BadParameter(f"{error}; expected {', '.join(Format)}", param_hint="--format") from None
+
+
+def _describe_model(model: Path) -> str:
+    """Which weights results were made with: where they are and when they were written."""
+    for folder in (model / "best", model):  # of a run, or of a model
+        weights = folder / "model.safetensors"
+        if weights.is_file():
+            return f"{os.path.realpath(weights)} of {weights.stat().st_mtime_ns}"
+    return os.path.realpath(model)
+
+
+def _sort_out(
+    sources: "Sequence[Source]", writer: FileWriter
+) -> "tuple[list[Source], list[Source], list[SpeechSSLError]]":
+    """What is to be done, what is finished, and what would be lost if it were done."""
+    pending: list[Source] = []
+    finished: list[Source] = []
+    refused: list[SpeechSSLError] = []
+    for source in sources:
+        try:
+            (finished if writer.is_finished(source) else pending).append(source)
+        except ConfigError as error:
+            refused.append(error)
+    return pending, finished, refused
 
 
 def _load(model: Path, device: str | None) -> "Transcriber":
@@ -258,12 +240,12 @@ def _load(model: Path, device: str | None) -> "Transcriber":
 def _write_results(
     sources: Sequence["Source"],
     results: "Iterable[Transcript | SpeechSSLError]",
-    writer: _Printer | _FileWriter,
+    writer: Printer | FileWriter,
     run: _Run,
     has_bar: bool,
-) -> list[str | None]:
-    """Write transcripts as they are made; their texts, None for what failed."""
-    texts: list[str | None] = []
+) -> "dict[Source, str]":
+    """Write transcripts as they are made; what is said in those that did not fail."""
+    texts: dict[Source, str] = {}
     started = time.perf_counter()
     with _progress(len(sources), has_bar) as advance:
         for source, result in zip(sources, results, strict=True):
@@ -271,36 +253,26 @@ def _write_results(
                 # Too little memory is an error of a batch, which has no name.
                 print_error(result if source.label in str(result) else AudioError(f"{source.label}: {result}"))
                 run.num_failed += 1
-                texts.append(None)
             else:
-                writer.write(source, result.shifted(source.start or 0))
                 run.audio_seconds += result.seconds
-                texts.append(result.text)
+                try:
+                    writer.write(source, result.shifted(source.start or 0))
+                    texts[source] = result.text
+                except ConfigError as error:  # an output that cannot be written; others may
+                    print_error(error)
+                    run.num_failed += 1
             advance()
     run.seconds = time.perf_counter() - started
     return texts
 
 
-def _render(source: "Source", transcript: "Transcript", output_format: Format, words: bool) -> str:
-    match output_format:
-        case Format.TXT:
-            return f"{transcript.text}\n"
-        case Format.JSON:
-            return f"{transcript.to_json(source.path)}\n"
-        case Format.SRT:
-            return transcript.to_srt(words)
-        case Format.VTT:
-            return transcript.to_vtt(words)
-        case Format.TSV:
-            return transcript.to_tsv(words)
-
-
-def _print_score(references: Sequence[str], hypotheses: Sequence[str | None]) -> None:
+def _print_score(said: "Mapping[Source, str]", heard: "Mapping[Source, str]", num_files: int) -> None:
     from speechssl.bootstrap import bootstrap_interval
     from speechssl.scoring import score
 
-    scored = [(said, heard) for said, heard in zip(references, hypotheses, strict=True) if heard is not None]
+    scored = [(text, heard[source]) for source, text in said.items() if source in heard]
     if not scored:
+        print_status("score: nothing was heard that could be scored")
         return
     result = score([said for said, _ in scored], [heard for _, heard in scored])
     rates = ", ".join(
@@ -310,7 +282,8 @@ def _print_score(references: Sequence[str], hypotheses: Sequence[str | None]) ->
             ("CER", bootstrap_interval(result.character_counts)),
         )
     )
-    print_status(f"score of {len(scored)} file{'' if len(scored) == 1 else 's'}: {rates}")
+    of = "" if len(scored) == num_files else f" of {num_files}"
+    print_status(f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}: {rates}")
 
 
 @contextmanager

@@ -226,7 +226,10 @@ def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, array, allow_pickle=False)
         else:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what new files have here; safetensors makes private ones
             safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
+            temporary.chmod(mode)
         temporary.replace(output)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{output}: {getattr(error, 'strerror', None) or error}") from None

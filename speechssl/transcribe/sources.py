@@ -2,15 +2,21 @@
 
 import glob
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from speechssl.data.manifest import read_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import find_recordings, read_text
-from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
 
 STDIN = "-"
 
@@ -26,6 +32,7 @@ class Source:
         channel: The channel to hear, counted from 1; None is the mean of all.
         start: Seconds from which on it is heard; None is from its start.
         end: Seconds until which it is heard; None is until its end.
+        file: What to read instead of standard input.
     """
 
     path: str
@@ -33,6 +40,7 @@ class Source:
     channel: int | None = None
     start: float | None = None
     end: float | None = None
+    file: BinaryIO | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
@@ -47,8 +55,13 @@ class Source:
         """
         if self.path == STDIN and sys.stdin is None:
             raise AudioError(f"{self.label}: expected audio, found it closed")
-        file = sys.stdin.buffer if self.path == STDIN else self.path
-        return Recording(file, self.channel, self.start, self.end)
+        source = (self.file or sys.stdin.buffer) if self.path == STDIN else self.path
+        return Recording(source, self.channel, self.start, self.end)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is an ordinary file, which can be looked at again."""
+        return self.path != STDIN and os.path.isfile(self.path)  # noqa: PTH113, which raises for long names
 
 
 def find_sources(
@@ -56,7 +69,7 @@ def find_sources(
     channel: int | None = None,
     start: float | None = None,
     end: float | None = None,
-) -> tuple[list[Source], list[AudioError]]:
+) -> tuple[list[Source], list[SpeechSSLError]]:
     """Find the recordings that are meant, in the order given, each once.
 
     Args:
@@ -68,57 +81,76 @@ def find_sources(
         The recordings, and an error for each folder or pattern without any.
     """
     sources: dict[str, Source] = {}
-    errors = []
+    errors: list[SpeechSSLError] = []
     for path in paths:
         found = list(_expand(os.fspath(path)))
         if not found:
-            errors.append(AudioError(f"{os.fspath(path)}: expected recordings, found none"))
+            errors.append(AudioError(f"{os.fspath(path) or repr('')}: expected recordings, found none"))
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
             sources.setdefault(key, Source(file, name, channel, start, end))
     return list(sources.values()), errors
 
 
-def check_names(sources: Sequence[Source]) -> None:
-    """Make sure that no two recordings would write the same files.
+@contextmanager
+def spooled_stdin(sources: Sequence[Source]) -> Iterator[list[Source]]:
+    """Sources that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it."""
+    if sys.stdin is None or sys.stdin.buffer.seekable() or not any(source.path == STDIN for source in sources):
+        yield list(sources)
+        return
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        yield [replace(source, file=file) if source.path == STDIN else source for source in sources]
 
-    Raises:
-        ConfigError: two have the same name.
-    """
+
+def own_names(sources: Sequence[Source]) -> tuple[list[Source], list[SpeechSSLError]]:
+    """The sources whose files no earlier one would write, and an error for each other."""
     owners: dict[str, Source] = {}
+    errors: list[SpeechSSLError] = []
     for source in sources:
         owner = owners.setdefault(source.name, source)
         if owner is not source:
-            raise ConfigError(f"expected recordings with different names, found {owner.path} and {source.path}")
+            errors.append(
+                ConfigError(f"{source.path}: expected a name of its own, found that of {owner.path}; it is left out")
+            )
+    return list(owners.values()), errors
 
 
-def read_references(reference: Path, sources: Sequence[Source]) -> list[str]:
-    """What is said in each recording, for scoring.
+def read_references(reference: Path, sources: Sequence[Source]) -> dict[Source, str]:
+    """What is said in recordings, for scoring. One without a text is a warning.
 
     Args:
         reference: A manifest with texts (those of several spans of a recording are joined), or a folder with a
-            ``.txt`` file a recording: beside it if the recording lies in that folder, else with the recording's name.
+            ``.txt`` file a recording: beside it if the recording lies in that folder, else with the recording's name,
+            in the same subfolders or, if no other recording is called so, in none.
         sources: The recordings.
 
     Raises:
-        ManifestError: the manifest is wrong, or a recording has no text.
+        ManifestError: the manifest is wrong, or no recording has a text.
     """
     if reference.is_dir():
-        texts = [_text_in_folder(reference, source) for source in sources]
+        times_named = Counter(Path(source.name).name for source in sources)
+        found = [_text_in_folder(reference, source, times_named) for source in sources]
     else:
         said = _texts_of_manifest(reference)
-        texts = [said.get(os.path.realpath(source.path)) for source in sources]
-    for source, text in zip(sources, texts, strict=True):
-        if text is None:
-            raise ManifestError(f"{reference}: expected a text for {source.path}, found none")
-    return [text for text in texts if text is not None]
+        found = [said.get(os.path.realpath(source.path)) for source in sources]
+    texts = {source: text for source, text in zip(sources, found, strict=True) if text is not None}
+    missing = [source.path for source in sources if source not in texts]
+    if missing and not texts:
+        raise ManifestError(f"{reference}: expected a text for {missing[0]}, found none")
+    for path in missing:
+        warnings.warn(f"{reference}: expected a text for {path}, found none; it is not scored", stacklevel=2)
+    return texts
 
 
 def _expand(path: str) -> Iterator[tuple[str, str]]:
     """The files that a path means, each with its name."""
     if path == STDIN:
         yield path, "stdin"
-    elif Path(path).is_dir():
+    elif not path:
+        return  # an unset variable, and not the current folder
+    elif os.path.isdir(path):  # noqa: PTH112, which raises for long names
         for file in find_recordings(Path(path)):
             yield str(file), str(file.relative_to(path).with_suffix(""))
     elif glob.has_magic(path) and not os.path.lexists(path):
@@ -130,10 +162,13 @@ def _expand(path: str) -> Iterator[tuple[str, str]]:
         yield path, Path(path).stem
 
 
-def _text_in_folder(folder: Path, source: Source) -> str | None:
+def _text_in_folder(folder: Path, source: Source, times_named: Mapping[str, int]) -> str | None:
     beside = Path(source.path).with_suffix(".txt")
-    is_inside = beside.resolve().is_relative_to(folder.resolve())
-    return read_text(beside if is_inside else folder / f"{Path(source.name).name}.txt")
+    if source.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
+        return read_text(beside)
+    text = read_text(folder / f"{source.name}.txt")
+    name = Path(source.name).name
+    return text if text is not None or times_named[name] > 1 else read_text(folder / f"{name}.txt")
 
 
 def _texts_of_manifest(path: Path) -> dict[str, str]:

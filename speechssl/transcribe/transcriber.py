@@ -197,22 +197,34 @@ class Transcriber:
         lengths = {number: length_of(recording) for number, recording in recordings.items()}
         num_given = 0
         for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, self._min_fill):
-            try:
-                found = self._transcribe([recordings[number] for number in batch], find_speech)
-                results.update(zip(batch, found, strict=True))
-            except SpeechSSLError as error:
-                results.update(dict.fromkeys(batch, error))
+            found = self._try([recordings[number] for number in batch], find_speech, batch_seconds)
+            results.update(zip(batch, found, strict=True))
             while num_given in results:
                 yield results[num_given]
                 num_given += 1
         yield from (results[number] for number in range(num_given, len(pool)))
 
+    def _try(
+        self, recordings: Sequence[Waveform | Blocks], find_speech: FindSpeech | None, batch_seconds: float
+    ) -> Sequence[Transcript | SpeechSSLError]:
+        """Together, or if there is not enough memory for that, one by one."""
+        try:
+            return self._transcribe(recordings, find_speech, batch_seconds)
+        except SpeechSSLError as error:
+            if len(recordings) == 1:
+                return [error]
+        return [result for recording in recordings for result in self._try([recording], find_speech, batch_seconds)]
+
     def _transcribe(
-        self, recordings: Sequence[Waveform | Blocks], find_speech: FindSpeech | None = None
+        self,
+        recordings: Sequence[Waveform | Blocks],
+        find_speech: FindSpeech | None = None,
+        batch_seconds: float = BATCH_SECONDS,
     ) -> list[Transcript]:
         """Those that fit into a window as one batch, the others, or the pieces of each, by themselves."""
         if find_speech:
-            return [self._transcribe_pieces([r] if isinstance(r, np.ndarray) else r, find_speech) for r in recordings]
+            many = ([recording] if isinstance(recording, np.ndarray) else recording for recording in recordings)
+            return [self._transcribe_pieces(blocks, find_speech, batch_seconds) for blocks in many]
         # A recording without a single frame cannot pass the convolutions, and says nothing.
         heard = [
             recording
@@ -230,13 +242,13 @@ class Transcriber:
                 transcripts.append(Transcript("", len(recording) / SAMPLE_RATE))
         return transcripts
 
-    def _transcribe_pieces(self, blocks: Blocks, find_speech: FindSpeech) -> Transcript:
+    def _transcribe_pieces(self, blocks: Blocks, find_speech: FindSpeech, batch_seconds: float) -> Transcript:
         counted = _Counted(blocks)
         words: list[Word] = []
         for pool in prefetch(_pools(cut_at_pauses(counted, find_speech))):
             lengths = {number: len(piece.samples) for number, piece in enumerate(pool)}
             found: dict[int, Transcript] = {}
-            for batch in plan_batches(lengths, BATCH_SECONDS * SAMPLE_RATE, self._min_fill):
+            for batch in plan_batches(lengths, batch_seconds * SAMPLE_RATE, self._min_fill):
                 found.update(zip(batch, self._transcribe([pool[number].samples for number in batch]), strict=True))
             for number, piece in enumerate(pool):
                 words += found[number].shifted(piece.start / SAMPLE_RATE).words

@@ -2,8 +2,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 from speechssl.checkpoint.native import CTCCheckpoint
 from speechssl.transcribe.cli import _progress, app
+from speechssl.transcribe.outputs import RECORD
 from speechssl.transcribe.transcript import Transcript
 
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")
@@ -123,7 +126,7 @@ def test_all_formats_at_once_in_a_folder(loaded: CTCCheckpoint, plant, tmp_path:
     result = run("--model", "m", tmp_path, "--output-dir", out, "--format", "txt,json,srt", "--format", "vtt, tsv,txt")
     assert (result.exit_code, result.stdout) == (0, "")
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert names == {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS}
+    assert names == {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS} | {RECORD}
     assert (out / "a.b.txt").read_text("utf-8") == "one two\n"
     assert (out / "talks/c.tsv").read_text("utf-8") == "start\tend\ttext\n0\t140\tthree\n"
     assert (out / "talks/c.vtt").read_text("utf-8") == "WEBVTT\n\n00:00:00.000 --> 00:00:00.190\nthree\n"
@@ -149,9 +152,10 @@ def test_a_run_that_was_broken_off_goes_on(loaded: CTCCheckpoint, plant, tmp_pat
     first, second = plant("one", "1.wav"), plant("two", "2.wav")
     out = tmp_path / "out"
     arguments = ["--model", "m", "--output-dir", out, "--format", "txt,srt", first, second]
-    out.mkdir()
+    assert run(*arguments).exit_code == 0
     for name in "1.txt", "1.srt", "2.txt":
         (out / name).write_text("kept")
+    (out / "2.srt").unlink()  # as if it had been broken off there
     result = run(*arguments)
     assert result.exit_code == 0
     assert result.stderr.startswith("2 files, 0 failed, 1 finished before, 0.1 s of audio, ")
@@ -164,21 +168,63 @@ def test_a_run_that_was_broken_off_goes_on(loaded: CTCCheckpoint, plant, tmp_pat
     assert (out / "1.txt").read_text() == "one\n"
 
 
-def test_two_recordings_of_one_name_are_refused_at_once(plant, tmp_path: Path) -> None:
-    first, second = plant("one", "a.wav"), plant("two", "a.flac")
-    result = run("--model", "m", "--output-dir", tmp_path / "out", first, second)
+def test_what_was_made_otherwise_is_not_taken_for_finished(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    path, out = plant("one", "a.wav"), tmp_path / "out"
+    arguments = ["--output-dir", out, path]
+    out.mkdir()
+    (out / "a.txt").write_text("a user's own")
+    result = run("--model", "m", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {out / 'a.txt'}: is there, not known to be of {path}; --overwrite ")
+    assert (out / "a.txt").read_text() == "a user's own"
+    assert run("--model", "m", *arguments, "--overwrite").exit_code == 0
+    assert "1 finished before" in run("--model", "m", *arguments).stderr
+
+    for options, what in (
+        (["--model", "other"], "model was "),
+        (["--model", "m", "--start", "0.01"], "start was None, now 0.01"),
+        (["--model", "m", "--split-at-pauses"], "split_at_pauses was False, now True"),
+    ):
+        result = run(*options, *arguments)
+        assert result.exit_code == 1
+        assert f"error: {out / 'a.txt'}: was made otherwise ({what}" in result.stderr
+        assert "1 file, 1 failed" in result.stderr
+    plant("two", "a.wav")
+    assert f"({path} has changed since)" in run("--model", "m", *arguments).stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.wav").write_bytes(path.read_bytes())
+    assert "(recording was " in run("--model", "m", "--output-dir", out, elsewhere / "a.wav").stderr
+    assert (out / "a.txt").read_text() == "one\n"
+
+
+def test_the_second_recording_of_a_name_costs_a_line(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    first, second, third = plant("one", "a.wav"), plant("two", "a.flac"), plant("three", "b.wav")
+    result = run("--model", "m", "--output-dir", tmp_path / "out", first, second, third)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"error: expected recordings with different names, found {first} and {second}\n"
-    assert not (tmp_path / "out").exists()
+    line, last = result.stderr.splitlines()
+    assert line == f"error: {second}: expected a name of its own, found that of {first}; it is left out"
+    assert last.startswith("3 files, 1 failed, ")
+    assert [(tmp_path / "out" / name).read_text() for name in ("a.txt", "b.txt")] == ["one\n", "three\n"]
 
 
 def test_an_output_that_cannot_be_written_is_one_line(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     path = plant("one")
     assert run("--model", "m", "--output-dir", path, path).stderr.startswith(f"error: {path}: ")
+    other, long = plant("two", "other.wav"), plant("three", f"{'x' * 251}.wav")
     (tmp_path / "out" / "speech.txt").mkdir(parents=True)
-    result = run("--model", "m", "--output-dir", tmp_path / "out", "--overwrite", path)
+    for options in ([], ["--overwrite"]):
+        result = run("--model", "m", "--output-dir", tmp_path / "out", *options, path, other, long, "y" * 300)
+        assert result.exit_code == 1
+        *lines, last = result.stderr.splitlines()
+        assert any(line.startswith(f"error: {tmp_path / 'out' / 'speech.txt'}: ") for line in lines)
+        assert any(line.startswith(f"error: {'y' * 300}: ") for line in lines)
+        assert last.startswith("4 files, 2 failed, ")
+        assert (tmp_path / "out" / "other.txt").read_text() == "two\n"
+        assert (tmp_path / "out" / f"{'x' * 251}.txt").read_text() == "three\n"
+    result = run("--model", "m", "--output-dir", tmp_path / "out", "--format", "json", long)  # a name too long
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {tmp_path / 'out' / 'speech.txt'}: ")
+    assert result.stderr.startswith(f"error: {tmp_path / 'out' / ('x' * 251)}.json: ")
 
 
 def test_an_interrupt_leaves_whole_files_only(
@@ -197,8 +243,28 @@ def test_an_interrupt_leaves_whole_files_only(
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {
         "one.txt": "one\n",
         "one.srt": "whole",
-        "two.txt": "two\n",
+        RECORD: (tmp_path / "out" / RECORD).read_text(),
     }
+    monkeypatch.undo()
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: loaded)
+    result = run("--model", "m", "--output-dir", tmp_path / "out", "--format", "txt,srt", *paths)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("3 files, 0 failed, 1 finished before, ")
+    assert len(list((tmp_path / "out").glob("*.srt"))) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupt_ends_a_command_that_waits_for_standard_input(model_folder: Path) -> None:
+    command = [sys.executable, "-m", "speechssl.transcribe.cli", "--model", str(model_folder), "--device", "cpu", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stderr
+        process.stdin.write(b"RIFF" + bytes(10))
+        process.stdin.flush()
+        time.sleep(8)  # until it has loaded the model and waits for more
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr.read() == b"interrupted\n"
 
 
 def test_times_of_a_part_count_from_the_start_of_the_recording(
@@ -234,11 +300,33 @@ def test_references_are_scored_in_the_same_run(loaded: CTCCheckpoint, plant, tmp
     second.write_bytes(b"broken")
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert result.exit_code == 1
-    assert without_summary(result.stderr)[-1].startswith("score of 1 file: WER % 50.0 ")
+    assert without_summary(result.stderr)[-1].startswith("score of 1 of 2 files: WER % 50.0 ")
+    plant("bad", "2.wav")
     (tmp_path / "2.txt").unlink()
     result = run("--model", "m", first, second, "--reference", tmp_path)
+    assert (result.exit_code, result.stdout) == (0, f"{first}\tone two\n{second}\tbad\n")
+    warning, score = without_summary(result.stderr)
+    assert warning == f"warning: {tmp_path}: expected a text for {second}, found none; it is not scored"
+    assert score.startswith("score of 1 of 2 files: ")
+    result = run("--model", "m", second, "--reference", tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"error: {tmp_path}: expected a text for {second}, found none\n"
+    assert run("--model", "m", first, "--start", 0, "--reference", tmp_path).exit_code == 2
+
+
+@pytest.mark.parametrize("output_format", ["txt", "json"])
+def test_finished_files_are_scored_too(loaded: CTCCheckpoint, plant, tmp_path: Path, output_format: str) -> None:
+    first, second = plant("one two", "1.wav"), plant("bad", "2.wav")
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "1.txt").write_text("one too")
+    (tmp_path / "said" / "2.txt").write_text("bad")
+    arguments = ["--model", "m", "--output-dir", tmp_path / "out", "--format", output_format]
+    assert run(*arguments, first).exit_code == 0
+    expected = "score of 2 files: WER % 33.3 [0.0, 50.0], CER % 10.0 [0.0, 14.3]"
+    for _ in range(2):
+        result = run(*arguments, first, second, "--reference", tmp_path / "said")
+        assert result.exit_code == 0
+        assert expected in result.stderr.splitlines()
 
 
 def test_quiet_says_nothing_but_errors(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:

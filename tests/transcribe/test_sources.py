@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speechssl.data.manifest import Utterance, write_manifest
-from speechssl.errors import AudioError, ConfigError, ManifestError
-from speechssl.transcribe.sources import Source, check_names, find_sources, read_references
+from speechssl.errors import AudioError, ManifestError
+from speechssl.transcribe.sources import Source, find_sources, own_names, read_references
 
 
 @pytest.fixture
@@ -103,10 +103,13 @@ def test_a_part_of_a_channel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(list(source.open())), -left[4000:8000])
 
 
-def test_two_recordings_of_one_name_are_refused() -> None:
-    check_names([Source("x/a.wav", "x/a"), Source("y/a.wav", "y/a")])
-    with pytest.raises(ConfigError, match=r"different names, found x/a\.wav and y/a\.mp3"):
-        check_names([Source("x/a.wav", "a"), Source("b.wav", "b"), Source("y/a.mp3", "a")])
+def test_the_second_recording_of_a_name_is_an_error() -> None:
+    sources = [Source("x/a.wav", "x/a"), Source("y/a.wav", "y/a")]
+    assert own_names(sources) == (sources, [])
+    sources = [Source("x/a.wav", "a"), Source("b.wav", "b"), Source("y/a.mp3", "a")]
+    found, (error,) = own_names(sources)
+    assert found == sources[:2]
+    assert str(error) == "y/a.mp3: expected a name of its own, found that of x/a.wav; it is left out"
 
 
 def test_references_from_a_folder(folder: Path) -> None:
@@ -115,11 +118,26 @@ def test_references_from_a_folder(folder: Path) -> None:
     (texts / "a.txt").write_text("one\n two\n", "utf-8")
     (folder / "talks/2/c.txt").write_text("где", "utf-8")
     sources, _ = find_sources(["a.wav", "talks/2"])
+    a, c = sources
+    with pytest.warns(UserWarning, match=r"texts: expected a text for talks/2/c\.mp3, found none; it is not scored"):
+        assert read_references(texts, sources) == {a: "one two"}
     with pytest.raises(ManifestError, match=r"texts: expected a text for talks/2/c\.mp3, found none"):
-        read_references(texts, sources)
+        read_references(texts, [c])
     (texts / "c.txt").write_text("there", "utf-8")
-    assert read_references(texts, sources) == ["one two", "there"]
-    assert read_references(folder / "talks", sources[1:]) == ["где"]  # beside the recording
+    assert read_references(texts, sources) == {a: "one two", c: "there"}
+    assert read_references(folder / "talks", [c]) == {c: "где"}  # beside the recording
+
+
+def test_references_keep_their_subfolders_and_are_of_one_recording(folder: Path) -> None:
+    texts = folder / "texts"
+    x, y = Source("in/x/a.wav", "x/a"), Source("in/y/a.wav", "y/a")
+    for name in ("a", "x/a"):
+        (texts / name).parent.mkdir(parents=True, exist_ok=True)
+        (texts / f"{name}.txt").write_text(name, "utf-8")
+    assert read_references(texts, [x]) == {x: "x/a"}
+    assert read_references(texts, [y]) == {y: "a"}
+    with pytest.warns(UserWarning, match="in/y/a.wav"):  # which of the two said it?
+        assert read_references(texts, [x, y]) == {x: "x/a"}
 
 
 def test_references_from_a_manifest(folder: Path) -> None:
@@ -130,7 +148,8 @@ def test_references_from_a_manifest(folder: Path) -> None:
         Utterance(folder / "talks/2/c.mp3", 5),
     ]
     write_manifest(folder / "said.tsv", utterances, ".")
-    assert read_references(folder / "said.tsv", find_sources(["a.wav", "talks/b.FLAC"])[0]) == ["one", "first later"]
+    sources = find_sources(["a.wav", "talks/b.FLAC"])[0]
+    assert list(read_references(folder / "said.tsv", sources).values()) == ["one", "first later"]
     for path in "talks/2", "nowhere.wav":
         with pytest.raises(ManifestError, match="expected a text for"):
             read_references(folder / "said.tsv", find_sources([path])[0])

@@ -1,6 +1,7 @@
 """What is written is read back by parsers that follow the formats' descriptions and know nothing of the writer."""
 
 import html
+import io
 import re
 from itertools import pairwise
 
@@ -104,6 +105,24 @@ def test_vtt_is_read_back(transcript: Transcript, words: bool) -> None:
     cues = parse_vtt(transcript.to_vtt(words))
     check_cues(cues, transcript.seconds)
     assert "".join(without_spaces("".join(lines)) for _, _, lines in cues) == without_spaces(transcript.text)
+
+
+@pytest.mark.parametrize("output_format", ["srt", "webvtt"])
+@given(transcript=transcripts(), words=st.booleans())
+def test_ffmpeg_reads_the_same_cues(transcript: Transcript, words: bool, output_format: str) -> None:
+    """An independent parser."""
+    av = pytest.importorskip("av")
+    content = transcript.to_srt(words) if output_format == "srt" else transcript.to_vtt(words)
+    expected = (parse_srt if output_format == "srt" else parse_vtt)(content)
+    if not expected:
+        return
+    with av.open(io.BytesIO(content.encode("utf-8")), format=output_format) as container:
+        packets = [packet for packet in container.demux() if packet.size]
+        found = [(int(1000 * p.pts * p.time_base), int(1000 * (p.pts + p.duration) * p.time_base)) for p in packets]
+    assert found == [(start, end) for start, end, _ in expected]
+    for packet, (_, _, lines) in zip(packets, expected, strict=True):
+        said = html.unescape(bytes(packet).decode("utf-8"))
+        assert without_spaces(said) == without_spaces("".join(lines))
 
 
 @given(transcripts(), st.booleans())

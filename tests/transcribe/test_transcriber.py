@@ -168,7 +168,33 @@ class TestMany:
         results.close()
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
-    def test_too_little_memory_costs_the_recordings_of_the_batch(
+    def test_what_does_not_fit_into_memory_together_is_heard_one_by_one(
+        self, checkpoint, planted_waveform, monkeypatch
+    ) -> None:
+        forward = checkpoint.model.forward
+
+        def fail(waveforms, lengths=None, moments=None):
+            return forward(waveforms, lengths) if len(waveforms) == 1 else torch.empty(2**55)
+
+        monkeypatch.setattr(checkpoint.model, "forward", fail)
+        waves = [planted_waveform(text) for text in ("hello", "abcde", "fghij")]
+        results = Transcriber(checkpoint).transcribe_many((lambda wave=wave: wave) for wave in waves)
+        assert [result.text for result in results] == ["hello", "abcde", "fghij"]
+
+    @pytest.mark.parametrize("split_at_pauses", [False, True])
+    def test_batches_are_bounded_by_seconds(self, checkpoint, planted_waveform, split_at_pauses: bool) -> None:
+        wave = planted_waveform("hello where are you")
+        recording = np.concatenate([part for _ in range(4) for part in (wave, np.zeros(16_000, np.float32))])
+        sources = [lambda: recording] if split_at_pauses else [lambda: wave] * 4
+        options = {
+            "split_at_pauses": split_at_pauses,
+            "batch_seconds": 2.5 * (len(wave) / 16_000 + 0.5 * split_at_pauses),
+        }
+        transcripts = list(Transcriber(checkpoint).transcribe_many(sources, **options))
+        assert " ".join(transcript.text for transcript in transcripts) == " ".join(["hello where are you"] * 4)
+        assert max(shape[0] for shape in checkpoint.model.batch_shapes) == 2
+
+    def test_too_little_memory_costs_the_recordings_that_do_not_fit(
         self, checkpoint, planted_waveform, monkeypatch
     ) -> None:
         forward = checkpoint.model.forward
