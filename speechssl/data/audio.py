@@ -5,12 +5,13 @@ import math
 import os
 import re
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ SILENCE_PEAK = 1e-4
 _MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
 _MIN_SAMPLE_RATE = 1000  # less is a broken header, and a second of it would become an hour
 _BLOCK_SAMPLES = 1 << 18  # mixed down at once: a long recording with many channels is never in memory as a whole
+_SPOOL_BYTES = 1 << 24  # of what cannot seek, kept in memory; more goes into a temporary file
+_BUFFER_BYTES = 1 << 16
+_MAX_CHANNELS = 8  # more rows than this are samples
 _PCM_SCALES = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
 
 Waveform = npt.NDArray[np.float32]
@@ -57,12 +61,11 @@ def audio_info(source: Source) -> AudioInfo:
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
     """
-    with _open(source) as recording:
+    with _open(source, _name(source)) as recording:
         content, num_samples = recording.content, recording.num_samples
+        _check_complete(recording)
         if isinstance(content, AVStream):
             num_samples = sum(map(len, content.blocks))
-        else:
-            _check_complete(recording.name, recording.file)
         if not num_samples:
             raise AudioError(f"{recording.name}: expected audio, found 0 samples")
         return AudioInfo(num_samples, recording.sample_rate, recording.num_channels)
@@ -80,7 +83,8 @@ def read_audio(
 
     Args:
         source: A path, a path with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, or a file
-            object opened in binary mode, which is read to its end.
+            object opened in binary mode, which is read from where it stands to its end. What cannot seek, such as a
+            pipe, goes through a temporary file.
         start: First sample of the span, at the recording's own rate.
         num_samples: Samples in the span, at the recording's own rate; None means until the end.
         sample_rate: The rate that the recording must have; None means any.
@@ -105,7 +109,7 @@ def read_span(
 ) -> tuple[Waveform, int]:
     """Read a recording, or a span of it, at its own rate.
 
-    Only the span is decoded, except that MP3 and what only PyAV reads are decoded from their start.
+    Only the span is decoded, except that MP3, what cannot seek and what only PyAV reads are decoded from their start.
 
     Args:
         source, start, num_samples, channel: As for `read_audio`.
@@ -118,7 +122,7 @@ def read_span(
     """
     if start < 0 or (num_samples is not None and num_samples < 1):
         raise AudioError(f"{_name(source)}: expected a span inside the recording, found {num_samples} from {start}")
-    with _open(source) as recording:
+    with _open(source, _name(source)) as recording:
         return _read(recording, start, num_samples, channel), recording.sample_rate
 
 
@@ -126,9 +130,9 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
     """Turn samples that are already in memory into a waveform at 16 kHz; silence is a warning.
 
     Args:
-        samples: (T,), or two axes of which the shorter one is the channels; floats in [-1, 1], or int16, int32 or
-            uint8 at full scale; an array, a tensor on the CPU or nested lists of floats.
-        sample_rate: Samples a second.
+        samples: (T,) or (T, channels), or (channels, T) if T is more than the channels and than 8; floats in [-1, 1],
+            or int16, int32 or uint8 at full scale; an array, a tensor or nested lists of floats.
+        sample_rate: Samples a second, a whole number.
 
     Returns:
         (T,) float32 mono at 16 kHz.
@@ -137,30 +141,56 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
         AudioError: the rate is missing, or the samples have another shape or type, are none, are not finite or are
             far outside [-1, 1].
     """
-    if sample_rate is None or sample_rate < 1 or sample_rate != int(sample_rate):
-        raise AudioError(f"array: expected its sample rate (such as sample_rate=16000), found {sample_rate}")
-    return _to_16_khz("array", mono_samples(samples), int(sample_rate))
+    rate = whole_rate(sample_rate)
+    waveform = mono_samples(samples)
+    if not len(waveform):
+        raise AudioError("array: expected samples (T,) or (T, channels), found none")
+    return _to_16_khz("array", waveform, rate)
+
+
+def whole_rate(sample_rate: Any) -> int:
+    """The rate of samples in memory, of any type of number, as an integer.
+
+    Raises:
+        AudioError: it is not a whole number from 1 on.
+    """
+    with suppress(TypeError, ValueError, OverflowError):  # None, nan and infinity
+        if sample_rate >= 1 and sample_rate == int(sample_rate):
+            return int(sample_rate)
+    raise AudioError(f"array: expected its sample rate (such as sample_rate=16000), found {sample_rate}")
 
 
 def mono_samples(samples: Any) -> Waveform:
-    """Turn samples of any type and number of channels into (T,) float32 at their own rate; as for `as_waveform`."""
+    """Turn samples as for `as_waveform`, of which there may be none, into (T,) float32 at their own rate."""
     name = "array"
     try:
-        array: npt.NDArray[Any] = np.asarray(samples)
+        array: npt.NDArray[Any] = np.asarray(_without_torch(samples))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AudioError(f"{name}: expected samples on the CPU, found {type(samples).__name__}: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise AudioError(f"{name}: expected samples, found {type(samples).__name__}: {reason}") from None
     scale = _PCM_SCALES.get(array.dtype.name)
-    if array.ndim not in (1, 2) or not array.size:
+    if array.ndim not in (1, 2):
         raise AudioError(f"{name}: expected samples (T,) or (T, channels), found the shape {array.shape}")
+    if not array.size:
+        return np.empty(0, np.float32)
     if scale is None and array.dtype.kind != "f":
         raise AudioError(f"{name}: expected floats in [-1, 1], int16, int32 or uint8, found {array.dtype}")
     waveform = array.astype(np.float32)
     if scale is not None:
         waveform = (waveform - scale) / scale if array.dtype.kind == "u" else waveform / scale
     if waveform.ndim == 2:
-        waveform = waveform.mean(axis=int(waveform.shape[1] <= waveform.shape[0]))
+        is_channels_first = waveform.shape[1] > max(waveform.shape[0], _MAX_CHANNELS)
+        waveform = waveform.mean(axis=0 if is_channels_first else 1)
     _check_values(name, waveform)
     return waveform
+
+
+def _without_torch(samples: Any) -> Any:
+    """A tensor as NumPy knows it: on the CPU, without a gradient and not of a type such as bfloat16."""
+    if not hasattr(samples, "detach"):
+        return samples
+    tensor = samples.detach().cpu()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def resampled_length(num_samples: int, sample_rate: int) -> int:
@@ -181,7 +211,50 @@ def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
 
 
 def _name(source: Source) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "stream"))
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "stream"  # temporary files and pipes have numbers
+
+
+class _Part(io.RawIOBase):
+    """A part of a file object as a file with a position of its own, so that any number can be read at a time.
+
+    It ends where reading fails, because libsndfile cannot be told; what failed is in `errors`.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self.file, self.start, self.size = file, start, size
+        self.position = 0
+        self.errors: list[Exception] = []
+
+    def opened(self) -> BinaryIO:
+        part = _Part(self.file, self.start, self.size)
+        part.errors = self.errors
+        return io.BufferedReader(part, _BUFFER_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = max(0, (0, self.position, self.size)[whence] + offset)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        num_read, wanted = 0, max(0, min(len(buffer), self.size - self.position))
+        try:
+            if wanted:
+                self.file.seek(self.start + self.position)
+            while num_read < wanted and (block := self.file.read(wanted - num_read)):
+                buffer[num_read : num_read + len(block)] = block
+                num_read += len(block)
+        except (OSError, ValueError, TypeError) as error:
+            self.errors.append(error)
+        self.position += num_read
+        return num_read
 
 
 @dataclass(frozen=True)
@@ -189,7 +262,7 @@ class _Recording:
     """An opened recording: libsndfile's, or what PyAV decodes; then the number of samples is not known."""
 
     name: str
-    file: str | io.BytesIO
+    file: str | _Part
     sample_rate: int
     num_channels: int
     num_samples: int
@@ -197,68 +270,125 @@ class _Recording:
 
 
 @contextmanager
-def _open(source: Source) -> Iterator[_Recording]:
-    name, file = _locate(source)
+def _open(source: Source, name: str) -> Iterator[_Recording]:
+    with ExitStack() as stack:
+        with _translated(name):
+            file = _locate(name, source, stack)
+        try:
+            yield _opened_recording(name, file, stack)
+        except AudioError:
+            _check_read(name, file)  # what follows from it says less
+            raise
+        _check_read(name, file)
+
+
+def _opened_recording(name: str, file: str | _Part, stack: ExitStack) -> _Recording:
     sound = _open_with_libsndfile(file)
     if sound is None:
-        with open_with_av(name, file if isinstance(file, str) else _opened(file)) as stream:
-            yield _checked(_Recording(name, file, stream.sample_rate, stream.num_channels, 0, stream))
-        return
-    with sound:
-        yield _checked(_Recording(name, file, sound.samplerate, sound.channels, sound.frames, sound))
-
-
-def _checked(recording: _Recording) -> _Recording:
+        stream = stack.enter_context(open_with_av(name, file if isinstance(file, str) else file.opened()))
+        recording = _Recording(name, file, stream.sample_rate, stream.num_channels, 0, stream)
+    else:
+        stack.enter_context(sound)
+        recording = _Recording(name, file, sound.samplerate, sound.channels, sound.frames, sound)
     rate = recording.sample_rate
     if rate < _MIN_SAMPLE_RATE:
-        raise AudioError(f"{recording.name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
+        raise AudioError(f"{name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
     return recording
 
 
-def _locate(source: Source) -> tuple[str, str | io.BytesIO]:
-    """The recording's name for errors, and its path or, when a path would not do, its bytes."""
-    name = _name(source)
+def _check_read(name: str, file: str | _Part) -> None:
+    if isinstance(file, _Part) and file.errors:
+        with _translated(name):
+            raise file.errors[0]
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Errors of opening and reading files, as those of the recording."""
     try:
-        if not isinstance(source, str | os.PathLike):
-            return name, _in_memory(name, source.read())
-        if not Path(name).exists() and (member := re.fullmatch(r"(.+):(\d+):(\d+)", name, re.DOTALL)):
-            return name, _read_archive_member(name, Path(member[1]), int(member[2]), int(member[3]))
-        status = Path(name).stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise AudioError(f"{name}: expected an audio file, found a folder")
-        if not stat.S_ISREG(status.st_mode):  # a pipe, which cannot seek
-            return name, _in_memory(name, Path(name).read_bytes())
-        if not status.st_size:
-            raise AudioError(f"{name}: expected audio, found an empty file")
-        return name, name
+        yield
     except FileNotFoundError:
         raise AudioError(f"{name}: expected an audio file, found none") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise AudioError(f"{name}: expected an audio file: {getattr(error, 'strerror', error)}") from None
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a closed file, or a zero byte in the path
+        raise AudioError(f"{name}: expected an audio file: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _in_memory(name: str, content: bytes) -> io.BytesIO:
-    if not content:
+def _locate(name: str, source: Source, stack: ExitStack) -> str | _Part:
+    """The recording's path or, when a path would not do, the part of a file that it is; the stack closes that."""
+    if _is_pipe(source):
+        return _rest(name, stack.enter_context(_spooled(name, source)))
+    if not isinstance(source, str | os.PathLike):
+        stack.callback(_leave_at_end, source)
+        return _rest(name, source)
+    path = os.fspath(source)
+    if not Path(path).exists() and (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)):
+        archive = Path(member[1])
+        return _archive_member(name, stack.enter_context(archive.open("rb")), int(member[2]), int(member[3]))
+    status = Path(path).stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise AudioError(f"{name}: expected an audio file, found a folder")
+    if not status.st_size:
         raise AudioError(f"{name}: expected audio, found an empty file")
+    return path
+
+
+def _is_pipe(source: Source) -> bool:
+    """Whether it is a pipe, or an object that does not seek."""
+    if not isinstance(source, str | os.PathLike):
+        seekable = getattr(source, "seekable", None)
+        return seekable is None or not seekable()
+    with suppress(OSError, ValueError):
+        mode = Path(source).stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
+def _spooled(name: str, source: Source) -> BinaryIO:
+    """A copy of what can be read only once; it is in memory if it is small, and gone when it is closed."""
+    copy = cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
+    with Path(source).open("rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+        while block := file.read(_BUFFER_BYTES):
+            _check_binary(name, block)
+            copy.write(block)
+    copy.seek(0)
+    return copy
+
+
+def _rest(name: str, file: BinaryIO) -> _Part:
+    """All of a file object from where it stands."""
+    start = file.tell()
+    _check_binary(name, file.read(0))
+    file.seek(0, os.SEEK_END)
+    size = file.tell() - start
+    if size <= 0:
+        raise AudioError(f"{name}: expected audio, found an empty file")
+    return _Part(file, start, size)
+
+
+def _check_binary(name: str, content: object) -> None:
     if not isinstance(content, bytes):
         raise AudioError(f"{name}: expected a file opened in binary mode, found {type(content).__name__}")
-    return io.BytesIO(content)
 
 
-def _read_archive_member(name: str, archive: Path, offset: int, size: int) -> io.BytesIO:
-    with archive.open("rb") as file:
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) < size:
-        raise AudioError(f"{name}: expected {size} bytes from byte {offset} on, found {len(content)}")
-    return _in_memory(name, content)
+def _leave_at_end(file: BinaryIO) -> None:
+    with suppress(OSError, ValueError):  # its owner may have closed it
+        file.seek(0, os.SEEK_END)
 
 
-def _open_with_libsndfile(file: str | io.BytesIO) -> soundfile.SoundFile | None:
+def _archive_member(name: str, archive: BinaryIO, offset: int, size: int) -> _Part:
+    found = max(0, archive.seek(0, os.SEEK_END) - offset)
+    if found < size:
+        raise AudioError(f"{name}: expected {size} bytes from byte {offset} on, found {found}")
+    if not size:
+        raise AudioError(f"{name}: expected audio, found an empty file")
+    return _Part(archive, offset, size)
+
+
+def _open_with_libsndfile(file: str | _Part) -> soundfile.SoundFile | None:
     """The opened recording; None if libsndfile does not know the format or its length."""
     try:
         # As bytes, because a name need not be UTF-8.
-        sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file)  # type: ignore[arg-type]
+        sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file.opened())  # type: ignore[arg-type]
     except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
         return None
     if sound.frames > 2**62:  # FLAC written to a pipe
@@ -269,14 +399,16 @@ def _open_with_libsndfile(file: str | io.BytesIO) -> soundfile.SoundFile | None:
     return sound
 
 
-def _opened(file: str | io.BytesIO) -> BinaryIO:
-    return Path(file).open("rb") if isinstance(file, str) else io.BytesIO(file.getvalue())
+def _opened(file: str | _Part) -> BinaryIO:
+    return Path(file).open("rb") if isinstance(file, str) else file.opened()
 
 
 def _read(recording: _Recording, start: int, num_samples: int | None, channel: int | None) -> Waveform:
     """A span as mono samples at the recording's own rate; None as the number means until the end."""
     name, content = recording.name, recording.content
     _check_channel(recording, channel)
+    if num_samples is None:
+        _check_complete(recording)
     samples = np.empty(0, np.float32)
     if isinstance(content, AVStream):
         stop = math.inf if num_samples is None else start + num_samples
@@ -289,8 +421,6 @@ def _read(recording: _Recording, start: int, num_samples: int | None, channel: i
         wanted = available if num_samples is None else num_samples
         if wanted <= available:
             samples = _read_frames(name, content, start, wanted, channel)
-        if num_samples is None:
-            _check_complete(name, recording.file)
     if len(samples) < wanted:
         at = f" from sample {start} on" if start else ""
         raise AudioError(f"{name}: expected {wanted} samples{at}, found {len(samples) or available}")
@@ -319,7 +449,7 @@ def _cut(blocks: Iterable[npt.NDArray[np.float32]], start: int, stop: float) -> 
 
 def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int, channel: int | None) -> Waveform:
     try:
-        if sound.format == "MP3":  # libsndfile seeks in it by guess, after each read too, and can land elsewhere
+        if not _seeks(sound):
             return _mix(sound.read(start + num_samples, dtype="float32", always_2d=True)[start:], channel)
         sound.seek(start)
         samples = np.empty(num_samples, np.float32)
@@ -338,16 +468,21 @@ def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples:
         raise AudioError(f"{name}: expected audio that fits into memory, found {num_samples} samples") from None
 
 
+def _seeks(sound: soundfile.SoundFile) -> bool:
+    """Whether it goes where it should: not in GSM, and in MP3 by guess, after each read too, so that it can miss."""
+    return sound.format != "MP3" and sound.seekable()
+
+
 def _mix(block: npt.NDArray[Any], channel: int | None) -> Waveform:
     """One of the channels, counted from 1, or the mean of all: (T, channels) to (T,)."""
     return np.asarray(block.mean(axis=1) if channel is None else block[:, channel - 1], np.float32)
 
 
-def _check_complete(name: str, file: str | io.BytesIO) -> None:
-    with _opened(file) as stream:
+def _check_complete(recording: _Recording) -> None:
+    with _opened(recording.file) as stream:
         expected, found = expected_bytes(stream), stream.seek(0, os.SEEK_END)
     if found < expected:
-        raise AudioError(f"{name}: expected {expected} bytes, found {found}: the file is cut off")
+        raise AudioError(f"{recording.name}: expected {expected} bytes, found {found}: the file is cut off")
 
 
 def _check_values(name: str, samples: Waveform) -> None:

@@ -1,9 +1,9 @@
 """A recording that is read in blocks: three hours take as much memory as a minute."""
 
-import io
 import math
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -19,10 +19,15 @@ from speechssl.data.audio import (
     _check_complete,
     _check_values,
     _cut,
+    _is_pipe,
     _mix,
+    _name,
     _open,
     _peak,
     _Recording,
+    _seeks,
+    _spooled,
+    _translated,
     resampled_length,
 )
 from speechssl.data.pyav import AVStream
@@ -38,7 +43,8 @@ class Recording:
     time. Joined, the blocks are what `read_audio` gives, sample for sample.
 
     Args:
-        source: As for `read_audio`. A file object is read from where it stands; one that cannot seek is kept in memory.
+        source: As for `read_audio`. A file object is read from where it stands. What cannot seek, such as a pipe, is
+            read once and kept in a temporary file.
         channel: The channel to hear, counted from 1; None is the mean of all.
         start: Seconds from which on it is heard; None is from its start.
         end: Seconds until which it is heard; None, or more than it lasts, is until its end.
@@ -49,7 +55,7 @@ class Recording:
     ) -> None:
         if not 0 <= (start or 0) < (float("inf") if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
-        self.source = source
+        self.source, self._name = source, _name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
 
@@ -60,7 +66,7 @@ class Recording:
             AudioError: as for `read_audio`, or the recording ends before the start.
         """
         peak = 0.0
-        with _open(self._rewound()) as opened:
+        with _open(self._rewound(), self._name) as opened:
             for block in resample_blocks(self._blocks(opened), opened.sample_rate):
                 peak = max(peak, _peak(block))
                 yield block
@@ -68,17 +74,16 @@ class Recording:
                 warnings.warn(f"{opened.name}: silence", stacklevel=2)
 
     def _rewound(self) -> Source:
-        """The source, where it stood at first."""
-        if isinstance(self.source, str | os.PathLike):
+        """The source, or the copy of what can be read only once, where it stood at first."""
+        with _translated(self._name):
+            if _is_pipe(self.source):
+                self.source = _spooled(self._name, self.source)
+                weakref.finalize(self, self.source.close)
+            if not isinstance(self.source, str | os.PathLike):
+                if self._position is None:
+                    self._position = self.source.tell()
+                self.source.seek(self._position)
             return self.source
-        if self._position is None:
-            if not self.source.seekable():
-                content = io.BytesIO(self.source.read())
-                content.name = getattr(self.source, "name", "stream")
-                self.source = content
-            self._position = self.source.tell()
-        self.source.seek(self._position)
-        return self.source
 
     def _blocks(self, opened: _Recording) -> Iterator[Waveform]:
         """The span in mono at its own rate."""
@@ -87,11 +92,13 @@ class Recording:
         start = round(self.start * rate)
         stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
         if isinstance(content, AVStream):
-            blocks = _decode_stream(name, content, start, stop)
+            if math.isinf(stop):
+                _check_complete(opened)
+            blocks = _decode_stream(opened, content, start, stop)
         else:
-            _check_start(name, start, opened.num_samples, rate)
             if stop >= opened.num_samples:
-                _check_complete(name, opened.file)
+                _check_complete(opened)
+            _check_start(name, start, opened.num_samples, rate)
             blocks = _decode(name, content, start, int(min(stop, opened.num_samples)), _BLOCK_SECONDS * rate)
         for block in blocks:
             samples = _mix(block, self.channel)
@@ -107,7 +114,7 @@ def _check_start(name: str, start: int, total: int, sample_rate: int) -> None:
         raise AudioError(f"{name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
 
 
-def _decode_stream(name: str, stream: AVStream, start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
+def _decode_stream(opened: _Recording, stream: AVStream, start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
     """Blocks of the samples [start, stop), (n, channels), of frames that are a few hundredths of a second each."""
     total = 0
 
@@ -123,7 +130,9 @@ def _decode_stream(name: str, stream: AVStream, start: int, stop: float) -> Iter
         if sum(map(len, waiting)) >= _BLOCK_SECONDS * stream.sample_rate:
             yield np.concatenate(waiting)
             waiting = []
-    _check_start(name, start, total, stream.sample_rate)
+    if total < stop:
+        _check_complete(opened)
+    _check_start(opened.name, start, total, stream.sample_rate)
     if waiting:
         yield np.concatenate(waiting)
 
@@ -132,7 +141,7 @@ def _decode(name: str, sound: soundfile.SoundFile, start: int, stop: int, block_
     """Blocks of the samples [start, stop), (n, channels)."""
     position = 0
     try:
-        if sound.format != "MP3":  # in which libsndfile seeks by guess and can land elsewhere
+        if _seeks(sound):
             position = sound.seek(start)
         # It would seek after each read, to where it already is.
         sound.seekable = lambda: False  # type: ignore[method-assign]

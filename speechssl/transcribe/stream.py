@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples
+from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, whole_rate
 from speechssl.data.recording import resample_blocks
 from speechssl.data.text import Vocabulary
+from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import join_repeats
 from speechssl.model.moments import RunningMoments, WaveformMoments
@@ -61,10 +62,17 @@ def stream_transcripts(
     that was heard so far, which at first is little (wav2vec's norm "utterance": of the window). A pause ends a word
     even where the model says no delimiter. Each second costs the model (``LEFT_SECONDS`` + ``RIGHT_SECONDS``) /
     ``step_seconds`` seconds of audio and a step more: a model that is no faster needs longer steps.
+
+    Raises:
+        AudioError: the chunks are not as for `as_waveform` (but they may be empty), or the rate or the step is no
+            positive number; at the first result.
     """
+    if not step_seconds > 0:
+        raise AudioError(f"stream: expected step_seconds above 0, found {step_seconds}")
+    rate = whole_rate(sample_rate)
     stream = _Stream(score, vocabulary, geometry)
     num_waiting = 0
-    for samples in resample_blocks(map(mono_samples, chunks), sample_rate):
+    for samples in resample_blocks(filter(len, map(mono_samples, chunks)), rate):
         stream.add(samples)
         num_waiting += len(samples)
         if num_waiting >= step_seconds * SAMPLE_RATE:

@@ -91,7 +91,7 @@ class Transcriber:
             ValueError: the end is not after the start.
         """
         find_speech = speech_finder(vad) if split_at_pauses else None
-        source: Any = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
+        source: Any = audio
         if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")

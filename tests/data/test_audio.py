@@ -1,5 +1,6 @@
 import builtins
 import io
+import math
 import warnings
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -365,6 +367,32 @@ def test_arrays(samples: Any) -> None:
     assert len(as_waveform(samples, 48_000)) == resampled_length(8000, 48_000)
 
 
+def test_tensors_of_any_kind() -> None:
+    samples = torch.from_numpy(tone())
+    np.testing.assert_array_equal(as_waveform(samples.clone().requires_grad_(), 16_000), tone())
+    np.testing.assert_array_equal(
+        as_waveform((samples * 32_768).round().to(torch.int16), 16_000.0),
+        as_waveform(np.round(tone() * 32_768).astype(np.int16), 16_000),
+    )
+    for dtype in torch.bfloat16, torch.float16, torch.float64:
+        np.testing.assert_allclose(as_waveform(samples.to(dtype), 16_000), tone(), atol=4e-3)
+    with pytest.raises(
+        AudioError, match=r"^array: expected floats in \[-1, 1\], int16, int32 or uint8, found complex64$"
+    ):
+        as_waveform(samples.to(torch.complex64), 16_000)
+    with pytest.raises(AudioError, match=r"^array: expected samples, found Tensor: [^\n]*$"):
+        as_waveform(samples.to("meta"), 16_000)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 6, 8])
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 9, 100])
+def test_a_few_frames_of_channels_are_not_taken_for_channels_of_samples(num_frames: int, num_channels: int) -> None:
+    frames = np.random.default_rng(0).uniform(-0.5, 0.5, (num_frames, num_channels)).astype(np.float32)
+    np.testing.assert_allclose(as_waveform(frames, 16_000), frames.mean(axis=1), atol=1e-6)
+    if num_frames > max(num_channels, 8):
+        np.testing.assert_allclose(as_waveform(frames.T, 16_000), frames.mean(axis=1), atol=1e-6)
+
+
 def test_unsigned_bytes_are_centred() -> None:
     np.testing.assert_array_equal(
         as_waveform(np.array([0, 128, 192], np.uint8), 16_000), np.array([-1, 0, 0.5], np.float32)
@@ -377,11 +405,14 @@ def test_unsigned_bytes_are_centred() -> None:
         (tone(), None, "array: expected its sample rate (such as sample_rate=16000), found None"),
         (tone(), 0, "array: expected its sample rate (such as sample_rate=16000), found 0"),
         (np.array([0.1, np.inf]), 16_000, "array: expected finite samples, found inf at sample 1"),
-        (np.zeros(0, np.float32), 16_000, "array: expected samples (T,) or (T, channels), found the shape (0,)"),
+        (np.zeros(0, np.float32), 16_000, "array: expected samples (T,) or (T, channels), found none"),
+        (np.zeros((0, 2), np.float32), 16_000, "array: expected samples (T,) or (T, channels), found none"),
+        (np.float32(0.5), 16_000, "array: expected samples (T,) or (T, channels), found the shape ()"),
+        *((tone(), rate, "array: expected its sample rate") for rate in (-1, 0.5, math.nan, math.inf, "16000", [1])),
         (np.zeros((2, 2, 2)), 16_000, "array: expected samples (T,) or (T, channels), found the shape (2, 2, 2)"),
         ([1, 2, 3], 16_000, "array: expected floats in [-1, 1], int16, int32 or uint8, found int64"),
         (tone() * 32_768, 16_000, "array: expected samples in [-1, 1], found a peak of 16363.5"),
-        ([[0.1], [0.2, 0.3]], 16_000, "array: expected samples on the CPU, found list: "),
+        ([[0.1], [0.2, 0.3]], 16_000, "array: expected samples, found list: "),
     ],
 )
 def test_bad_arrays(samples: Any, sample_rate: int | None, message: str) -> None:

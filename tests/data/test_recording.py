@@ -2,13 +2,15 @@
 
 import io
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import recording
+from speechssl.data import audio, recording
 from speechssl.data.audio import read_audio
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError
@@ -68,6 +70,128 @@ def test_a_file_object_is_read_again_from_where_it_stood(tmp_path: Path) -> None
                     list(source)
                 with pytest.raises(AudioError, match="cut off"):  # not: empty
                     list(source)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+@pytest.mark.parametrize("kind", ["path", "object"])
+def test_a_pipe_is_read_once_and_heard_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, suffix: str
+) -> None:
+    monkeypatch.setattr(audio, "_SPOOL_BYTES", 10_000)  # less than the recording
+    path = write(tmp_path / f"a.{suffix}", 16_000)
+    expected, content = read_audio(path), path.read_bytes()
+    reader, writer = os.pipe()
+
+    def fill() -> None:
+        with os.fdopen(writer, "wb") as file:
+            file.write(content)
+
+    threading.Thread(target=fill, daemon=True).start()
+    with os.fdopen(reader, "rb") as pipe:
+        part = Recording(f"/dev/fd/{reader}" if kind == "path" else pipe)
+        for _ in range(3):
+            assert np.array_equal(np.concatenate(list(part)), expected)
+
+
+class Watched(io.BytesIO):
+    """Remembers how much was asked for at once."""
+
+    def __init__(self, content: bytes, seeks: bool) -> None:
+        super().__init__(content)
+        self.seeks, self.largest = seeks, 0
+
+    def seekable(self) -> bool:
+        return self.seeks
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.largest = max(self.largest, 1 << 40 if size is None or size < 0 else size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("seeks", [True, False])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "m4a"])
+def test_a_file_object_is_never_in_memory_as_a_whole(tmp_path: Path, suffix: str, seeks: bool) -> None:
+    content = write(tmp_path / f"a.{suffix}", 16_000, 20.0).read_bytes()
+    for read in read_audio, lambda file: np.concatenate(list(Recording(file))):
+        file = Watched(content, seeks)
+        assert len(read(file)) == pytest.approx(320_000, abs=2000)
+        assert 0 < file.largest <= 1 << 16
+        assert file.tell() == len(content)
+
+
+def test_a_file_object_is_heard_twice_at_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", 16_000)
+    with path.open("rb") as file:
+        part = Recording(file)
+        pairs = list(zip(part, part, strict=True))
+    assert np.array_equal(np.concatenate([first for first, _ in pairs]), read_audio(path))
+    assert all(np.array_equal(first, second) for first, second in pairs)
+
+
+def test_an_object_that_only_reads(tmp_path: Path) -> None:
+    content = write(tmp_path / "a.wav", 16_000).read_bytes()
+
+    class Reads:
+        def __init__(self) -> None:
+            self.read = io.BytesIO(content).read
+
+    expected = read_audio(tmp_path / "a.wav")
+    part = Recording(Reads())  # type: ignore[arg-type]
+    for samples in (read_audio(Reads()), *(np.concatenate(list(part)) for _ in range(2))):  # type: ignore[arg-type]
+        assert np.array_equal(samples, expected)
+
+    class ReadsAll:
+        def read(self) -> bytes:
+            return content
+
+    class Fails(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 20_000:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    closed = io.BytesIO(content)
+    closed.close()
+    text: Any = io.StringIO("text")
+    objects = [
+        (ReadsAll, "takes 1 positional argument"),
+        (lambda: Fails(content), "Input/output error"),
+        (lambda: closed, "closed"),
+        (lambda: text, "a file opened in binary mode, found str"),
+    ]
+    for make, message in objects:
+        for read in read_audio, lambda file: list(Recording(file)):
+            with pytest.raises(AudioError, match=rf"^stream: expected .*{message}") as caught:
+                read(make())
+            assert "\n" not in str(caught.value)
+
+
+def test_a_read_that_fails_is_not_the_end(tmp_path: Path) -> None:
+    """Where the format does not state its length, the recording would seem whole."""
+    content = write(tmp_path / "a.mp3", 16_000).read_bytes()
+    content = content[content.index(content[:2], content.index(b"Xing")) :]
+
+    class Fails(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() + (size or 0) > len(content) - 5000:
+                raise OSError(5, "Input/output error")
+            return super().read(min(size or 0, 1000))
+
+    for read in read_audio, lambda file: list(Recording(file)):
+        with pytest.raises(AudioError, match=r"^stream: expected an audio file: Input/output error$"):
+            read(Fails(content))
+
+
+@pytest.mark.parametrize("container_format", ["WAV", "AIFF"])
+def test_gsm_which_cannot_be_sought(tmp_path: Path, container_format: str) -> None:
+    samples = 0.3 * np.sin(np.arange(24_000) / 10)
+    soundfile.write(tmp_path / "a", samples, 8000, format=container_format, subtype="GSM610")
+    whole = np.concatenate(list(Recording(tmp_path / "a")))
+    assert np.array_equal(whole, read_audio(tmp_path / "a"))
+    assert np.abs(whole[:48_000:2] - samples).mean() < 0.02  # the last block is filled up
+    part = np.concatenate(list(Recording(tmp_path / "a", start=1, end=2.5)))
+    assert np.array_equal(part, read_audio(tmp_path / "a", start=8000, num_samples=12_000))
+    np.testing.assert_allclose(part[100:-100], whole[16_100:39_900], atol=0.01)
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Streams: final words never change, come in time and are nearly those of the whole recording."""
 
 import difflib
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from speechssl.checkpoint.native import CTCCheckpoint
 from speechssl.data.audio import Waveform
@@ -100,3 +103,31 @@ def test_any_rate_type_and_size_of_chunks(checkpoint: CTCCheckpoint) -> None:
     assert list(transcriber.stream([np.zeros(10, np.float32)], 16_000))[-1].words == ()
     with pytest.raises(AudioError, match="expected floats"):
         list(transcriber.stream([np.zeros(10, bool)], 16_000))
+
+
+def test_empty_chunks_tensors_and_single_frames(checkpoint: CTCCheckpoint, planted_waveform) -> None:
+    wave, transcriber = speech(planted_waveform, 5, 3200), Transcriber(checkpoint)
+    expected = list(transcriber.stream(chunks_of(wave), 16_000, STEP_SECONDS))
+    empty: list[Any] = [np.zeros(0, np.float32), [], np.zeros((0, 2)), torch.zeros(0)]
+    with_gaps = [part for number, chunk in enumerate(chunks_of(wave)) for part in (empty[number % 4], chunk)]
+    assert list(transcriber.stream([*with_gaps, empty[0]], 16_000, STEP_SECONDS)) == expected
+    tensors = [torch.from_numpy(chunk).requires_grad_() for chunk in chunks_of(wave)]
+    assert list(transcriber.stream(tensors, 16_000, STEP_SECONDS)) == expected  # type: ignore[arg-type]
+    assert list(transcriber.stream(empty, 16_000)) == [PartialTranscript((), "", 0.0)]
+    frames = [np.zeros((1, 2), np.float32)] * 100
+    assert list(transcriber.stream(frames, 16_000))[-1].seconds == 100 / 16_000
+
+
+def test_the_rate_is_a_whole_number_of_any_type(checkpoint: CTCCheckpoint, planted_waveform) -> None:
+    wave, transcriber = speech(planted_waveform, 5, 3200), Transcriber(checkpoint)
+    for chunks, rate in ((chunks_of(wave), 16_000.0), (chunks_of(np.repeat(wave, 3)), 48_000.0)):
+        results = list(transcriber.stream(chunks, rate, STEP_SECONDS))  # type: ignore[arg-type]
+        assert results == list(transcriber.stream(chunks, int(rate), STEP_SECONDS))
+        assert sum(len(result.words) for result in results) == 5
+    bad: list[Any] = [0, -1, None, math.nan, math.inf, 44_100.5]
+    for rate in bad:
+        with pytest.raises(AudioError, match=f"^array: expected its sample rate .*, found {rate}$"):
+            next(transcriber.stream(chunks_of(wave), rate))
+    for step_seconds in 0, -1.0, math.nan:
+        with pytest.raises(AudioError, match=f"^stream: expected step_seconds above 0, found {step_seconds}$"):
+            next(transcriber.stream(chunks_of(wave), 16_000, step_seconds))
