@@ -1,6 +1,6 @@
 """What a recording of hours costs: peak memory and time of `transcribe-audio` with a base-size model.
 
-    python tools/bench_long.py [--hours 3] [--threads 2] [--split-at-pauses]
+    python tools/bench_long.py [--hours 3] [--threads 2] [--split-at-pauses] [--tiny]
 
 The model is wav2vec 2.0 base with a CTC head, its weights at random; the recording is speech of a manifest, over and
 over, as FLAC. Both are written to a temporary folder, then the command runs on them as a user runs it, in a process of
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import soundfile
@@ -25,21 +26,26 @@ from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.data.text import Vocabulary
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
 
 SPEECH = Path(__file__).parents[1] / "recipes" / "prompts" / "corpus" / "pretrain_train.tsv"
 VOCABULARY = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
+TINY = EncoderConfig(
+    feature_encoder=FeatureEncoderConfig(dims=(16,) * 7),
+    context=TransformerConfig(num_layers=2, model_dim=32, num_heads=2, ffn_dim=48),
+)
 
 
 def write_recording(file: Path, manifest: Path, hours: float) -> None:
     """Utterances one after another, from the first again after the last."""
-    utterances = read_manifest(manifest)
+    utterances = cycle(read_manifest(manifest))
     missing = round(hours * 3600 * SAMPLE_RATE)
     with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1) as sound:
         while missing:
-            for utterance in utterances:
-                samples = read_utterance(utterance)[:missing]
-                sound.write(samples)
-                missing -= len(samples)
+            samples = read_utterance(next(utterances))[:missing]
+            sound.write(samples)
+            missing -= len(samples)
 
 
 def main() -> None:
@@ -49,13 +55,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--manifest", type=Path, default=SPEECH)
     parser.add_argument("--split-at-pauses", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="a model of no size, to see that the program runs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_recording(folder / "long.flac", arguments.manifest, arguments.hours)
         torch.manual_seed(0)
-        model = CTCModel(EncoderConfig(), len(VOCABULARY))
-        description = ModelDescription(kind="ctc", step=0, encoder=EncoderConfig())
+        encoder = TINY if arguments.tiny else EncoderConfig()
+        model = CTCModel(encoder, len(VOCABULARY))
+        description = ModelDescription(kind="ctc", step=0, encoder=encoder)
         (folder / "model").mkdir()
         save_model(folder / "model", description, model.state_dict(), VOCABULARY)
         command = [sys.executable, "-m", "speechssl.transcribe.cli", folder / "long.flac", "--model", folder / "model"]

@@ -1,6 +1,7 @@
-"""Compare the speed and memory of wav2vec 2.0 pretraining with transformers' Wav2Vec2ForPreTraining.
+"""Compare the speed and memory of training wav2vec 2.0 with transformers' Wav2Vec2ForPreTraining and Wav2Vec2ForCTC.
 
-    python tools/bench_pretrain.py [--device cuda] [--models base large] [--batch-seconds 87.5] [--peak-tflops 989]
+    python tools/bench_pretrain.py [--stage finetune] [--device cuda] [--models base large] [--batch-seconds 87.5]
+        [--peak-tflops 989]
 
 The models are recipes/models/wav2vec2_{base,large}.toml. Both sides are given the same waveforms, hidden frames and
 distractors, drawn by our collate before the clock runs; that the same weights give the same loss is made sure of first.
@@ -8,13 +9,17 @@ An update is forward, backward and AdamW, in bfloat16 on a GPU and in float32 (n
 process, in turns, with the same allocator, optimizer and number of threads. Nothing is compiled. The best of the
 repeats counts, because whatever else the machine does only ever slows down.
 
+Fine-tuning is that of recipes/librispeech on 100 hours, once the encoder learns too: a CTC head, frozen convolutions,
+batches of the recipe's size of clips of 20 s with 15 letters a second. Nothing is hidden on either side, since theirs
+would draw it while the clock runs.
+
 What differs: dropped layers are left out there and computed here, so that every process trains every parameter; where
 waveforms are normalised, theirs come normalised; they have no penalty on the features.
 
-FLOPs are counted by model_table.py, three times the forward ones for both sides; their share of what the processor can
-do (MFU) is told if --peak-tflops says how much that is. Peak memory is what one side takes by itself in its first two
-updates, beside what the program had before. The last table is the mean loss of our model, before any update and without
-dropout, in both precisions.
+FLOPs are counted by model_table.py, three times the forward ones for both sides, once those of what is frozen; their
+share of what the processor can do (MFU) is told if --peak-tflops says how much that is. Peak memory is what one side
+takes by itself in its first two updates, beside what the program had before. The last table is the mean loss of our
+model, before any update and without dropout, in both precisions.
 """
 
 import argparse
@@ -23,6 +28,7 @@ import gc
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +44,25 @@ import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
-from speechssl.data.loader import Example  # noqa: E402
-from speechssl.model.encoder import normalize_waveforms  # noqa: E402
+from speechssl.data.loader import Example, TaskBatch  # noqa: E402
+from speechssl.model.ctc import CTCModel  # noqa: E402
+from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
+from speechssl.objective.objective import Losses  # noqa: E402
+from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
+from speechssl.train.labelled import LabelledBatch, LabelledCollate  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
 from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent))  # where the other tools are
 
-from bench_transcribe import NAMES, print_table  # noqa: E402
-from model_table import model_parts  # noqa: E402
+from bench_transcribe import NAMES, VOCABULARY, print_table  # noqa: E402
+from model_table import ctc_head, model_parts  # noqa: E402
 
-RECIPES = Path(__file__).parents[1] / "recipes" / "models"
+RECIPES = Path(__file__).parents[1] / "recipes"
 SIDES = ("speechssl", "transformers")
+FINETUNED_SECONDS = 20.0  # of a clip: LibriSpeech's training has few as long and none over 25
+LETTERS_PER_SECOND = 15
 NO_DATA = ("data.train=none", "data.dev=none", "data.licence=none")
 TINY = (
     "encoder.feature_encoder.dims=[16, 16, 16, 16, 16, 16, 16]",
@@ -61,9 +73,8 @@ TINY = (
     "objective.comparison_dim=16",
     "objective.quantizer.codebook_size=8",
     "objective.quantizer.code_dim=12",
-    "batches.seconds=4",
-    "batches.max_seconds=2",
 )
+TINY_BATCHES = ("batches.seconds=4", "batches.max_seconds=2")
 OBJECTIVE_NAMES = (
     (r"quantizer\.codevectors", "objective.quantizer.codebooks"),
     (r"quantizer\.weight_proj", "objective.quantizer.projection"),
@@ -72,23 +83,51 @@ OBJECTIVE_NAMES = (
 )
 """From transformers' names to ours, beside those of the encoder."""
 
-Theirs = transformers.Wav2Vec2ForPreTraining
+Theirs = transformers.Wav2Vec2ForPreTraining | transformers.Wav2Vec2ForCTC
 Update = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model of the recipes and a batch for it.
+class Case(ABC):
+    """A stage in the training of a model of the recipes, and a batch for it.
 
     Attributes:
         name: Of the model.
+        pretraining: Where the model comes from.
         config: What is trained.
-        batch: On the CPU: clips of one length, their hidden frames and distractors.
+        batch: On the CPU: clips of one length, and what to predict.
     """
 
     name: str
-    config: PretrainConfig
-    batch: ContrastiveBatch
+    pretraining: PretrainConfig
+    config: PretrainConfig | FinetuneConfig
+    batch: TaskBatch
+
+    @property
+    @abstractmethod
+    def count(self) -> float:
+        """What the loss is a mean over."""
+
+    @property
+    @abstractmethod
+    def flops_per_second(self) -> float:
+        """FLOPs of training on a second of audio."""
+
+    @abstractmethod
+    def build_ours(self) -> nn.Module:
+        """Our model, whose call with (batch, step) returns ``Losses``."""
+
+    @abstractmethod
+    def build_theirs(self) -> Theirs:
+        """Their model with the same sizes and dropouts."""
+
+    @abstractmethod
+    def their_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """The batch as they want it."""
+
+    @abstractmethod
+    def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
+        """Sums that are the same on both sides: of our losses and of what they return."""
 
     @property
     def seconds(self) -> float:
@@ -105,24 +144,145 @@ class Case:
         """The batch for a table."""
         return f"{len(self.batch.audio.waveforms)} x {self.clip_seconds:g} s"
 
+    @property
+    def their_waveforms(self) -> Tensor:
+        """(B, T) float32, normalised if the model normalises."""
+        waveforms = self.batch.audio.waveforms
+        return normalize_waveforms(waveforms, None) if self.pretraining.encoder.normalize_waveforms else waveforms
 
-def make_case(name: str, batch_seconds: float | None, is_tiny: bool) -> Case:
-    """The batch has as many of the longest crops as training has in one, of noise."""
-    config = PretrainConfig.load([RECIPES / f"wav2vec2_{name}.toml"], [*NO_DATA, *(TINY if is_tiny else ())])
-    seconds = batch_seconds or config.batches.seconds
-    clip_seconds = min(seconds, config.batches.max_seconds)
+
+class PretrainCase(Case):
+    """With the hidden frames and distractors that pretraining draws."""
+
+    config: PretrainConfig
+    batch: ContrastiveBatch
+
+    @property
+    def count(self) -> float:
+        return self.batch.count
+
+    @property
+    def flops_per_second(self) -> float:
+        return 3 * sum(part.flops for part in model_parts(self.config, self.clip_seconds)) / self.clip_seconds
+
+    def build_ours(self) -> PretrainModel:
+        return PretrainModel(self.config.encoder, self.config.objective)
+
+    def build_theirs(self) -> transformers.Wav2Vec2ForPreTraining:
+        objective, quantizer = self.config.objective, self.config.objective.quantizer
+        config = transformers.Wav2Vec2Config(
+            **sizes_for_them(self.config.encoder),
+            feat_quantizer_dropout=objective.target_dropout,
+            num_codevector_groups=quantizer.num_codebooks,
+            num_codevectors_per_group=quantizer.codebook_size,
+            codevector_dim=quantizer.code_dim,
+            proj_codevector_dim=objective.comparison_dim,
+            contrastive_logits_temperature=objective.logit_temperature,
+            num_negatives=objective.num_distractors,
+            diversity_loss_weight=objective.diversity_weight,
+        )
+        model = transformers.Wav2Vec2ForPreTraining(config)
+        model.set_gumbel_temperature(quantizer.temperature(0))
+        return model
+
+    def their_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """Distractors are given for all frames, by their number in the whole batch."""
+        batch = self.batch
+        num_rows, num_frames = batch.mask.shape
+        first = num_frames * torch.arange(num_rows)[:, None, None]
+        distractors = first.repeat(1, num_frames, batch.distractors.shape[2])
+        is_hidden = batch.weights.bool()
+        hidden = batch.hidden.gather(1, batch.distractors.flatten(1)).view_as(batch.distractors)  # of those positions
+        distractors[batch.mask] += hidden[is_hidden]
+        inputs = {
+            "input_values": self.their_waveforms,
+            "mask_time_indices": batch.mask,
+            "sampled_negative_indices": distractors,
+        }
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
+        return losses.parts["contrastive"], theirs.contrastive_loss
+
+
+class FinetuneCase(Case):
+    """With a CTC head, and convolutions that stay as they are."""
+
+    config: FinetuneConfig
+    batch: LabelledBatch
+
+    @property
+    def count(self) -> float:
+        return len(self.batch.texts)
+
+    @property
+    def flops_per_second(self) -> float:
+        parts = [part for part in model_parts(self.pretraining, self.clip_seconds) if part.name.startswith("encoder.")]
+        frozen = sum(part.flops for part in parts if part.name.startswith("encoder.feature_encoder."))
+        head = ctc_head(self.pretraining, self.batch.mask.shape[1])
+        return (3 * sum(part.flops for part in (*parts, head)) - 2 * frozen) / self.clip_seconds
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """That of pretraining with fine-tuning's dropouts."""
+        return self.config.regularization.apply(self.pretraining.encoder)
+
+    def build_ours(self) -> FinetuneModel:
+        model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)))
+        model.ctc.encoder.feature_encoder.requires_grad_(False)
+        return model
+
+    def build_theirs(self) -> transformers.Wav2Vec2ForCTC:
+        config = transformers.Wav2Vec2Config(
+            **sizes_for_them(self.encoder), vocab_size=len(VOCABULARY), final_dropout=0.0, apply_spec_augment=False
+        )
+        model = transformers.Wav2Vec2ForCTC(config)
+        model.freeze_feature_encoder()
+        return model
+
+    def their_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """Labels are rows as long as the longest, with -100 behind their end."""
+        rows = self.batch.labels.split(self.batch.label_lengths.tolist())
+        labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+        return {"input_values": self.their_waveforms.to(device), "labels": labels.to(device)}
+
+    def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
+        return losses.sum, theirs.loss
+
+
+def make_case(stage: str, name: str, batch_seconds: float | None, is_tiny: bool) -> Case:
+    """The batch has as many of the longest clips as training has in one, of noise."""
+    model = RECIPES / "models" / f"wav2vec2_{name}.toml"
+    batches = TINY_BATCHES if is_tiny else ()
+    pretraining = PretrainConfig.load([model], [*NO_DATA, *(TINY if is_tiny else ()), *batches])
+    geometry = pretraining.encoder.feature_encoder.geometry
+    if stage == "pretrain":
+        examples = make_examples(batch_seconds or pretraining.batches.seconds, pretraining.batches.max_seconds)
+        batch = pretraining.objective.make_collate(geometry, pretraining.seed)(examples)
+        return PretrainCase(name, pretraining, pretraining, batch)
+    files = [RECIPES / "librispeech" / "finetune" / f"{file}.toml" for file in (name, f"{name}_100h")]
+    config = FinetuneConfig.load(files, [*NO_DATA, "init=none", *batches])
+    clip_seconds = min(config.batches.max_seconds, FINETUNED_SECONDS)
+    examples = make_examples(batch_seconds or config.batches.seconds, clip_seconds)
+    collate = LabelledCollate(geometry, pretraining.encoder.mask_dim, VOCABULARY, regularization=None, seed=config.seed)
+    return FinetuneCase(name, pretraining, config, collate(examples))
+
+
+def make_examples(seconds: float, clip_seconds: float) -> list[Example]:
+    """As many clips as fit, of noise, with any letters."""
+    clip_seconds = min(seconds, clip_seconds)
     num_clips = int(seconds // clip_seconds)
     generator = np.random.default_rng(0)
     waveforms = 0.1 * generator.standard_normal((num_clips, round(clip_seconds * SAMPLE_RATE)), np.float32)
-    collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
-    return Case(name, config, collate([Example(index, 0, waveform, None) for index, waveform in enumerate(waveforms)]))
+    letters = generator.choice(VOCABULARY.symbols[2:], (num_clips, round(clip_seconds * LETTERS_PER_SECOND)))
+    pairs = zip(waveforms, letters, strict=True)
+    return [Example(index, 0, waveform, "".join(row)) for index, (waveform, row) in enumerate(pairs)]
 
 
-def build_theirs(case: Case) -> Theirs:
-    """Their model with the sizes and dropouts of a configuration."""
-    convolutions, context = case.config.encoder.feature_encoder, case.config.encoder.context
-    objective, quantizer = case.config.objective, case.config.objective.quantizer
-    settings: dict[str, Any] = {
+def sizes_for_them(encoder: EncoderConfig) -> dict[str, Any]:
+    """An encoder's sizes and dropouts by their names."""
+    convolutions, context = encoder.feature_encoder, encoder.context
+    return {
         "conv_dim": convolutions.dims,
         "conv_kernel": convolutions.kernels,
         "conv_stride": convolutions.strides,
@@ -140,32 +300,24 @@ def build_theirs(case: Case) -> Theirs:
         "attention_dropout": context.attention_dropout,
         "activation_dropout": context.activation_dropout,
         "layerdrop": context.layer_drop,
-        "feat_quantizer_dropout": objective.target_dropout,
-        "num_codevector_groups": quantizer.num_codebooks,
-        "num_codevectors_per_group": quantizer.codebook_size,
-        "codevector_dim": quantizer.code_dim,
-        "proj_codevector_dim": objective.comparison_dim,
-        "contrastive_logits_temperature": objective.logit_temperature,
-        "num_negatives": objective.num_distractors,
-        "diversity_loss_weight": objective.diversity_weight,
     }
-    model = Theirs(transformers.Wav2Vec2Config(**settings))
-    model.set_gumbel_temperature(quantizer.temperature(0))
-    return model
 
 
-def convert(theirs: Theirs, ours: PretrainModel) -> None:
+def convert(theirs: Theirs, ours: PretrainModel | FinetuneModel) -> None:
     """Give our model their weights."""
     weights = theirs.state_dict()
     for pattern, name in (*OBJECTIVE_NAMES, *NAMES):
         weights = {re.sub(pattern, name, key): tensor for key, tensor in weights.items()}
+    if isinstance(ours, FinetuneModel):
+        ours.ctc.load_state_dict(weights)
+        return
     codebooks = "objective.quantizer.codebooks"
     weights[codebooks] = weights[codebooks].view_as(ours.objective.quantizer.codebooks)
     ours.load_state_dict(weights)
 
 
-def our_loss(model: PretrainModel, case: Case, device: torch.device) -> Callable[[], Tensor]:
-    """The mean loss over hidden frames, once the batch is on the device."""
+def our_loss(model: nn.Module, case: Case, device: torch.device) -> Callable[[], Tensor]:
+    """The mean loss, once the batch is on the device."""
     batch = case.batch.to(device)
 
     def loss() -> Tensor:
@@ -175,26 +327,10 @@ def our_loss(model: PretrainModel, case: Case, device: torch.device) -> Callable
     return loss
 
 
-def their_inputs(case: Case, device: torch.device) -> dict[str, Tensor]:
-    """The batch as they want it: distractors are given for all frames, by their number in the whole batch."""
-    batch = case.batch
-    num_rows, num_frames = batch.mask.shape
-    first = num_frames * torch.arange(num_rows)[:, None, None]
-    distractors = first.repeat(1, num_frames, batch.distractors.shape[2])
-    is_hidden = batch.weights.bool()
-    hidden = batch.hidden.gather(1, batch.distractors.flatten(1)).view_as(batch.distractors)  # of positions among them
-    distractors[batch.mask] += hidden[is_hidden]
-    waveforms = batch.audio.waveforms
-    if case.config.encoder.normalize_waveforms:
-        waveforms = normalize_waveforms(waveforms, None)
-    inputs = {"input_values": waveforms, "mask_time_indices": batch.mask, "sampled_negative_indices": distractors}
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
-
-
 def their_loss(model: Theirs, case: Case, device: torch.device) -> Callable[[], Tensor]:
     """As ours."""
-    inputs = their_inputs(case, device)
-    return lambda: model(**inputs).loss / case.batch.count
+    inputs = case.their_inputs(device)
+    return lambda: model(**inputs).loss / case.count
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -221,9 +357,9 @@ def make_update(
 def build_update(side: str, case: Case, device: torch.device, precision: str) -> Update:
     """A new model of one side, and its step of training."""
     if side == "speechssl":
-        ours = PretrainModel(case.config.encoder, case.config.objective).to(device)
+        ours = case.build_ours().to(device)
         return make_update(ours, our_loss(ours, case, device), case, device, precision)
-    theirs = build_theirs(case).to(device)
+    theirs = case.build_theirs().to(device)
     return make_update(theirs, their_loss(theirs, case, device), case, device, precision)
 
 
@@ -288,12 +424,12 @@ def measure_speeds(
 def compare_losses(case: Case, device: torch.device, has_bfloat16: bool) -> tuple[float, float | None]:
     """Make sure that the same is trained on both sides, and tell our loss in float32 and in bfloat16."""
     torch.manual_seed(0)
-    theirs, ours = build_theirs(case).eval(), PretrainModel(case.config.encoder, case.config.objective).eval()
+    theirs, ours = case.build_theirs().eval(), case.build_ours().eval()
     convert(theirs, ours)
     batch = case.batch.to(device)
     losses = ours.to(device)(batch, 0)
-    found = losses.parts["contrastive"].item() / losses.count
-    expected = theirs.to(device)(**their_inputs(case, device)).contrastive_loss.item() / losses.count
+    sums = case.compared(losses, theirs.to(device)(**case.their_inputs(device)))
+    found, expected = (total.item() / losses.count for total in sums)
     if not abs(found - expected) < 1e-3 * expected:  # rounding may choose another entry of a codebook
         raise AssertionError(f"{case.name}: expected transformers' loss of {expected:.4f}, found {found:.4f}")
     in_float32 = losses.sum.item() / losses.count
@@ -302,11 +438,6 @@ def compare_losses(case: Case, device: torch.device, has_bfloat16: bool) -> tupl
     with autocast(device, "bfloat16"):
         losses = ours(batch, 0)
     return in_float32, losses.sum.item() / losses.count
-
-
-def flops_per_second(case: Case) -> float:
-    """FLOPs of training on a second of audio."""
-    return 3 * sum(part.flops for part in model_parts(case.config, case.clip_seconds)) / case.clip_seconds
 
 
 def show(value: float | None, digits: int) -> str:
@@ -321,7 +452,8 @@ def ratio(ours: float | None, theirs: float | None) -> str:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Compare the speed and memory of pretraining with transformers.")
+    parser = argparse.ArgumentParser(description="Compare the speed and memory of training with transformers.")
+    parser.add_argument("--stage", choices=["pretrain", "finetune"], default="pretrain")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=2)
@@ -342,7 +474,7 @@ def main() -> None:
 
     speeds, peaks, losses = [], [], []
     for name in arguments.models:
-        case = make_case(name, arguments.batch_seconds, arguments.tiny)
+        case = make_case(arguments.stage, name, arguments.batch_seconds, arguments.tiny)
         in_float32, in_bfloat16 = compare_losses(case, device, has_bfloat16)
         if in_bfloat16 is not None:
             difference = in_bfloat16 / in_float32 - 1
@@ -355,13 +487,13 @@ def main() -> None:
         found = [speed.get(side) for side in SIDES]
         row = [name, case.label, *(show(value, 2) for value in found)]
         if arguments.peak_tflops:
-            share = flops_per_second(case) / (arguments.peak_tflops * 1e12)
+            share = case.flops_per_second / (arguments.peak_tflops * 1e12)
             row += ["-" if value is None else f"{100 * share * value:.1f} %" for value in found]
         speeds.append([*row, ratio(*found)])
 
     name = torch.cuda.get_device_name(device) if is_gpu else f"{arguments.threads} threads"
     where = f"{name}, {precision}, torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"Seconds of audio trained a second, {where}:\n")
+    print(f"Seconds of audio trained a second, {arguments.stage}, {where}:\n")
     shares = [f"MFU of {side}" for side in SIDES] if arguments.peak_tflops else []
     print_table(["model", "batch", *SIDES, *shares, "ours / theirs"], speeds)
     print("\nPeak memory in MiB:\n")

@@ -4,20 +4,22 @@
 #     WHEELS=wheels CORPUS=flight-of-the-amazon-queen_1.0.0-9_all.deb OUT=results bash tools/gpu_checks.sh PART [ARG...]
 #
 #   tests    pytest -m gpu
-#   bench    tools/bench_pretrain.py and tools/bench_transcribe.py; PEAK_TFLOPS says what the GPU can do, for the MFU
+#   bench    tools/bench_pretrain.py, of pretraining and of fine-tuning, and tools/bench_transcribe.py; PEAK_TFLOPS says
+#            what the GPU can do, for the MFU
 #   queen    recipes/amazon_queen with SIZE=gpu: pretraining, then fine-tuning with all labels, 1 hour and 10 minutes,
 #            then the same three from scratch; CORPUS is the Debian package
 #   prompts  recipes/prompts with all labels, 10 and 5 minutes, then its compare.sh
 #
-# A part ends after LIMIT seconds (480), with status 124 if it is not finished. The last two go on where they stopped
-# when they are called again, as long as WORK is there. Everything is written below WORK (/tmp/speechssl_gpu); what is
-# worth keeping goes to OUT (WORK/out): PART.log, and for the recipes PART.md with rows for RESULTS.md, comparisons
-# and some transcripts, and PART_curves.jsonl with the curves of every run, a few hundred kB in all.
+# A part ends after LIMIT seconds (480), with status 124 if it is not finished. When they are called again, the last two
+# go on where they stopped, as long as WORK is there; the first two start anew. Everything is written below WORK
+# (/tmp/speechssl_gpu); what is worth keeping goes to OUT (WORK/out): PART.log, and for the recipes PART.md with rows
+# for RESULTS.md, comparisons and some transcripts, and PART_curves.jsonl with the curves of every run, a few hundred kB
+# in all.
 #
 # PYTHON (python3) has torch, torchaudio, transformers, scikit-learn, numba, safetensors, tensorboard, typer and rich.
-# What else is needed comes as wheels from `tools/gpu_wheels.sh WHEELS` on a machine with a network. The ARGs go to
-# pytest, both benchmarks or the training stages. Without a GPU, to rehearse: DEVICE=cpu, and for the recipes SIZE=cpu
-# and `--set trainer.num_steps=2`.
+# What else is needed comes as wheels from `tools/gpu_wheels.sh WHEELS` on a machine with a network. COMMIT says what is
+# measured where there is no .git. The ARGs go to pytest, all benchmarks or the training stages. Without a GPU, to
+# rehearse: DEVICE=cpu, and for the recipes SIZE=cpu and `--set trainer.num_steps=2`.
 set -euo pipefail
 
 root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -42,6 +44,8 @@ bench() {
     "${pretrain[@]}" "$@"
     echo
     "${pretrain[@]}" --batch-seconds 300 "$@"
+    echo
+    "${pretrain[@]}" --stage finetune "$@"
     echo
     "$PYTHON" tools/bench_transcribe.py "${options[@]}" "$@"
 }
@@ -174,7 +178,12 @@ run_part() {
     if [[ $part == queen || $part == prompts ]]; then
         collect
     fi
-    ((status != 124)) || echo "$part: not finished after $LIMIT s; call again"
+    if ((status == 124)); then
+        case $part in
+            queen | prompts) echo "$part: not finished after $LIMIT s; call again" ;;
+            *) echo "$part: not finished after $LIMIT s; called again it starts anew: set a longer LIMIT" ;;
+        esac
+    fi
     ((status == 0)) || echo "$part: status $status"
     return "$status"
 }

@@ -1,0 +1,140 @@
+"""The programs that measure transcription run, with models of no size, and say what they measured."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from speechssl.checkpoint.native import ModelDescription, save_model
+from speechssl.data.text import Vocabulary
+from speechssl.model.ctc import CTCModel
+from speechssl.model.encoder import EncoderConfig
+from speechssl.model.feature_encoder import FeatureEncoderConfig
+from speechssl.model.transformer import TransformerConfig
+from speechssl.transcribe import windows
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = ROOT / "recipes" / "prompts" / "corpus"
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """What imports a program of `tools`."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", windows.WINDOW_SECONDS)  # score_long sets it
+    threads = torch.get_num_threads()
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+    """What runs a program and gives its stdout."""
+
+    def say(program: ModuleType, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{program.__name__}.py", *map(str, arguments)])
+        capfd.readouterr()
+        program.main()
+        return capfd.readouterr().out
+
+    return say
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """Of a Markdown table, by column."""
+    head, rule, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    assert set(rule) == {"---"}
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def test_speed_and_memory_beside_others(
+    load: Callable[[str], ModuleType], say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    program = load("bench_transcribe")
+    assert float(say(program, "--tiny", "--seconds", "1", "--threads", "1", "--memory-of", "speechssl")) > 0
+
+    peaks = {"speechssl": 400, "transformers": 500, "torchaudio": 800}
+    arguments = ["--tiny", "--repeats", "1", "--seconds", "1", "--mixed", "0.5", "1", "--threads", "1"]
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        *same, flag, model = command
+        assert same == [sys.executable, program.__file__, *arguments]
+        assert flag == "--memory-of"
+        return subprocess.CompletedProcess(command, 0, f"a warning\n{peaks[model]}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    speeds, speed_table, memory, memory_table = say(program, *arguments).split("\n\n")
+    assert speeds.startswith("Seconds of audio a second, 1 threads, torch ")
+    assert memory == "Peak memory in MiB, 1 s:"
+    found = rows(speed_table)
+    assert [row["input"] for row in found] == ["1 s", "0.5 + 1 s", "0.5 + 1 s, theirs padded (not valid)"]
+    for row in found:
+        ours, *theirs = (float(row[model]) for model in program.MODELS)
+        assert float(row["ours / faster peer"]) == pytest.approx(ours / max(theirs), rel=0.05, abs=0.01)
+    assert rows(memory_table) == [{name: str(peak) for name, peak in peaks.items()} | {"ours / smaller peer": "0.80"}]
+
+
+def test_a_long_recording(load: Callable[[str], ModuleType], say: Say) -> None:
+    said = say(load("bench_long"), "--tiny", "--hours", "0.02", "--threads", "1").splitlines()[-1]
+    assert re.fullmatch(
+        r"0\.02 hours: \d+ MiB resident at most, \d+\.\d minutes, "
+        r"\d+\.\d s of audio a second with 1 threads; \d+\.\d MiB of JSON and SRT",
+        said,
+    )
+    assert int(said.split()[2]) > 100
+
+
+@pytest.mark.parametrize("noise", [None, "10"])
+def test_long_recordings_in_every_way(
+    noise: str | None, load: Callable[[str], ModuleType], say: Say, tmp_path: Path
+) -> None:
+    encoder = EncoderConfig(
+        feature_encoder=FeatureEncoderConfig(dims=(8, 8, 8), kernels=(10, 8, 4), strides=(10, 8, 4)),
+        context=TransformerConfig(
+            num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
+        ),
+    )
+    _, columns, *utterances = (PROMPTS / "test.tsv").read_text("utf-8").splitlines()
+    manifest = tmp_path / "few.tsv"
+    manifest.write_text("\n".join([str(PROMPTS), columns, *utterances[:4], ""]), "utf-8")
+    vocabulary = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
+    torch.manual_seed(0)
+    model = CTCModel(encoder, len(vocabulary))
+    torch.nn.init.normal_(model.head.weight)  # so that different sounds give different letters
+    (tmp_path / "model").mkdir()
+    description = ModelDescription(kind="ctc", step=1, encoder=encoder)
+    save_model(tmp_path / "model", description, model.state_dict(), vocabulary)
+
+    options = ["--minutes", "0.05", *(["--noise", noise] if noise else [])]
+    program = load("score_long")
+    joined, table, stream = say(program, tmp_path / "model", manifest, *options).split("\n\n")
+    assert joined.startswith(f"{manifest}: ")
+    assert joined.endswith(", white noise 10.0 dB below the speech" if noise else "pauses of 0.8 s")
+    found = {row["heard"]: row for row in rows(table)}
+    ways = ["in windows", "split at pauses", "split at pauses, by Silero VAD", "whole", "as a stream"]
+    assert list(found) == [
+        *([] if noise else ["utterances one by one"]),
+        *(way for way in ways if "Silero" not in way or importlib.util.find_spec("silero_vad")),
+    ]
+    for row in found.values():
+        assert float(row["WER %"]) > 0 < float(row["CER %"])
+    assert found["in windows"]["CER % against whole"] == found["whole"]["CER % against whole"] == "0.0"
+    assert re.match(r"In the stream a word is final \d+\.\d s of audio after its end in the median", stream)
