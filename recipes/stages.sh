@@ -23,10 +23,27 @@ position() { # of a stage in the list
 }
 first=$(position FROM "$FROM")
 last=$(position TO "$TO")
-
-if ((NODES > 1)) && [[ -z ${HEAD:-} ]]; then # started on each node, one stage at a time; HEAD is the name of one of them
-    echo "error: NODES=$NODES: expected HEAD, the name of one of the nodes, found nothing" >&2
+if ((first > last)); then
+    echo "error: TO=$TO: expected FROM=$FROM or a stage after it, found one before it" >&2
     exit 1
+fi
+
+require_count() { # SETTING VALUE
+    [[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "error: $1=$2: expected a whole number of at least 1" >&2 && exit 1; }
+}
+require_count GPUS "$GPUS"
+require_count NODES "$NODES"
+
+if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
+    if [[ -z ${HEAD:-} ]]; then
+        echo "error: NODES=$NODES: expected HEAD, the name of one of the nodes, found nothing" >&2
+        exit 1
+    fi
+    if [[ $FROM != "$TO" || $FROM != @(pretrain|finetune) ]]; then
+        expected="one training stage, FROM=TO=pretrain or FROM=TO=finetune"
+        echo "error: NODES=$NODES: expected $expected, found FROM=$FROM TO=$TO" >&2
+        exit 1
+    fi
 fi
 
 train=()
@@ -52,12 +69,22 @@ wanted() { # announces a stage unless FROM and TO leave it out
 }
 
 require_one_of() { # SETTING VALUE EXPECTED...
-    [[ " ${*:3} " == *" $2 "* ]] || { echo "error: $1=$2: expected one of ${*:3}" >&2 && exit 1; }
+    local expected
+    for expected in "${@:3}"; do
+        if [[ $2 == "$expected" ]]; then return; fi
+    done
+    echo "error: $1=$2: expected one of ${*:3}" >&2
+    exit 1
 }
 
 check() { # REPORT MANIFEST...: the pre-flight check, whose report is shown if there are errors
+    local partial status=0
+    partial=$(dirname -- "$1")/.$(basename -- "$1").partial
     mkdir -p "$(dirname -- "$1")"
-    "${speechssl[@]}" check "${@:2}" >"$1" || { cat "$1" >&2 && exit 1; }
+    "${speechssl[@]}" check "${@:2}" >"$partial" || status=$?
+    ((status <= 1)) || exit "$status" # it was broken off
+    mv -f -- "$partial" "$1"
+    ((status == 0)) || { cat "$1" >&2 && exit 1; }
 }
 
 evaluate() { # RUN MANIFEST...: into the run's folder scores as JSON, with every transcript, and rows for RESULTS.md

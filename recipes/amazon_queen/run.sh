@@ -7,7 +7,8 @@
 # SIZE is cpu (an evening on two cores) or gpu (ten minutes), each in an OUT of its own; LABELS is all, 1h or 10min.
 # FROM_SCRATCH=1 fine-tunes fresh weights in the same way, without pretraining. ENCODER names a file with another
 # architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
-# processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+# processes; more than one share an update as parts, such as --set trainer.microbatches=2 --set batches.seconds=6 at
+# SIZE=cpu. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

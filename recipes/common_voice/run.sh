@@ -35,7 +35,7 @@ if wanted prepare; then
     if [[ $UNPACK == 1 ]]; then
         manifests=("$OUT"/data/{pretrain_train,pretrain_dev,train,dev,test}.tsv)
         for subset in "$OUT"/data/train_{1h,10min}.tsv; do
-            if [[ -f $subset ]]; then manifests+=("$subset"); fi
+            if [[ -f $subset ]]; then manifests+=("$subset"); else rm -f "$data/${subset##*/}"; fi
         done
         "${speechssl[@]}" unpack "${manifests[@]}" --output "$data"
     fi

@@ -14,6 +14,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.data.subsets import random_key
 from speechssl.errors import ManifestError
 
+PRETRAINING = ("pretrain_train", "pretrain_dev")
 TRAIN = tuple(name for name in NUM_RECORDINGS if name.startswith("train"))
 LABELLED = {
     "train_100h": ("train-clean-100",),
@@ -59,12 +60,16 @@ def prepare(corpus: Path, librilight: Path | None, folder: Path) -> None:
             f"{root}: expected recordings as SUBSET/SPEAKER/CHAPTER/*.flac, found none that can be read"
         )
     preparation.write(splits, root)
+    limited: dict[str, list[Utterance]] = {}
     if limited_root is None:
         names = ", ".join(LIMITED)
         print_status(f"no {names}: LIBRILIGHT names no folder, and there is no {FINETUNING} beside {root}")
     else:
         parts = read_parts(limited_root, LIMITED["train_10h"], preparation)
-        preparation.write(dict(_labelled(LIMITED, parts)), limited_root)
+        limited = dict(_labelled(LIMITED, parts))
+        preparation.write(limited, limited_root)
+    for name in {*PRETRAINING, *LABELLED, *LIMITED} - splits.keys() - limited.keys():
+        (folder / f"{name}.tsv").unlink(missing_ok=True)  # of an earlier preparation
     preparation.report_dropped()
 
 
@@ -78,7 +83,7 @@ def find_corpus(stated: Path) -> Path:
     if not any((root / name).is_dir() for name in NUM_RECORDINGS):
         expected = f"the folder LibriSpeech or the one above it, with some of {', '.join(NUM_RECORDINGS)}"
         raise ManifestError(f"CORPUS={stated}: expected {expected}, found {_contents(stated)}")
-    return root.resolve()
+    return root
 
 
 def find_librilight(root: Path, stated: Path | None) -> Path | None:
@@ -88,11 +93,12 @@ def find_librilight(root: Path, stated: Path | None) -> Path | None:
         ManifestError: the one stated has none of them.
     """
     if stated is None:
-        beside = root.parent / FINETUNING
-        return beside if beside.is_dir() else None
+        # Where download.py puts them; then beside the folder that LibriSpeech may be a link to.
+        places = (root.parent / FINETUNING, root.resolve().parent / FINETUNING)
+        return next((beside for beside in places if beside.is_dir()), None)
     for folder in (stated / FINETUNING, stated):
         if any((folder / hours).is_dir() for hours in ("1h", "9h")):
-            return folder.resolve()
+            return folder
     expected = f"the folder {FINETUNING} or the one above it, with 1h and 9h"
     raise ManifestError(f"LIBRILIGHT={stated}: expected {expected}, found {_contents(stated)}")
 
@@ -121,7 +127,7 @@ def _pretraining(subsets: Mapping[str, Sequence[Utterance]]) -> Iterator[tuple[s
     limit = f"{round(HELD_OUT_SHARE * 16**8):08x}"
     lowest = min(keys)  # so that a part of the corpus has a dev set too
     drawn = [key < limit or key == lowest for key in keys]
-    for name, is_held_out in (("pretrain_train", False), ("pretrain_dev", True)):
+    for name, is_held_out in zip(PRETRAINING, (False, True), strict=True):
         yield (
             name,
             [utterance for utterance, is_drawn in zip(utterances, drawn, strict=True) if is_drawn == is_held_out],

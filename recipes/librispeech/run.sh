@@ -45,6 +45,12 @@ if wanted prepare; then
 fi
 
 if wanted check; then
+    for name in "train_$LABELS" dev_other; do # now, rather than after the pretraining
+        if [[ ! -f $data/$name.tsv ]]; then
+            echo "error: $data/$name.tsv: expected a manifest for LABELS=$LABELS, found none; prepare says why" >&2
+            exit 1
+        fi
+    done
     held_out
     check "$OUT/check_pretrain.txt" "$data"/pretrain_{train,dev}.tsv
     check "$OUT/check.txt" "$data/train_$LABELS.tsv" "${manifests[@]}"

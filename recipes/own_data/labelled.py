@@ -9,6 +9,7 @@ from pathlib import Path
 
 from label_files import Row
 
+from speechssl.command import print_status
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
@@ -17,6 +18,7 @@ from speechssl.data.scan import find_recordings
 from speechssl.data.text import WORD_DELIMITER, Vocabulary, num_frames_needed
 from speechssl.errors import ManifestError
 
+COPIES = "unpacked"  # where run.sh has recordings decoded to, beside the folder data
 MAX_LABELLED_SECONDS = 30.0  # fine-tuning leaves out what is longer
 _NEAR_END_SECONDS = 0.1  # a duration that was rounded still means the whole recording
 
@@ -43,10 +45,27 @@ class Corpus:
         self.preparation = preparation
         self.num_dropped: Counter[str] = Counter()
         self.headers: dict[Path, Utterance] = {}
-        self.found = find_recordings(self.folder)
+        self.found = self._without_copies(find_recordings(self.folder))
         if not self.found:
             raise ManifestError(f"CORPUS={folder}: expected recordings (.wav, .flac, .mp3, ...), found none")
         self._names = {Path(os.path.realpath(path)): path for path in self.found}
+
+    def _without_copies(self, paths: Sequence[Path]) -> list[Path]:
+        """Leave out what UNPACK=1 has made below the corpus: other names for recordings, those of test among them."""
+        folders = {
+            folder
+            for parent in {path.parent for path in paths}
+            for folder in (parent, *parent.parents)
+            if folder.name == COPIES and folder != self.folder and folder.is_relative_to(self.folder)
+        }
+        copies = {folder for folder in folders if self._is_output(folder.parent / "data")}
+        for folder in sorted(copies):
+            print_status(f"{folder}: left out, copies of recordings")
+        return [path for path in paths if copies.isdisjoint(path.parents)]
+
+    def _is_output(self, folder: Path) -> bool:
+        """Whether it is what this or an earlier preparation writes to."""
+        return folder.resolve() == self.preparation.folder.resolve() or (folder / "pretrain_train.tsv").exists()
 
     def drop(self, reason: str, what: str) -> None:
         """Note that something is not used."""

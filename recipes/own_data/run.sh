@@ -6,10 +6,10 @@
 # CORPUS is the folder of recordings. LABELS says what is said in some of them: a csv, tsv or jsonl file or a Kaldi
 # folder; default: .txt files beside the recordings; none: no texts. LICENCE is written into the models.
 # SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
-# pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the dev and test of an earlier preparation. TEXTS=asis learns texts as they are
-# written. ENCODER names a file with another architecture. FROM and TO name the first and the last stage, OUT the folder
-# for everything written, GPUS the number of processes. The rest of the line goes to the training stages. Run again, it
-# goes on where it stopped.
+# pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the
+# dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. ENCODER names a file with another
+# architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
+# processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -17,7 +17,9 @@ stages=(prepare unpack check pretrain finetune evaluate)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-small}
 UNPACK=${UNPACK:-0}
+TEXTS=${TEXTS:-normalised}
 require_one_of UNPACK "$UNPACK" 0 1
+require_one_of TEXTS "$TEXTS" normalised asis
 prepared=$OUT/data
 data=$prepared
 [[ $UNPACK == 0 ]] || data=$OUT/unpacked
@@ -54,7 +56,7 @@ if wanted prepare; then
         echo "error: CORPUS=: expected a folder with recordings, found nothing" >&2
         exit 1
     fi
-    "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$prepared" --texts "${TEXTS:-normalised}" \
+    "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$prepared" --texts "$TEXTS" \
         ${LABELS:+--labels "$LABELS"} ${KEEP:+--keep "$KEEP"}
 fi
 
@@ -70,7 +72,7 @@ fi
 
 if wanted check; then
     check "$OUT/check_pretrain.txt" "$data"/{pretrain_train,pretrain_dev}.tsv
-    [[ ! -f $data/train.tsv ]] || check "$OUT/check.txt" "$data"/{train,dev,test}.tsv
+    [[ ! -f $prepared/train.tsv ]] || check "$OUT/check.txt" "$data"/{train,dev,test}.tsv
 fi
 
 if wanted pretrain; then

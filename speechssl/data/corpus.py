@@ -104,7 +104,8 @@ class Preparation:
 
         Args:
             splits: Utterances by the name of their manifest.
-            root: A folder above all recordings.
+            root: A folder above all recordings, as their paths name it; the manifests have it without links. Links
+                below it stay.
 
         Raises:
             ManifestError: a split is empty, or something cannot be written.
@@ -113,8 +114,10 @@ class Preparation:
             if not utterances:
                 self.report_dropped()
                 raise ManifestError(f"{self.folder / name}.tsv: expected at least one utterance, found none")
+        resolved = root.resolve()
         for name, utterances in splits.items():
-            write_manifest(self.folder / f"{name}.tsv", utterances, root.resolve())
+            below = [replace(item, path=resolved / os.path.relpath(item.path, root)) for item in utterances]
+            write_manifest(self.folder / f"{name}.tsv", below, resolved)
             hours = sum(utterance.seconds for utterance in utterances) / 3600
             speakers = len({utterance.speaker for utterance in utterances if utterance.speaker})
             duration = f"{hours:.2f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"

@@ -4,8 +4,8 @@ import re
 from unicodedata import category, normalize
 
 _APOSTROPHES = re.compile("[\u2018\u2019\u201b\u02bc\u02b9\uff07`\u00b4]")
-_BORDER_APOSTROPHES = re.compile(r"(?<!\w)'|'(?!\w)")
-
+# Not by \w, which marks are no part of: a word has letters, marks and digits, as `_spoken` leaves them.
+_BORDER_APOSTROPHES = re.compile("(?<![^ '])'|'(?![^ '])")
 
 _DOTTED_I = ("tr", "az")  # languages in which the capital of ı is I, and that of i is İ
 

@@ -1,6 +1,8 @@
 """Recordings of any kind -> 16 kHz WAV files, once, so that training need not decode and resample in every epoch."""
 
+import hashlib
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +20,9 @@ from speechssl.errors import AudioError, ManifestError
 def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioError]:
     """Decode every recording that manifests name, and write manifests of the copies.
 
-    A copy is mono, of 16 bits and as long as the recording; it is kept if it is there already, so an interrupted
-    unpacking goes on. Spans keep their times: from another rate they are rounded to samples at 16 kHz.
+    A copy is mono, of 16 bits and as long as the recording. One that is there already is kept, so an interrupted
+    unpacking goes on, unless it is of another recording or the recording has changed, which a comment in the copy
+    tells. Spans keep their times: from another rate they are rounded to samples at 16 kHz.
 
     Args:
         manifests: With file names that differ.
@@ -47,13 +50,15 @@ def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioE
 
 def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
     path, copy = pair
-    if copy.exists():
+    source = _identity(path)
+    if _comment(copy) == source:
         return None
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), _open(temporary) as file:
             warnings.simplefilter("ignore")  # silence is not this program's business
+            file.comment = source
             for block in Recording(path):
                 file.write(block)
         temporary.replace(copy)
@@ -64,6 +69,24 @@ def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
     finally:
         temporary.unlink(missing_ok=True)
     return None
+
+
+def _identity(path: Path) -> str:
+    """A digest of which file a recording is, its size and its time of change."""
+    file = Path(os.path.realpath(path))
+    archive = Path(re.sub(r":\d+:\d+$", "", str(file)))  # that it may be a part of
+    states = [place.stat() for place in (file, archive) if place.exists()]
+    changed = [(state.st_size, state.st_mtime_ns) for state in states]
+    return hashlib.sha256(f"{changed} {file}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _comment(copy: Path) -> str | None:
+    """What the header of a copy says, or None if there is none."""
+    try:
+        with soundfile.SoundFile(os.fsencode(copy)) as file:  # type: ignore[arg-type]
+            return str(file.comment)
+    except (OSError, soundfile.LibsndfileError):
+        return None
 
 
 def _open(path: Path) -> soundfile.SoundFile:

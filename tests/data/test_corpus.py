@@ -51,6 +51,22 @@ def test_clips_become_a_manifest_and_the_rest_is_accounted_for(
     assert len(rows) == 5
 
 
+def test_links_above_the_corpus_are_resolved_and_those_in_it_stay(recordings: list[Path], tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    (tmp_path / "disk").mkdir()
+    recordings[1].rename(tmp_path / "disk" / "two.wav")
+    (corpus / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(corpus)
+    manifests = []
+    for root in (tmp_path / "link", corpus):
+        preparation = Preparation(tmp_path / "data")
+        clips = [Clip(root / "one.wav"), Clip(root / "more" / "two.wav")]
+        preparation.write({"train": preparation.utterances(clips)}, root)
+        manifests.append(read_manifest(tmp_path / "data" / "train.tsv"))
+    assert [item.path for item in manifests[0]] == [corpus / "one.wav", corpus / "more" / "two.wav"]
+    assert manifests[0].digest == manifests[1].digest  # the data of a run do not change with how its folder is named
+
+
 def test_headers_are_read_once_unless_the_file_changed(
     recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

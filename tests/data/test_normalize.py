@@ -12,6 +12,8 @@ from speechssl.data.normalize import has_digits, normalize_text
         ("a\u200bb  \u00abc\u00bb\td_e", "ab c d e"),
         ("Ёлка — это… да?", "ёлка это да"),
         ("हिन्दी है।", "हिन्दी है"),
+        ("ọ̀'kan 'ọ̀ ọ̀' कि’ष", "ọ̀'kan ọ̀ ọ̀ कि'ष"),  # after a combining mark
+        ("a'1 2' b''c", "a'1 2 b c"),
         ("room 12", "room 12"),
         ("...", ""),
     ],

@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.data.audio import read_audio
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
+from speechssl.data.unpack import unpack_manifests
 
 
 @pytest.fixture
@@ -53,6 +56,44 @@ def test_copies_that_are_there_are_kept(corpus: Path, tmp_path: Path) -> None:
     assert copies[0].exists()
     assert copies[1].stat().st_mtime_ns == before
     assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("age", [-1000, 1000])  # older than the copy, as after `cp -p`, and newer
+def test_a_recording_that_was_replaced_is_decoded_again(corpus: Path, tmp_path: Path, age: int) -> None:
+    unpack(corpus, tmp_path / "out")
+    recording = corpus / "two.ogg"
+    changed = recording.stat().st_mtime_ns + age * 10**9
+    soundfile.write(recording, np.random.default_rng(1).uniform(-0.5, 0.5, 8000), 16_000)
+    os.utime(recording, ns=(changed, changed))
+    unpack(corpus, tmp_path / "out")
+    (copy,) = read_manifest(tmp_path / "out" / "dev.tsv")
+    np.testing.assert_allclose(read_utterance(copy), read_audio(recording), atol=1e-4)
+
+
+def test_a_copy_of_another_recording_is_not_taken(corpus: Path, tmp_path: Path) -> None:
+    unpack(corpus, tmp_path / "out")
+    other = Path(shutil.copytree(corpus, tmp_path / "other"))
+    status = (other / "two.ogg").stat()
+    soundfile.write(other / "two.ogg", np.random.default_rng(1).uniform(-0.5, 0.5, 8000), 16_000)
+    os.utime(other / "two.ogg", ns=(status.st_atime_ns, status.st_mtime_ns))
+    unpack(other, tmp_path / "out")
+    (copy,) = read_manifest(tmp_path / "out" / "dev.tsv")
+    np.testing.assert_allclose(read_utterance(copy), read_audio(other / "two.ogg"), atol=1e-4)
+
+
+def test_a_part_of_an_archive_that_was_replaced_is_decoded_again(tmp_path: Path) -> None:
+    archive, parts = tmp_path / "parts.zip", []
+    for seed in range(2):
+        soundfile.write(tmp_path / "part.wav", np.random.default_rng(seed).uniform(-0.5, 0.5, 8000), 16_000)
+        parts.append(read_audio(tmp_path / "part.wav"))
+        content = b"head" + (tmp_path / "part.wav").read_bytes()
+        archive.write_bytes(content)
+        os.utime(archive, (seed, seed))
+        utterances = [Utterance(tmp_path / f"parts.zip:4:{len(content) - 4}", 8000)]
+        write_manifest(tmp_path / "train.tsv", utterances, ".")
+        assert unpack_manifests([read_manifest(tmp_path / "train.tsv")], tmp_path / "out") == []
+        (copy,) = read_manifest(tmp_path / "out" / "train.tsv")
+        np.testing.assert_allclose(read_utterance(copy), parts[-1], atol=1e-4)
 
 
 def test_what_cannot_be_read_costs_a_line_and_its_rows(corpus: Path, tmp_path: Path) -> None:

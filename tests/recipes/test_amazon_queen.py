@@ -198,6 +198,17 @@ def test_preparing_again_changes_nothing(corpus: Path, data: Path, tmp_path: Pat
     assert here == there
 
 
+def test_an_output_folder_behind_a_link(corpus: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "disk")
+    result = prepare(corpus, tmp_path / "linked" / "q")
+    assert result.returncode == 0, result.stderr
+    for name in SPLITS:
+        here, there = ((folder / f"{name}.tsv").read_text("utf-8") for folder in (tmp_path / "disk" / "q", data))
+        assert here.split("\n", 1)[1] == there.split("\n", 1)[1]
+        assert read_manifest(tmp_path / "disk" / "q" / f"{name}.tsv")[0].path.is_file()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

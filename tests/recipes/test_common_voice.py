@@ -451,6 +451,8 @@ def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], e
 
 def test_clips_are_unpacked_once_if_wished(tree: Path, tmp_path: Path) -> None:
     settings = {"CORPUS": str(tree), "OUT": str(tmp_path / "an out"), "MIN_COUNT": "2", "UNPACK": "1", "TO": "check"}
+    (tmp_path / "an out" / "unpacked").mkdir(parents=True)
+    (tmp_path / "an out" / "unpacked" / "train_1h.tsv").touch()  # of an earlier preparation, which had so much
     result = run(**settings)
     assert result.returncode == 0, result.stderr
     assert "0 errors" in (tmp_path / "an out" / "check.txt").read_text("utf-8")

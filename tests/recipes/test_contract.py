@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from miniature import RECIPES
 
+from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.metrics import read_log
+from speechssl.train.pretrain import PretrainConfig
 
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data")
 TINY = Path(__file__).with_name("tiny_encoder.toml")
@@ -75,7 +77,7 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     assert [stage for stage in stages if stage in ("prepare", "check", "pretrain", "finetune", "evaluate")] == [
         *("prepare", "check", "pretrain", "finetune", "evaluate"),
     ]
-    assert "on 2 x cpu" in said
+    assert "an update sees up to 16 s of audio in 2 batches on 2 x cpu" in said  # whatever the processes
     assert "goes on after step" in said or "is finished after step" in said
     (scores,) = out.glob("finetune*/scores.json")
     for folder in (out / "pretrain", scores.parent):
@@ -93,13 +95,45 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
 
 
+@pytest.mark.parametrize(
+    ("place", "configuration", "files", "seconds"),
+    [
+        ("prompts/README.md", PretrainConfig, "prompts/pretrain", 6),
+        ("prompts/README.md", FinetuneConfig, "prompts/finetune", 6),
+        ("own_data/README.md", PretrainConfig, "prompts/pretrain own_data/small_pretrain", 8),
+        ("own_data/README.md", FinetuneConfig, "prompts/finetune own_data/small_finetune", 6),
+        ("amazon_queen/run.sh", PretrainConfig, "prompts/pretrain amazon_queen/pretrain_cpu", 6),
+        ("amazon_queen/run.sh", FinetuneConfig, "prompts/finetune amazon_queen/finetune_cpu", 6),
+        ("README.md", PretrainConfig, "prompts/pretrain amazon_queen/pretrain_gpu", 160),
+    ],
+)
+def test_two_processes_share_an_update_as_it_is_said(
+    place: str, configuration: type[PretrainConfig | FinetuneConfig], files: str, seconds: int
+) -> None:
+    settings = ["trainer.microbatches=2", f"batches.seconds={seconds}"]
+    assert " ".join(f"--set {setting}" for setting in settings) in (RECIPES / place).read_text("utf-8")
+    data = ["data.train=none", "data.dev=none", "data.licence=none"]
+    data += ["init=none"] if configuration is FinetuneConfig else []
+    paths = [RECIPES / f"{file}.toml" for file in files.split()]
+    shipped, shared = configuration.load(paths, data), configuration.load(paths, [*data, *settings])
+    updates = [config.trainer.microbatches * config.batches.seconds for config in (shipped, shared)]
+    assert (shipped.trainer.microbatches, updates[0]) == (1, updates[1])
+
+
 @pytest.mark.parametrize("recipe", NAMES)
 def test_mistakes_are_one_line(recipe: str, tmp_path: Path) -> None:
     out = {"OUT": str(tmp_path / "out")}
     nowhere = str(tmp_path / "nowhere")
     for settings, expected in (
         ({"FROM": "polish"}, "error: FROM=polish: expected one of "),
+        (
+            {"FROM": "evaluate", "TO": "prepare"},
+            "error: TO=prepare: expected FROM=evaluate or a stage after it, found ",
+        ),
+        ({"GPUS": "8x"}, "error: GPUS=8x: expected a whole number of at least 1"),
+        ({"NODES": "0"}, "error: NODES=0: expected a whole number of at least 1"),
         ({"NODES": "2"}, "error: NODES=2: expected HEAD"),
+        ({"NODES": "2", "HEAD": "a"}, "error: NODES=2: expected one training stage, FROM=TO=pretrain or "),
         ({"CORPUS": nowhere, "FROM": "prepare", "TO": "prepare"}, f"{nowhere}: expected "),
     ):
         status, _, said = run(recipe, out | settings)

@@ -172,6 +172,46 @@ def test_manifests_of_librispeech_do_not_depend_on_librilight(copy: Path, tmp_pa
     assert all(before[name] == after[name] for name in after)
 
 
+def test_links_to_the_corpus_and_to_librilight(copy: Path, tmp_path: Path) -> None:
+    def prepared(corpus: Path, librilight: Path | None) -> dict[str, bytes]:
+        prepare.prepare(corpus, librilight, tmp_path / "data")
+        return {name: content for name, content in contents(tmp_path / "data").items() if name != "dropped.tsv"}
+
+    before = prepared(copy, None)
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    for folder in (disk, home):
+        folder.mkdir()
+    (disk / "LibriSpeech").symlink_to(copy / "LibriSpeech")  # its neighbour is beside what it is a link to
+    assert prepared(disk, None) == before
+    (disk / "librispeech_finetuning").symlink_to(copy / "librispeech_finetuning")
+    for stated in (None, disk):
+        assert prepared(disk, stated) == before
+    (copy / "librispeech_finetuning").rename(
+        home / "librispeech_finetuning"
+    )  # beside the link, where download.py puts it
+    (home / "LibriSpeech").symlink_to(copy / "LibriSpeech")
+    assert prepared(home / "LibriSpeech", None).keys() == before.keys()
+    (first, *_) = read_manifest(tmp_path / "data" / "train_10min.tsv")
+    assert first.path.is_relative_to(home / "librispeech_finetuning")
+
+
+def test_manifests_that_no_longer_apply_are_removed(copy: Path, tmp_path: Path) -> None:
+    prepare.prepare(copy, None, tmp_path / "data")
+    shutil.rmtree(copy / "LibriSpeech" / "dev-other")
+    shutil.rmtree(copy / "librispeech_finetuning" / "9h" / "other")
+    prepare.prepare(copy, None, tmp_path / "data")
+    found = {path.stem for path in (tmp_path / "data").glob("*.tsv")} - {"headers", "dropped"}
+    labelled = {*prepare.LABELLED, *prepare.LIMITED} - {"dev_other", "train_10h"}
+    assert found == {"pretrain_train", "pretrain_dev", *labelled}
+    shutil.rmtree(copy / "librispeech_finetuning")
+    for name in layout.NUM_RECORDINGS:
+        if name.startswith("train"):
+            shutil.rmtree(copy / "LibriSpeech" / name)
+    prepare.prepare(copy, None, tmp_path / "data")
+    found = {path.stem for path in (tmp_path / "data").glob("*.tsv")} - {"headers", "dropped"}
+    assert found == {"dev_clean", "test_clean", "test_other"}
+
+
 def test_a_missing_subset_costs_what_needs_it(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(copy / "LibriSpeech" / "train-other-500")
     shutil.rmtree(copy / "LibriSpeech" / "dev-clean" / "84")  # there, but empty
@@ -513,6 +553,18 @@ def test_nothing_is_downloaded_unasked_and_data_are_checked(tree: Path, tmp_path
     )
 
 
+@pytest.mark.parametrize("lacking", ["dev_other", "train_1h"])
+def test_what_fine_tuning_needs_is_missed_before_pretraining(tmp_path: Path, prepared: Path, lacking: str) -> None:
+    shutil.copytree(prepared, tmp_path / "data")
+    (tmp_path / "data" / f"{lacking}.tsv").unlink()
+    result = run_recipe(tmp_path, FROM="check", TO="check", LABELS="1h")
+    expected = "expected a manifest for LABELS=1h, found none; prepare says why"
+    assert (result.returncode, result.stderr.splitlines()) == (
+        1,
+        ["== check", f"error: {tmp_path}/data/{lacking}.tsv: {expected}"],
+    )
+
+
 def test_downloads_ask_the_mirror(tmp_path: Path, server: Server) -> None:
     settings = {
         "CORPUS": str(tmp_path / "a b"),
@@ -535,6 +587,7 @@ def test_downloads_ask_the_mirror(tmp_path: Path, server: Server) -> None:
         ({"CORPUS": "/nowhere"}, "error: CORPUS=/nowhere: expected the folder LibriSpeech"),
         ({"MODEL": "huge"}, "error: MODEL=huge: expected one of base large"),
         ({"LABELS": "2h"}, "error: LABELS=2h: expected one of 10min 1h 10h 100h 960h"),
+        ({"LABELS": "1h 10h"}, "error: LABELS=1h 10h: expected one of 10min 1h 10h 100h 960h"),
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], expected: str) -> None:

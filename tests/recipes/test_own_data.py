@@ -15,6 +15,7 @@ from miniature import RECIPES, recipe_modules
 
 from speechssl.data.audio import audio_info
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.unpack import unpack_manifests
 from speechssl.errors import ManifestError
 
 RECIPE = RECIPES / "own_data"
@@ -495,6 +496,29 @@ class TestPretraining:
         manifests = prepare(tmp_path / "corpus", tmp_path / "out")
         assert [seconds(manifests[name]) for name in PRETRAIN] == [10, 10]
 
+    @pytest.mark.parametrize("place", [".", "exp/mine"])
+    def test_copies_in_an_output_below_the_corpus_are_left_out(
+        self, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        corpus = tmp_path / "my recordings"
+        miniature_own_data.make_recordings(corpus)
+        labels = csv_table(tmp_path, corpus)
+        (corpus / "unpacked").mkdir()  # recordings, whatever their folder is called, if no preparation is beside it
+        (corpus / "field 1" / "unpacked").mkdir()
+        (corpus / "radio" / "show.flac").rename(corpus / "field 1" / "unpacked" / "show.flac")
+        out = corpus / place
+        before = prepare(corpus, out / "data", labels)
+        unpack_manifests(list(before.values()), out / "unpacked")
+        assert "left out" not in capsys.readouterr().err
+        (out / "data" / "pretrain_train.tsv").unlink()  # its own folder, however far it has come
+        for another in (out / "data", tmp_path / "elsewhere", corpus / "second" / "data"):
+            after = prepare(corpus, another, labels)
+            assert {name: list(manifest) for name, manifest in after.items()} == {
+                name: list(manifest) for name, manifest in before.items()
+            }
+            assert f"{out / 'unpacked'}: left out, copies of recordings\n" in capsys.readouterr().err
+        assert any(item.path.parent.name == "unpacked" for item in before["pretrain_train"])
+
     def test_recordings_outside_the_folder(self, recordings: Path, tmp_path: Path) -> None:
         corpus = tmp_path / "corpus"
         write_long_recordings(corpus, number=1)
@@ -548,9 +572,14 @@ class TestRun:
         result = run_recipe(tmp_path / "out", SIZE="huge", **settings)
         assert result.returncode == 1
         assert result.stderr.splitlines() == ["error: SIZE=huge: expected one of small base"]
+        result = run_recipe(tmp_path / "out", TEXTS="foo", **settings)
+        assert result.returncode == 1
+        assert result.stderr.splitlines() == ["error: TEXTS=foo: expected one of normalised asis"]
 
     def test_recordings_are_unpacked_if_asked_for(self, recordings: Path, tmp_path: Path) -> None:
-        settings = {"CORPUS": str(recordings), "LICENCE": "CC0", "UNPACK": "1", "TO": "unpack", "LABELS": "none"}
+        (tmp_path / "out" / "unpacked").mkdir(parents=True)
+        (tmp_path / "out" / "unpacked" / "train.tsv").touch()  # of an earlier preparation, which had texts
+        settings = {"CORPUS": str(recordings), "LICENCE": "CC0", "UNPACK": "1", "TO": "check", "LABELS": "none"}
         result = run_recipe(tmp_path / "out", **settings)
         manifest = read_manifest(tmp_path / "out" / "unpacked" / "pretrain_train.tsv")
         assert len(manifest) == len(read_manifest(tmp_path / "out" / "data" / "pretrain_train.tsv"))
@@ -583,6 +612,13 @@ class TestRun:
             config = PretrainConfig.load(files, data)
             assert (config.objective.kind, config.encoder.context.num_layers) == (kind, layers)
             assert config.batches.min_seconds <= programs.MIN_DEV_PIECE_SECONDS
+        published = PretrainConfig.load(base[:1], data)
+        quantizer, original = config.objective.quantizer, published.objective.quantizer
+        for share in (0.25, 0.5, 0.69, 1.0):  # the same temperature at the same share of the run
+            temperature = quantizer.temperature(round(share * config.trainer.num_steps))
+            expected = original.temperature(round(share * published.trainer.num_steps))
+            assert temperature == pytest.approx(expected, rel=1e-3)
+        assert quantizer.temperature(config.trainer.num_steps) == 0.5
         for files in ([prompts / "finetune.toml", RECIPE / "small_finetune.toml"], [RECIPE / "base_finetune.toml"]):
             config = FinetuneConfig.load(files, [*data, "init=d"])
             assert config.best_metric == "cer"

@@ -1,0 +1,65 @@
+"""What all run.sh share."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from miniature import RECIPES
+
+STAGES = """
+recipe=$1
+stages=(check pretrain evaluate)
+source "$2"
+"""
+
+
+def run_stages(folder: Path, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe of no more than these lines, in a folder of its own."""
+    command = ["bash", "-euo", "pipefail", "-c", STAGES + program, "run", str(folder), str(RECIPES / "stages.sh")]
+    environment = {"PATH": "/usr/bin:/bin", "OUT": str(folder / "out")} | settings
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("value", ["8x", "0", "-1", "1.5", "08", "1 2", "²"])
+@pytest.mark.parametrize("setting", ["GPUS", "NODES"])
+def test_numbers_of_processes_are_whole(tmp_path: Path, setting: str, value: str) -> None:
+    result = run_stages(tmp_path, "", **{setting: value})
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"error: {setting}={value}: expected a whole number of at least 1\n",
+    )
+
+
+def test_the_last_stage_is_not_before_the_first(tmp_path: Path) -> None:
+    result = run_stages(tmp_path, "", FROM="evaluate", TO="check")
+    expected = "error: TO=check: expected FROM=evaluate or a stage after it, found one before it\n"
+    assert (result.returncode, result.stderr) == (1, expected)
+    assert run_stages(tmp_path, "", FROM="evaluate", TO="evaluate").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_allowed"),
+    [("pretrain", "pretrain", True), ("check", "check", False), ("check", "pretrain", False)],
+)
+def test_several_machines_train_one_stage(tmp_path: Path, first: str, last: str, is_allowed: bool) -> None:
+    result = run_stages(tmp_path, "", NODES="2", HEAD="a", FROM=first, TO=last)
+    expected = "expected one training stage, FROM=TO=pretrain or FROM=TO=finetune"
+    said = f"error: NODES=2: {expected}, found FROM={first} TO={last}\n"
+    assert (result.returncode, result.stderr) == ((0, "") if is_allowed else (1, said))
+
+
+def test_one_of_several_is_one_of_them(tmp_path: Path) -> None:
+    assert run_stages(tmp_path, "require_one_of LABELS 10h 1h 10h").returncode == 0
+    for value in ("1h 10h", "h", "", "*"):
+        result = run_stages(tmp_path, f"require_one_of LABELS '{value}' 1h 10h")
+        assert (result.returncode, result.stderr) == (1, f"error: LABELS={value}: expected one of 1h 10h\n")
+
+
+def test_a_report_is_whole(tmp_path: Path) -> None:
+    report = tmp_path / "an out" / "check.txt"
+    check = f"speechssl=(bash -c 'echo \"a report\"; exit $STATUS'); check '{report}' train.tsv"
+    for status, code, said in (("0", 0, ""), ("137", 137, ""), ("1", 1, "a report\n")):
+        report.unlink(missing_ok=True)
+        result = run_stages(tmp_path, check, STATUS=status)
+        assert (result.returncode, result.stderr) == (code, said)
+        assert report.exists() == (status != "137")
