@@ -217,8 +217,9 @@ def unpack(
     """Decode recordings once, to 16 kHz WAV, where training would do it in every epoch.
 
     Worth its disk space (115 MB an hour) for mp3, Opus, video and rates
-    other than 16 kHz. Copies that are there are kept unless the recording has changed. Recordings that
-    cannot be read are named on stderr, the others are still written.
+    other than 16 kHz. Copies that are there are kept unless the recording
+    has changed. Recordings that cannot be read are named on stderr, the
+    others are still written.
     """
     with exit_on_error():
         from speechssl.data.manifest import read_manifest
