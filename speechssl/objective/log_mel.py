@@ -1,4 +1,4 @@
-"""What a frame sounds like without any learning: the log-mel spectrum of its samples, as a target.
+"""What a frame sounds like without any learning: the log-mel spectrum of its samples or its cepstrum, as a target.
 
 Shapes: B batch, T samples, S frames, F mel bands.
 """
@@ -10,6 +10,8 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.frames import FrameGeometry
 
 _FLOOR = 1e-6  # of the power in a band, so that digital silence has a logarithm
+NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
+REACH = 1  # frames on each side that count with a frame's cepstrum
 _CHANGE = torch.tensor([-0.2, -0.1, 0.0, 0.1, 0.2])  # the slope of a line through five frames
 
 
@@ -31,6 +33,7 @@ class LogMel(nn.Module):
         from librosa.filters import mel  # here, since it is slow to load
 
         self.geometry = geometry
+        self.dim = 2 * num_bands
         num_samples = geometry.receptive_field_samples
         filters = mel(sr=SAMPLE_RATE, n_fft=num_samples, n_mels=num_bands, htk=True, norm=None)
         self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
@@ -64,3 +67,47 @@ class LogMel(nn.Module):
         around = bands[rows, neighbours]  # (B, S, 5, F)
         change = torch.einsum("bsnf,n->bsf", around, _CHANGE.to(bands.device))
         return torch.cat((around[:, :, 2], change), dim=2)
+
+
+class Cepstra(nn.Module):
+    """Mel cepstra and their changes, of each frame and those beside it, standardised over the recording.
+
+    Loudness alone moves all log-mel bands at once, so that clusters of them part frames by it first of all; here every
+    coefficient counts the same.
+
+    Args:
+        geometry: Samples to frames.
+        num_bands: Mel bands F.
+    """
+
+    transform: Tensor
+
+    def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
+        super().__init__()
+        from torchaudio.functional import create_dct
+
+        self.log_mel = LogMel(geometry, num_bands)
+        number = min(NUM_COEFFICIENTS, num_bands)
+        self.register_buffer("transform", create_dct(number, num_bands, "ortho"), persistent=False)
+        self.dim = 2 * number * (2 * REACH + 1)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Analyse recordings, each as it would be alone: as `LogMel`, (B, S, ``dim``)."""
+        spectra = self.log_mel(waveforms, lengths)
+        num_frames = spectra.shape[1]
+        positions = torch.arange(num_frames, device=spectra.device)
+        count = torch.full((len(spectra), 1), num_frames, device=spectra.device)
+        if lengths is not None:
+            count = self.log_mel.geometry.num_frames(lengths)[:, None]
+        with torch.autocast(waveforms.device.type, enabled=False):
+            bands, changes = spectra.chunk(2, dim=2)
+            cepstra = torch.cat((bands @ self.transform, changes @ self.transform), dim=2)
+        valid = (positions < count)[:, :, None]
+        mean = (cepstra * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+        variance = ((cepstra - mean).square() * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+        cepstra = (cepstra - mean) / (variance.sqrt() + 1e-3)
+        around = (positions[:, None] + torch.arange(-REACH, REACH + 1, device=positions.device)).clamp(min=0)
+        around = torch.minimum(around, count[:, :, None] - 1)  # (B, S, 2 REACH + 1)
+        rows = torch.arange(len(cepstra), device=cepstra.device)[:, None, None]
+        return cepstra[rows, around].flatten(2)

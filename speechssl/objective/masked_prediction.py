@@ -20,7 +20,7 @@ from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, weigh_frames
-from speechssl.objective.log_mel import LogMel
+from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.objective import Losses
 
 
@@ -31,6 +31,7 @@ class MaskedPredictionConfig(HidingConfig):
         kind: Says that this section is this objective's.
         num_clusters: Clusters K of spectra.
         num_bands: Mel bands of the spectra.
+        spectra: What is clustered: ``log_mel`` spectra and their changes, or ``cepstra``, standardised.
         fit_seconds: Audio from which the clusters are found.
         comparison_dim: Width E in which context and clusters are compared.
         logit_temperature: Divides the cosine similarities.
@@ -45,6 +46,7 @@ class MaskedPredictionConfig(HidingConfig):
     mask: MaskConfig = MaskConfig(start_prob=0.08)
     num_clusters: int = Field(100, ge=2)
     num_bands: int = Field(40, ge=1)
+    spectra: Literal["log_mel", "cepstra"] = "log_mel"
     fit_seconds: float = Field(1200.0, gt=0)
     comparison_dim: int = Field(256, ge=1)
     logit_temperature: float = Field(0.1, gt=0)
@@ -75,8 +77,8 @@ class MaskedPredictionObjective(nn.Module):
         super().__init__()
         self.config = config
         self.fit_seconds = config.fit_seconds
-        self.spectrum = LogMel(geometry, config.num_bands)
-        self.register_buffer("centres", torch.zeros(config.num_clusters, 2 * config.num_bands))
+        self.spectrum = (Cepstra if config.spectra == "cepstra" else LogMel)(geometry, config.num_bands)
+        self.register_buffer("centres", torch.zeros(config.num_clusters, self.spectrum.dim))
         self.projection = nn.Linear(context_dim, config.comparison_dim)
         self.embeddings = nn.Parameter(torch.rand(config.num_clusters, config.comparison_dim))
 

@@ -3,13 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from torch.nn import functional as F
 
 from speechssl.data.loader import collate_audio
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
-from speechssl.objective.log_mel import LogMel
+from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 
 CONFIG = MaskedPredictionConfig(
@@ -57,6 +58,39 @@ class TestLogMel:
         for row, example in zip(together, examples, strict=True):
             alone = spectrum(torch.from_numpy(example.waveform)[None])[0]
             torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+class TestCepstra:
+    def test_are_standardised_coefficients_of_three_frames(self) -> None:
+        geometry = FrameGeometry((400,), (320,))
+        waveform = torch.randn(1, 8000)
+        found = Cepstra(geometry, 40)(waveform)[0].numpy()
+        bands, changes = LogMel(geometry, 40)(waveform)[0].chunk(2, dim=1)
+        expected = np.concatenate(
+            [scipy.fft.dct(part.numpy(), norm="ortho")[:, :13] for part in (bands, changes)], axis=1
+        )
+        expected = (expected - expected.mean(axis=0)) / (expected.std(axis=0) + 1e-3)
+        assert found.shape == (len(expected), 3 * 26)
+        np.testing.assert_allclose(found[:, 26:52], expected, atol=1e-3)
+        np.testing.assert_allclose(found[1:, :26], expected[:-1], atol=1e-3)
+        np.testing.assert_allclose(found[:-1, 52:], expected[1:], atol=1e-3)
+        np.testing.assert_allclose(found[-1, 52:], expected[-1], atol=1e-3)
+
+    def test_padding_changes_nothing(self, geometry: FrameGeometry, make_examples: Any) -> None:
+        cepstra, examples = Cepstra(geometry, 6), make_examples()
+        audio = collate_audio(examples)
+        together = cepstra(audio.waveforms, audio.lengths)
+        for row, example in zip(together, examples, strict=True):
+            alone = cepstra(torch.from_numpy(example.waveform)[None])[0]
+            torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-3, atol=1e-3)
+
+    def test_are_clustered_if_wished(self, make_encoder: Any, make_examples: Any) -> None:
+        objective = CONFIG.model_copy(update={"spectra": "cepstra"}).build(make_encoder().config)
+        objective.fit((collate_audio([example]) for example in make_examples()), seed=0)
+        assert objective.centres.shape == (7, 3 * 12)
+        audio = collate_audio(make_examples())
+        expected = torch.cdist(objective.spectrum(audio.waveforms, audio.lengths), objective.centres[None])
+        assert torch.equal(objective.targets(audio.waveforms, audio.lengths), expected.argmin(dim=2))
 
 
 class TestTargets:
