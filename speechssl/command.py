@@ -17,7 +17,8 @@ def exit_on_error() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()
     except SpeechSSLError as error:
         print_error(error)
         sys.exit(1)

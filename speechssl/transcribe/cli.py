@@ -143,8 +143,12 @@ def transcribe(
             writer.check(sources)
             pending = sources
         else:
-            how = {"model": _describe_model(model), "split_at_pauses": split_at_pauses, "vad": vad.value}
-            how |= {"words": words}
+            how = {
+                "model": _describe_model(model),
+                "split_at_pauses": split_at_pauses,
+                "vad": vad.value,
+                "words": words,
+            }
             writer = FileWriter(formats, words, output_dir, overwrite, how)
             sources, clashes = own_names(sources)
             pending, finished, refused = _sort_out(sources, writer)

@@ -408,6 +408,21 @@ def test_a_missing_device_is_one_line(model_folder: Path, plant) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_a_closed_stdout_is_needed_for_printing_alone(model_folder: Path, plant, tmp_path: Path) -> None:
+    command = f'{sys.executable} -m speechssl.transcribe.cli --device cpu --model "$0" "$1" "${{@:2}}" >&-'
+    arguments = ["bash", "-c", command, str(model_folder), str(plant("one"))]
+    result = subprocess.run(arguments, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (
+        1,
+        "error: stdout: expected it open, or --output-dir, found it closed\n",
+    )
+    result = subprocess.run(
+        [*arguments, "--output-dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "speech.txt").exists()
+
+
 def test_a_reader_that_leaves_is_no_traceback(model_folder: Path, plant) -> None:
     command = [sys.executable, "-m", "speechssl.transcribe.cli", "--model", str(model_folder), str(plant("one"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
