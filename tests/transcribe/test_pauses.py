@@ -119,7 +119,9 @@ def test_the_command_splits_too(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: object
 ) -> None:
     seen = []
-    monkeypatch.setattr(Transcriber, "_transcribe_pieces", lambda self, blocks, find: seen.append(find) or 1 / 0)
+    monkeypatch.setattr(
+        Transcriber, "_transcribe_pieces", lambda self, blocks, find, seconds: seen.append(find) or 1 / 0
+    )
     soundfile.write(tmp_path / "a.wav", sound(1), RATE)
     arguments = [str(tmp_path / "a.wav"), "--model", str(model_folder), "--device", "cpu", *options]
     result = CliRunner().invoke(app, [*arguments, "--split-at-pauses"])
