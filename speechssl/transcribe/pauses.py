@@ -85,7 +85,7 @@ def _load_silero() -> tuple[Any, Any]:
     finally:
         torch.set_num_threads(num_threads)  # its import sets one
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+        warnings.simplefilter("ignore")  # what it does is deprecated here and there
         return silero_vad.get_speech_timestamps, silero_vad.load_silero_vad()
 
 
