@@ -5,11 +5,11 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim, M hidden fra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from speechssl.config import Config
@@ -61,6 +61,31 @@ class HidingConfig(Config):
     def min_frames(self, geometry: FrameGeometry) -> int:
         """Two, of which one is hidden."""
         return 2
+
+
+class WeighedHidingConfig(HidingConfig):
+    """What the configurations share in which the context of every frame is compared, and visible frames may count.
+
+    Attributes:
+        num_bands: Mel bands of the spectra that targets are made of.
+        comparison_dim: Width in which context and targets are compared.
+        logit_temperature: Divides the cosine similarities.
+        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
+        penalty_weight: Of the mean square of the feature encoder's output.
+    """
+
+    best_metric: ClassVar[str] = "hidden_loss"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
+
+    num_bands: int = Field(40, ge=1)
+    comparison_dim: int = Field(256, ge=1)
+    logit_temperature: float = Field(0.1, gt=0)
+    visible_weight: float = Field(0.0, ge=0)
+    penalty_weight: float = Field(10.0, ge=0)
+
+    def make_collate(self, geometry: FrameGeometry, seed: int) -> "MaskedCollate":
+        """What hides frames."""
+        return MaskedCollate(geometry, self.mask, seed)
 
 
 @dataclass(frozen=True)

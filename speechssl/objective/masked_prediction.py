@@ -8,7 +8,7 @@ Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K 
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,43 +19,26 @@ from speechssl.data.loader import AudioBatch
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, weigh_frames
+from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
 from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.objective import Losses
 
 
-class MaskedPredictionConfig(HidingConfig):
+class MaskedPredictionConfig(WeighedHidingConfig):
     """The objective; masks and comparison are those of HuBERT base.
 
     Attributes:
         kind: Says that this section is this objective's.
         num_clusters: Clusters K of spectra.
-        num_bands: Mel bands of the spectra.
         spectra: What is clustered: ``log_mel`` spectra and their changes, or ``cepstra``, standardised.
         fit_seconds: Audio from which the clusters are found.
-        comparison_dim: Width E in which context and clusters are compared.
-        logit_temperature: Divides the cosine similarities.
-        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
-        penalty_weight: Of the mean square of the feature encoder's output.
     """
-
-    best_metric: ClassVar[str] = "hidden_loss"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
 
     kind: Literal["masked_prediction"] = "masked_prediction"
     mask: MaskConfig = MaskConfig(start_prob=0.08)
     num_clusters: int = Field(100, ge=2)
-    num_bands: int = Field(40, ge=1)
     spectra: Literal["log_mel", "cepstra"] = "log_mel"
     fit_seconds: float = Field(1200.0, gt=0)
-    comparison_dim: int = Field(256, ge=1)
-    logit_temperature: float = Field(0.1, gt=0)
-    visible_weight: float = Field(0.0, ge=0)
-    penalty_weight: float = Field(10.0, ge=0)
-
-    def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
-        """What hides frames."""
-        return MaskedCollate(geometry, self.mask, seed)
 
     def build(self, encoder: EncoderConfig) -> "MaskedPredictionObjective":
         """Clusters and projection for this encoder."""

@@ -7,45 +7,27 @@ small budget stay at chance; and visible frames can count as well. All other fra
 Shapes: B batch, S frames, D model dim, E width of the comparison, F mel bands.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, weigh_frames
+from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
 from speechssl.objective.log_mel import LogMel
 from speechssl.objective.objective import Losses
 
 
-class SpectralContrastConfig(HidingConfig):
+class SpectralContrastConfig(WeighedHidingConfig):
     """The objective; masks and comparison are those of wav2vec 2.0 base.
 
     Attributes:
         kind: Says that this section is this objective's.
-        num_bands: Mel bands F of the spectra.
-        comparison_dim: Width E in which context and spectra are compared.
-        logit_temperature: Divides the cosine similarities.
-        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
-        penalty_weight: Of the mean square of the feature encoder's output.
     """
 
-    best_metric: ClassVar[str] = "hidden_loss"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
-
     kind: Literal["spectral_contrast"] = "spectral_contrast"
-    num_bands: int = Field(40, ge=1)
-    comparison_dim: int = Field(256, ge=1)
-    logit_temperature: float = Field(0.1, gt=0)
-    visible_weight: float = Field(0.0, ge=0)
-    penalty_weight: float = Field(10.0, ge=0)
-
-    def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
-        """What hides frames."""
-        return MaskedCollate(geometry, self.mask, seed)
 
     def build(self, encoder: EncoderConfig) -> "SpectralContrastObjective":
         """Spectra and projections for this encoder."""
