@@ -90,16 +90,18 @@ class FileWriter:
         there = [path for _, path in self._paths(source) if os.path.lexists(path)]
         if self.overwrite or not there:
             return False
-        record, expected = self._records.get(source.name), self._describe(source)
-        if record is None or expected["modified"] is None:
-            raise ConfigError(f"{there[0]}: is there, not known to be of {source.label}; --overwrite replaces it")
-        changed = [key for key in expected if record.get(key) != expected[key]]
-        if changed:
-            key = changed[0]
-            found = f"{key} was {record.get(key)}, now {expected[key]}"
-            if key in ("size", "modified"):
-                found = f"{source.label} has changed since"
-            raise ConfigError(f"{there[0]}: was made otherwise ({found}); --overwrite replaces it")
+        expected = self._describe(source)
+        for path in there:
+            record = self._records.get(self._key(path))
+            if record is None or expected["modified"] is None:
+                raise ConfigError(f"{path}: is there, not known to be of {source.label}; --overwrite replaces it")
+            changed = [key for key in expected if record.get(key) != expected[key]]
+            if changed:
+                key = changed[0]
+                found = f"{key} was {record.get(key)}, now {expected[key]}"
+                if key in ("size", "modified"):
+                    found = f"{source.label} has changed since"
+                raise ConfigError(f"{path}: was made otherwise ({found}); --overwrite replaces it")
         return not self._missing(source)
 
     def write(self, source: "Source", transcript: "Transcript") -> None:
@@ -117,7 +119,8 @@ class FileWriter:
             for _, path in missing:
                 path.unlink(missing_ok=True)
             with (self.folder / RECORD).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"name": source.name} | self._describe(source)) + "\n")
+                for _, path in missing:
+                    file.write(json.dumps({"file": self._key(path)} | self._describe(source)) + "\n")
             for (_, path), content in zip(missing, contents, strict=True):
                 # What a path holds that is no UTF-8 becomes a JSON escape.
                 write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
@@ -133,6 +136,9 @@ class FileWriter:
             text: str = json.loads(paths[Format.JSON].read_text("utf-8"))["text"]
             return text
         return None
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _paths(self, source: "Source") -> list[tuple[Format, Path]]:
         return [(output_format, self.folder / f"{source.name}.{output_format}") for output_format in self.formats]
@@ -150,7 +156,7 @@ class FileWriter:
 
 
 def _read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """The last record of each name; a line that was broken off is left out."""
+    """The last record of each file; a line that was broken off is left out."""
     records: dict[str, dict[str, Any]] = {}
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -161,7 +167,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-            records[record["name"]] = record
+            records[record["file"]] = record
         except (ValueError, TypeError, KeyError):
             continue
     return records

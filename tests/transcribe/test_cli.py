@@ -198,6 +198,16 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(loaded: CTCCheckpoint
     assert (out / "a.txt").read_text() == "one\n"
 
 
+def test_each_format_is_known_by_itself(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    arguments = ["--output-dir", tmp_path / "out", plant("one", "a.wav")]
+    assert run("--model", "m", "--format", "txt,srt", *arguments).exit_code == 0
+    assert run("--model", "other", "--format", "txt", "--overwrite", *arguments).exit_code == 0
+    assert run("--model", "other", "--format", "txt", *arguments).exit_code == 0
+    result = run("--model", "other", "--format", "txt,srt", *arguments)  # the subtitles are still the first model's
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path / 'out' / 'a.srt'}: was made otherwise (model was ")
+
+
 def test_the_second_recording_of_a_name_costs_a_line(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     first, second, third = plant("one", "a.wav"), plant("two", "a.flac"), plant("three", "b.wav")
     result = run("--model", "m", "--output-dir", tmp_path / "out", first, second, third)
