@@ -1,7 +1,7 @@
 """The one training loop: batches to losses to updates to checkpoints."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,6 +27,8 @@ from speechssl.train.distributed import Ranks
 from speechssl.train.metrics import MetricSums, RunLog
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from speechssl.train.reference import Watch
+
+_SMALL = 1_000_000  # convolution weights: below, oneDNN's code for one length costs more than it saves
 
 
 class TrainerConfig(Config):
@@ -132,9 +134,10 @@ def train(
     watch = Watch(config.reference, config.num_steps)
     replica: nn.Module = model
     with (
+        _convolutions(model, config, ranks),
         RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps, watch.remarks)
         if ranks.is_first
-        else nullcontext() as log
+        else nullcontext() as log,
     ):
         for step in range(first_step, config.num_steps):
             if task.set_trainable(step) or step == first_step:
@@ -206,8 +209,30 @@ def _seed_noise(seed: int, number: int) -> None:
 
 
 def _autocast(config: TrainerConfig, ranks: Ranks) -> torch.autocast:
-    precision = config.precision or ("bfloat16" if ranks.device.type == "cuda" else "float32")
-    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=_precision(config, ranks) == torch.bfloat16)
+
+
+def _precision(config: TrainerConfig, ranks: Ranks) -> torch.dtype:
+    default = "bfloat16" if ranks.device.type == "cuda" else "float32"
+    return torch.bfloat16 if (config.precision or default) == "bfloat16" else torch.float32
+
+
+@contextmanager
+def _convolutions(model: nn.Module, config: TrainerConfig, ranks: Ranks) -> Iterator[None]:
+    """Keep oneDNN from the convolutions of a small model that trains in float32 on a CPU.
+
+    It generates machine code for each new length, some milliseconds a layer, and hardly two batches have one length. A
+    small model's convolutions take less time than that; a large one's gain more from faster code than it costs.
+    """
+    number = sum(conv.weight.numel() for conv in model.modules() if isinstance(conv, nn.Conv1d))
+    backend = torch.backends.mkldnn
+    before = bool(backend.enabled)
+    if ranks.device.type == "cpu" and _precision(config, ranks) == torch.float32 and number < _SMALL:
+        backend.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        backend.enabled = before  # type: ignore[assignment]
 
 
 def _divide(gradients: list[Tensor], count: float, ranks: Ranks) -> None:

@@ -269,3 +269,34 @@ def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
         task.model = Precision()
         task.model.expected = expected
         run(task, tmp_path / str(precision), precision=precision)
+
+
+class Convolving(Toy):
+    """Notes whether oneDNN is used in its forward and backward pass."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, 1)
+        self.onednn: list[bool] = []
+
+    def forward(self, batch: TaskBatch, step: int) -> Losses:
+        def note(_: Any = None) -> None:
+            self.onednn.append(bool(torch.backends.mkldnn.enabled))
+
+        losses = super().forward(batch, step)
+        note()
+        losses.sum.register_hook(note)  # type: ignore[no-untyped-call]
+        return losses
+
+
+@pytest.mark.parametrize(
+    ("dim", "precision", "expected"), [(8, None, False), (8, "bfloat16", True), (1024, None, True)], ids=str
+)
+def test_only_small_models_that_train_in_float32_convolve_without_onednn(
+    dim: int, precision: Any, expected: bool, tmp_path: Path
+) -> None:
+    task = ToyTask()
+    task.model = Convolving(dim)
+    run(task, tmp_path, num_steps=1, precision=precision)
+    assert task.model.onednn == [expected, expected]
+    assert torch.backends.mkldnn.enabled
