@@ -155,6 +155,9 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to (B, C', S'); ``lengths`` (B,) are the valid output frames."""
+        if isinstance(self.norm, FrameNorm):  # channels last in memory from here to the next layer's convolution
+            frames: Tensor = self.norm(_convolve(self.conv, x), lengths).transpose(1, 2)
+            return self.activation(frames).transpose(1, 2)
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x, lengths)
@@ -173,3 +176,21 @@ class ConvLayer(nn.Module):
             return self.activation(torch.stack([F.conv1d(row, w, b, conv.stride) for row, w, b in rows]))
 
         return forward
+
+
+def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution of (B, C, S) to (B, C', S').
+
+    If pieces of the input do not overlap, or are of a waveform, they are the rows of one matrix product, whose output is
+    channels last in memory, as a norm over channels wants it: on a CPU that is several times faster.
+    """
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    if not (kernel == stride or conv.in_channels == 1):
+        y: Tensor = conv(x)
+        return y
+    pieces = x.transpose(1, 2).unfold(1, kernel, stride)  # (B, S', C, kernel)
+    weight = conv.weight
+    if conv.in_channels > 1:
+        pieces = pieces.transpose(2, 3)
+        weight = weight.transpose(1, 2)
+    return F.linear(pieces.flatten(2), weight.flatten(1), conv.bias).transpose(1, 2)

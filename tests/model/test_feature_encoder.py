@@ -50,6 +50,24 @@ def test_each_utterance_is_encoded_as_by_the_paper(tiny_config, padded_batch, no
         torch.testing.assert_close(row, reference(encoder, waveform, norms=norm), rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_pieces_that_do_not_overlap_are_encoded_as_by_the_paper(bias: bool) -> None:
+    torch.manual_seed(0)
+    config = FeatureEncoderConfig(
+        dims=(6, 8, 10, 7), kernels=(7, 4, 3, 2), strides=(5, 4, 2, 2), norm="layer", bias=bias
+    )
+    encoder = FeatureEncoder(config)
+    waveforms = torch.randn(2, 1_203)
+    frames = encoder(waveforms)
+    for row, waveform in zip(frames, waveforms, strict=True):
+        torch.testing.assert_close(row, reference(encoder, waveform, norms="layer"), rtol=1e-4, atol=2e-5)
+    gradients = torch.autograd.grad(frames.square().sum(), list(encoder.parameters()))
+    rows = [reference(encoder, waveform, norms="layer").square().sum() for waveform in waveforms]
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad(sum(rows), list(encoder.parameters())), rtol=1e-4, atol=1e-4
+    )
+
+
 @NORMS
 def test_number_of_frames_is_the_geometrys(tiny_config, norm: str) -> None:
     config = make_config(tiny_config, norm)
