@@ -181,7 +181,7 @@ class ConvLayer(nn.Module):
 def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """A convolution of (B, C, S) to (B, C', S').
 
-    If pieces of the input do not overlap, or are of a waveform, they are the rows of one matrix product, whose output is
+    If pieces of the input do not overlap, or are of a waveform, they are the rows of one matrix product. Its output is
     channels last in memory, as a norm over channels wants it: on a CPU that is several times faster.
     """
     (kernel,), (stride,) = conv.kernel_size, conv.stride
