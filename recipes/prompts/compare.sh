@@ -28,9 +28,9 @@ ENCODER=${ENCODER:-$recipe/encoder.toml}
 VARIANT=${VARIANT:-}
 SEEDS=${SEEDS:-0 1 2}
 SEARCH=${SEARCH:-0}
-RATES=${RATES:-1e-3 2.5e-3 5e-3}
+RATES=${RATES:-2.5e-3 5e-3 1e-2}
 JOBS=${JOBS:-1}
-WHOLE_UPDATES=${WHOLE_UPDATES:-6500}
+WHOLE_UPDATES=${WHOLE_UPDATES:-12000}
 data=$OUT/data
 
 PYTHON=${PYTHON:-$(bash "$root/tools/bootstrap.sh")}
