@@ -5,7 +5,7 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim, M hidden fra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from speechssl.config import Config
 from speechssl.data.loader import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
 from speechssl.model.encoder import Frames, SpeechEncoder
+from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.objective import Losses
 
 _HIDE = 2  # the purpose of the generator that hides frames
@@ -67,7 +68,8 @@ class WeighedHidingConfig(HidingConfig):
     """What the configurations share in which the context of every frame is compared, and visible frames may count.
 
     Attributes:
-        num_bands: Mel bands of the spectra that targets are made of.
+        spectra: What targets are made of: ``log_mel`` spectra and their changes, or ``cepstra``, standardised.
+        num_bands: Mel bands of the spectra.
         comparison_dim: Width in which context and targets are compared.
         logit_temperature: Divides the cosine similarities.
         visible_weight: Of a visible frame in the loss, where a hidden one has 1.
@@ -77,6 +79,7 @@ class WeighedHidingConfig(HidingConfig):
     best_metric: ClassVar[str] = "hidden_loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
 
+    spectra: Literal["log_mel", "cepstra"] = "log_mel"
     num_bands: int = Field(40, ge=1)
     comparison_dim: int = Field(256, ge=1)
     logit_temperature: float = Field(0.1, gt=0)
@@ -86,6 +89,10 @@ class WeighedHidingConfig(HidingConfig):
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "MaskedCollate":
         """What hides frames."""
         return MaskedCollate(geometry, self.mask, seed)
+
+    def make_spectrum(self, geometry: FrameGeometry) -> LogMel | Cepstra:
+        """What analyses the samples of each frame."""
+        return (Cepstra if self.spectra == "cepstra" else LogMel)(geometry, self.num_bands)
 
 
 @dataclass(frozen=True)

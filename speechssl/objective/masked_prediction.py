@@ -20,7 +20,6 @@ from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
-from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.objective import Losses
 
 
@@ -30,14 +29,12 @@ class MaskedPredictionConfig(WeighedHidingConfig):
     Attributes:
         kind: Says that this section is this objective's.
         num_clusters: Clusters K of spectra.
-        spectra: What is clustered: ``log_mel`` spectra and their changes, or ``cepstra``, standardised.
         fit_seconds: Audio from which the clusters are found.
     """
 
     kind: Literal["masked_prediction"] = "masked_prediction"
     mask: MaskConfig = MaskConfig(start_prob=0.08)
     num_clusters: int = Field(100, ge=2)
-    spectra: Literal["log_mel", "cepstra"] = "log_mel"
     fit_seconds: float = Field(1200.0, gt=0)
 
     def build(self, encoder: EncoderConfig) -> "MaskedPredictionObjective":
@@ -60,7 +57,7 @@ class MaskedPredictionObjective(nn.Module):
         super().__init__()
         self.config = config
         self.fit_seconds = config.fit_seconds
-        self.spectrum = (Cepstra if config.spectra == "cepstra" else LogMel)(geometry, config.num_bands)
+        self.spectrum = config.make_spectrum(geometry)
         self.register_buffer("centres", torch.zeros(config.num_clusters, self.spectrum.dim))
         self.projection = nn.Linear(context_dim, config.comparison_dim)
         self.embeddings = nn.Parameter(torch.rand(config.num_clusters, config.comparison_dim))

@@ -1,10 +1,10 @@
-"""A contrast against fixed targets: which frame of the recording sounds like that, by its log-mel spectrum?
+"""A contrast against fixed targets: which frame of the recording sounds like that, by its spectrum?
 
 The contrast of wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477) with two differences. What is told
 apart are spectra of exactly the samples a frame sees, behind a learnt linear map, rather than learnt codes, which in a
 small budget stay at chance; and visible frames can count as well. All other frames of the recording are distractors.
 
-Shapes: B batch, S frames, D model dim, E width of the comparison, F mel bands.
+Shapes: B batch, S frames, D model dim, E width of the comparison.
 """
 
 from typing import Literal
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
-from speechssl.objective.log_mel import LogMel
 from speechssl.objective.objective import Losses
 
 
@@ -46,8 +45,8 @@ class SpectralContrastObjective(nn.Module):
     def __init__(self, config: SpectralContrastConfig, geometry: FrameGeometry, context_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.spectrum = LogMel(geometry, config.num_bands)
-        self.target_projection = nn.Linear(2 * config.num_bands, config.comparison_dim)
+        self.spectrum = config.make_spectrum(geometry)
+        self.target_projection = nn.Linear(self.spectrum.dim, config.comparison_dim)
         self.context_projection = nn.Linear(context_dim, config.comparison_dim)
 
     def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:

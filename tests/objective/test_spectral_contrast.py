@@ -11,10 +11,10 @@ from speechssl.objective.spectral_contrast import SpectralContrastConfig, Spectr
 CONFIG = SpectralContrastConfig(mask=MaskConfig(start_prob=0.1, span_frames=3), num_bands=6, comparison_dim=8)
 
 
-@pytest.fixture
-def objective(make_encoder: Any) -> SpectralContrastObjective:
+@pytest.fixture(params=["log_mel", "cepstra"])
+def objective(make_encoder: Any, request: pytest.FixtureRequest) -> SpectralContrastObjective:
     torch.manual_seed(0)
-    return CONFIG.build(make_encoder().config).eval()
+    return CONFIG.model_copy(update={"spectra": request.param}).build(make_encoder().config).eval()
 
 
 @pytest.mark.parametrize("visible_weight", [0.0, 0.5])
