@@ -374,7 +374,7 @@ def assert_gradients() -> Callable[..., None]:
         errors = {name: (found[name] - gradient).norm().item() for name, gradient in expected.items()}
         whole = math.hypot(*norms.values())
         assert 0 < whole < math.inf
-        assert math.hypot(*errors.values()) <= 1e-5 * whole
+        assert math.hypot(*errors.values()) <= 2e-5 * whole
         for name, error in errors.items():
             # Or one part in ten million of the whole, where much cancels: float32 knows no better. The gradient of a
             # key's bias, which adds the same to every score, is rounding alone.

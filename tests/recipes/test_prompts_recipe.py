@@ -58,7 +58,7 @@ def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.Completed
     out, _ = finished
     result = run_recipe(out, *SMALLEST, "--set", "optimizer.learning_rate=0.5", FROM="finetune", TO="finetune")
     assert result.returncode == 1
-    assert "optimizer.learning_rate was 0.0025, now 0.5" in result.stderr
+    assert "optimizer.learning_rate was 0.004, now 0.5" in result.stderr
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
