@@ -1,8 +1,9 @@
 """Masked prediction of fixed targets: to which cluster of spectra does a frame belong?
 
 The first iteration of HuBERT (Hsu et al., 2021, https://arxiv.org/abs/2106.07447), a contrast of the right cluster
-against all others, with two differences: the clusters are of log-mel spectra of exactly the samples a frame sees (or
-of cepstra, which reach into the frames beside it), found when training starts and not written to files, and visible frames can count as well.
+against all others, with two differences. The clusters are of log-mel spectra of exactly the samples a frame sees, or of
+cepstra, which reach into the frames beside it; they are found when training starts and not written to files. And
+visible frames can count as well.
 
 Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K clusters.
 """
