@@ -244,6 +244,7 @@ class _Part(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Read at the position; an error of the file ends what can be read and is kept in `errors`."""
         num_read, wanted = 0, max(0, min(len(buffer), self.size - self.position))
         try:
             if wanted:

@@ -181,6 +181,7 @@ class _Headers:
         self._file.close()
 
     def read(self, paths: Sequence[Path]) -> list[AudioInfo | AudioError]:
+        """The header of each file, or why it has none; what is read for the first time is noted."""
         keys = [_file_key(path) for path in paths]
         unknown = [n for n, key in enumerate(keys) if key not in self._known]
         errors: dict[int, AudioError] = {}

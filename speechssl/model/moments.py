@@ -142,6 +142,7 @@ class _Sums:
         return num_windows
 
     def moments(self) -> WaveformMoments:
+        """Those of everything counted so far."""
         count, num_windows = self.num_samples.clamp(min=1), self.num_windows.clamp(min=1)[:, None]
         mean, window_mean = self.sample_sum / count, self.window_sum / num_windows
         return WaveformMoments(

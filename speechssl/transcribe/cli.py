@@ -192,6 +192,7 @@ class _Run:
     seconds: float = 0.0
 
     def describe(self) -> str:
+        """The line."""
         parts = [f"{self.num_files} file{'' if self.num_files == 1 else 's'}", f"{self.num_failed} failed"]
         if self.num_finished:
             parts.append(f"{self.num_finished} finished before")
