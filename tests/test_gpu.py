@@ -183,7 +183,7 @@ def build_ctc(config: PretrainConfig, lengths: Sequence[float]) -> tuple[Finetun
     encoder, vocabulary = config.encoder, Vocabulary.from_texts(["abc"])
     collate = LabelledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, RegularizationConfig(), 0)
     torch.manual_seed(0)
-    return FinetuneModel(CTCModel(encoder, len(vocabulary))).train(), collate(noises(lengths))
+    return FinetuneModel(CTCModel(encoder, len(vocabulary)), RegularizationConfig()).train(), collate(noises(lengths))
 
 
 def assert_bfloat16_is_near(model: nn.Module, batch: TaskBatch, device: str, tolerance: float) -> None:

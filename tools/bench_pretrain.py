@@ -50,7 +50,7 @@ from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: 
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses  # noqa: E402
 from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
-from speechssl.train.labelled import LabelledBatch, LabelledCollate  # noqa: E402
+from speechssl.train.labelled import LabelledBatch, LabelledCollate, RegularizationConfig  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
 from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402
 
@@ -228,7 +228,7 @@ class FinetuneCase(Case):
         return self.config.regularization.apply(self.pretraining.encoder)
 
     def build_ours(self) -> FinetuneModel:
-        model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)))
+        model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)), RegularizationConfig())
         model.ctc.encoder.feature_encoder.requires_grad_(False)
         return model
 

@@ -1,6 +1,6 @@
 """Connectionist temporal classification (Graves et al., 2006): head, loss and greedy path.
 
-Shapes: B batch, T samples, S frames, D model dim, V symbols.
+Shapes: B batch, T samples, S frames, D model dim, V symbols, W views.
 """
 
 from collections.abc import Sequence
@@ -75,11 +75,17 @@ class CTCModel(nn.Module):
         Args:
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
-            mask: (B, S) bool, frames hidden from the context network.
-            channel_mask: (B, the encoder's mask_dim) bool, channels set to zero.
+            mask: (B, S) bool, frames hidden from the context network; or (W B, S) for W views of the batch, one after
+                another, for which the feature encoder runs once.
+            channel_mask: (B or W B, the encoder's mask_dim) bool, channels set to zero.
             moments: As for ``extract_frames``.
+
+        Returns:
+            As many rows as there are masks.
         """
         frames = self.encoder.extract_frames(waveforms, lengths, moments=moments)
+        if mask is not None:
+            frames = frames.repeated(len(mask) // len(waveforms))
         context = self.encoder.contextualise(frames, mask, channel_mask)
         with torch.autocast(context.device.type, enabled=False):
             log_probs = self.head(context.float()).log_softmax(dim=2)
@@ -110,6 +116,29 @@ def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tens
             blank=BLANK_ID,
             reduction="none",
         )
+
+
+def consistency_losses(output: CTCOutput) -> Tensor:
+    """How far what the model says of two views of the same recordings is apart (CR-CTC).
+
+    Half the sum, over frames, of the Kullback-Leibler divergences of either view's distribution from the other's, which
+    is taken as given and sends no gradient (Yao et al., 2025, https://arxiv.org/abs/2410.05101).
+
+    Args:
+        output: Of 2 B rows, the views one after another.
+
+    Returns:
+        (B,) float32 in nats.
+    """
+    first, second = output.log_probs.chunk(2)
+    num_frames = output.frame_lengths[: len(first), None]
+    valid = torch.arange(first.shape[1], device=first.device) < num_frames
+    apart = _divergence(first, second) + _divergence(second, first)
+    return (apart * valid).sum(dim=1) / 2
+
+
+def _divergence(found: Tensor, given: Tensor) -> Tensor:
+    return F.kl_div(found, given.detach(), reduction="none", log_target=True).sum(dim=2)
 
 
 def greedy_paths(output: CTCOutput) -> list[list[PathToken]]:

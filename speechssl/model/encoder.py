@@ -53,6 +53,13 @@ class Frames:
     lengths: Tensor | None
     energy: Tensor
 
+    def repeated(self, times: int) -> "Frames":
+        """The whole batch that many times, one after another."""
+        if times == 1:
+            return self
+        lengths = None if self.lengths is None else self.lengths.repeat(times)
+        return Frames(self.values.repeat(times, 1, 1), lengths, self.energy.repeat(times))
+
 
 @dataclass(frozen=True)
 class Encoded:

@@ -21,7 +21,7 @@ from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.text import Vocabulary
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.model.ctc import CTCModel, CTCOutput, ctc_losses, greedy_paths
+from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses, greedy_paths
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses
 from speechssl.scoring import score
@@ -63,19 +63,31 @@ class FinetuneConfig(RunConfig):
 
 
 class FinetuneModel(nn.Module):
-    """A CTC model with its loss."""
+    """A CTC model with its loss.
 
-    def __init__(self, ctc: CTCModel) -> None:
+    Args:
+        ctc: The model.
+        regularization: Says how many views of a batch there are and what their consistency weighs.
+    """
+
+    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig) -> None:
         super().__init__()
         self.ctc = ctc
+        self.num_views = regularization.num_views
+        self.consistency = regularization.consistency
 
     def forward(self, batch: LabelledBatch, step: int) -> Losses:
-        """The CTC loss, summed over utterances."""
+        """The CTC loss and what the views are apart, summed over utterances; of views the mean."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
-        total = ctc_losses(output, batch.labels, batch.label_lengths).sum()
+        labels, lengths = batch.labels.repeat(self.num_views), batch.label_lengths.repeat(self.num_views)
+        total = ctc_losses(output, labels, lengths).sum() / self.num_views
         # A part beside the loss that utterances of all lengths share.
-        per_label = total.detach() * len(batch.texts) / batch.label_lengths.sum()
-        return Losses(total, len(batch.texts), {"loss_per_label": per_label})
+        parts = {"loss_per_label": total.detach() * len(batch.texts) / batch.label_lengths.sum()}
+        if self.consistency:
+            apart = consistency_losses(output).sum()
+            parts["consistency"] = apart.detach()
+            total = total + self.consistency * apart
+        return Losses(total, len(batch.texts), parts)
 
 
 class FinetuneTask(CorpusTask[LabelledBatch]):
@@ -110,7 +122,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
         self.best_metric: str = config.best_metric
         self.vocabulary = vocabulary
         self.past_data = past_data
-        self.model = FinetuneModel(ctc)
+        self.model = FinetuneModel(ctc, regularization)
         self._trains_encoder: bool | None = None
 
     def set_trainable(self, step: int) -> bool:

@@ -31,6 +31,9 @@ class RegularizationConfig(Config):
         activation_dropout: Inside feed-forward parts.
         input_dropout: On the projected frames.
         layer_drop: Share of the layers left out.
+        consistency: Unless it is 0, each batch goes through the context network twice, with masks and dropouts of its
+            own each time; the loss is the mean CTC loss of both, plus this times how far they are apart (CR-CTC, Yao et
+            al., 2025, https://arxiv.org/abs/2410.05101, with 0.2 and more time masks than usual).
 
     A causal context network has ``dropout`` alone of the five.
     """
@@ -43,6 +46,12 @@ class RegularizationConfig(Config):
     activation_dropout: float = Field(0.1, ge=0, lt=1)
     input_dropout: float = Field(0.0, ge=0, lt=1)
     layer_drop: float = Field(0.1, ge=0, lt=1)
+    consistency: float = Field(0.0, ge=0)
+
+    @property
+    def num_views(self) -> int:
+        """How often the context network sees each batch."""
+        return 2 if self.consistency else 1
 
     @model_validator(mode="after")
     def _has_speeds(self) -> Self:
@@ -66,8 +75,8 @@ class LabelledBatch(TaskBatch):
     Attributes:
         labels: (sum of label_lengths,) int64, one utterance after another.
         label_lengths: (B,) int64.
-        mask: (B, S) bool, True = hidden.
-        channel_mask: (B, the encoder's mask_dim) bool, True = zero.
+        mask: (W B, S) bool, True = hidden, for W views of the batch one after another.
+        channel_mask: (W B, the encoder's mask_dim) bool, True = zero.
         texts: The transcripts.
     """
 
@@ -104,20 +113,23 @@ class LabelledCollate:
             speeds = self.regularization.speeds
             examples = [self._at_some_speed(*pair, speeds) for pair in zip(examples, labels, strict=True)]
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
-        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
-        channel_mask = torch.zeros(len(examples), self.mask_dim, dtype=torch.bool)
+        num_views = 1 if self.regularization is None else self.regularization.num_views
+        mask = torch.zeros(num_views, len(examples), max(lengths), dtype=torch.bool)
+        channel_mask = torch.zeros(num_views, len(examples), self.mask_dim, dtype=torch.bool)
         if self.regularization is not None:
-            for row, channel_row, length, example in zip(mask, channel_mask, lengths, examples, strict=True):
+            for row, (length, example) in enumerate(zip(lengths, examples, strict=True)):
                 generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
-                row[:length] = torch.from_numpy(draw_mask(length, self.regularization.time_mask, generator))
-                channels = draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
-                channel_row[:] = torch.from_numpy(channels)
+                for view in range(num_views):
+                    frames = draw_mask(length, self.regularization.time_mask, generator)
+                    channels = draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
+                    mask[view, row, :length] = torch.from_numpy(frames)
+                    channel_mask[view, row] = torch.from_numpy(channels)
         return LabelledBatch(
             audio=collate_audio(examples),
             labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
             label_lengths=torch.tensor([len(row) for row in labels]),
-            mask=mask,
-            channel_mask=channel_mask,
+            mask=mask.flatten(0, 1),
+            channel_mask=channel_mask.flatten(0, 1),
             texts=texts,
         )
 

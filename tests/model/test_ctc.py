@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.model.ctc import CTCModel, CTCOutput, PathToken, ctc_losses, greedy_paths
+from speechssl.model.ctc import CTCModel, CTCOutput, PathToken, consistency_losses, ctc_losses, greedy_paths
 
 NUM_SYMBOLS = 7
 KINDS = pytest.mark.parametrize(
@@ -77,6 +77,27 @@ class TestLoss:
                 assert not parameter.grad.any(), "nothing is hidden"
             elif not name.endswith("key.bias"):  # which softmax does not notice
                 assert parameter.grad.any(), name
+
+
+class TestConsistency:
+    ONE, OTHER = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), torch.tensor([[0.25, 0.25, 0.5], [0.1, 0.8, 0.1]])
+
+    def test_is_half_the_divergences_both_ways(self) -> None:
+        wanted = 0.5 * (0.25 * math.log(2) + 0.25 * math.log(2))  # from either side 0.5 ln 2 - 0.25 ln 2 in one frame
+        rows = [self.ONE[:1], self.ONE, self.OTHER[:1], self.OTHER]  # the first is padded by garbage
+        assert consistency_losses(make_output(*rows)).tolist() == pytest.approx([wanted, wanted])
+
+    def test_is_none_between_a_view_and_itself(self) -> None:
+        assert consistency_losses(make_output(self.ONE, self.ONE)).tolist() == [0]
+
+    def test_pulls_each_view_towards_the_other_as_given(self) -> None:
+        logits = torch.stack((self.ONE, self.OTHER)).log().requires_grad_()
+        output = CTCOutput(logits.log_softmax(dim=2), torch.tensor([2, 2]))
+        consistency_losses(output).sum().backward()
+        assert logits.grad is not None
+        # Of a divergence from a fixed distribution the gradient is the difference of both.
+        torch.testing.assert_close(logits.grad[0], (self.ONE - self.OTHER) / 2)
+        torch.testing.assert_close(logits.grad[1], (self.OTHER - self.ONE) / 2)
 
 
 class TestGreedyPath:
@@ -151,6 +172,20 @@ class TestModel:
             assert [PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in paths[row]] == [
                 PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in path
             ]
+
+    def test_views_are_as_if_each_mask_had_come_alone(self, tiny_config, padded_batch) -> None:
+        model = self.make_model(tiny_config())
+        waveforms, lengths = padded_batch
+        masks, channel_masks = torch.rand(2, 5, 49) < 0.3, torch.rand(2, 5, 32) < 0.2
+        calls = []
+        model.encoder.feature_encoder.register_forward_hook(lambda *call: calls.append(call))
+        both = model(waveforms, lengths, masks.flatten(0, 1), channel_masks.flatten(0, 1))
+        assert len(calls) == 1
+        alone = [model(waveforms, lengths, *pair) for pair in zip(masks, channel_masks, strict=True)]
+        for rows, view in zip(both.log_probs.chunk(2), alone, strict=True):
+            torch.testing.assert_close(rows, view.log_probs, rtol=1e-4, atol=1e-4)
+        assert both.frame_lengths.tolist() == 2 * [29, 49, 1, 21, 49]
+        assert not torch.allclose(alone[0].log_probs, alone[1].log_probs, atol=1e-2)
 
     def test_scores_are_probabilities_in_float32_even_under_autocast(self, tiny_config, padded_batch) -> None:
         model = self.make_model(tiny_config())

@@ -14,9 +14,10 @@ from speechssl.checkpoint.native import load_ctc, load_description, load_encoder
 from speechssl.data.manifest import read_manifest, read_utterance, write_manifest
 from speechssl.data.text import Vocabulary
 from speechssl.errors import CheckpointError, ConfigError, ManifestError, TrainingError
-from speechssl.model.ctc import CTCModel, greedy_paths
+from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses, greedy_paths
 from speechssl.train.distributed import Ranks
 from speechssl.train.finetune import FinetuneConfig, FinetuneTask, finetune
+from speechssl.train.labelled import LabelledBatch
 from speechssl.train.metrics import read_log
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -213,6 +214,41 @@ def test_masks_are_drawn_for_each_utterance_and_epoch_and_only_for_training(
     task.model.eval()
     task.evaluate(batch, 0)
     assert [tuple(mask is not None for mask in masks) for masks in seen] == [(True, True), (False, False)]
+
+
+def test_two_views_are_trained_to_agree(corpus: Any) -> None:
+    overrides = ("regularization.time_mask.min_spans=2", "regularization.channel_mask.min_spans=2")
+
+    def make(consistency: float) -> tuple[FinetuneTask, LabelledBatch]:
+        task = make_task(
+            corpus.finetune_config(*overrides, f"regularization.consistency={consistency}", stage="scratch")
+        )
+        task.model.eval()  # no noise but the masks
+        torch.nn.init.normal_(task.model.ctc.head.weight)
+        return task, next(task.train_batches([0], pin_memory=False))
+
+    task, batch = make(0.5)
+    audio, number = batch.audio, len(batch.texts)
+    views = [
+        task.model.ctc(audio.waveforms, audio.lengths, *pair)
+        for pair in zip(batch.mask.chunk(2), batch.channel_mask.chunk(2), strict=True)
+    ]
+    ctc = sum(ctc_losses(view, batch.labels, batch.label_lengths).sum().item() for view in views) / 2
+    output = CTCOutput(torch.cat([view.log_probs for view in views]), torch.cat([view.frame_lengths for view in views]))
+    apart = consistency_losses(output).sum().item()
+    assert apart > 1
+    losses = task.model(batch, 0)
+    assert losses.count == number
+    assert losses.sum.item() == pytest.approx(ctc + 0.5 * apart, rel=1e-4)
+    assert losses.parts["consistency"].item() == pytest.approx(apart, rel=1e-4)
+    assert losses.parts["loss_per_label"].item() == pytest.approx(
+        ctc * number / int(batch.label_lengths.sum()), rel=1e-4
+    )
+
+    task, batch = make(0.0)
+    losses = task.model(batch, 0)
+    assert set(losses.parts) == {"loss_per_label"}
+    assert len(batch.mask) == len(batch.texts)
 
 
 def test_masks_never_hide_padding(corpus: Any) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from speechssl.data.loader import Example
 from speechssl.data.text import Vocabulary
-from speechssl.frames import FrameGeometry
+from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.train.labelled import LabelledCollate, RegularizationConfig
 
 VOCABULARY = Vocabulary.from_texts(["abcd"])
@@ -58,3 +58,19 @@ def test_without_regularization_nothing_is_changed_or_hidden() -> None:
     assert not batch.mask.any()
     assert not batch.channel_mask.any()
     assert batch.texts == ("ab", "cd")
+
+
+def test_views_have_masks_of_their_own() -> None:
+    hides = {
+        "time_mask": MaskConfig(start_prob=0.1, span_frames=3),
+        "channel_mask": MaskConfig(start_prob=0.1, span_frames=2),
+    }
+    one = make_collate(RegularizationConfig(**hides))(make_examples(["ab"] * 6))
+    two = make_collate(RegularizationConfig(consistency=0.2, **hides))(make_examples(["ab"] * 6))
+    for single, masks in ((one.mask, two.mask), (one.channel_mask, two.channel_mask)):
+        first, second = masks.chunk(2)
+        assert torch.equal(first, single)
+        assert all(row.any() for row in second)
+        assert (first != second).any(dim=1).sum() > 3
+    assert two.audio.waveforms.shape == one.audio.waveforms.shape
+    assert two.label_lengths.tolist() == one.label_lengths.tolist()
