@@ -58,9 +58,10 @@ class Recording:
         self.source, self._name = source, _name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
+        self._is_silent = False
 
     def __iter__(self) -> Iterator[Waveform]:
-        """Yield (n,) float32 blocks; silence is a warning.
+        """Yield (n,) float32 blocks; silence is a warning, the first time.
 
         Raises:
             AudioError: as for `read_audio`, or the recording ends before the start.
@@ -70,7 +71,8 @@ class Recording:
             for block in resample_blocks(self._blocks(opened), opened.sample_rate):
                 peak = max(peak, _peak(block))
                 yield block
-            if peak < SILENCE_PEAK:
+            if peak < SILENCE_PEAK and not self._is_silent:
+                self._is_silent = True
                 warnings.warn(f"{opened.name}: silence", stacklevel=2)
 
     def _rewound(self) -> Source:
