@@ -1,24 +1,18 @@
 """Recordings in any common format, rate and number of channels -> mono float32 waveforms at 16 kHz."""
 
-import io
 import math
-import os
-import re
-import stat
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from speechssl.data.container import expected_bytes, states_mp3_length
-from speechssl.data.pyav import AVStream, open_with_av
+from speechssl.data.pyav import AVStream
+from speechssl.data.source import OpenedRecording, Source, open_recording, seeks, source_name
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -26,15 +20,11 @@ SILENCE_PEAK = 1e-4
 """A recording that never exceeds this (-80 dBFS, three steps of 16 bits) is silence."""
 
 _MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
-_MIN_SAMPLE_RATE = 1000  # less is a broken header, and a second of it would become an hour
 _BLOCK_SAMPLES = 1 << 18  # mixed down at once: a long recording with many channels is never in memory as a whole
-_SPOOL_BYTES = 1 << 24  # of what cannot seek, kept in memory; more goes into a temporary file
-_BUFFER_BYTES = 1 << 16
 _MAX_CHANNELS = 8  # more rows than this are samples
 _PCM_SCALES = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
 
 Waveform = npt.NDArray[np.float32]
-Source = str | os.PathLike[str] | BinaryIO
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,9 @@ def audio_info(source: Source) -> AudioInfo:
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
     """
-    with _open(source, _name(source)) as recording:
+    with open_recording(source, source_name(source)) as recording:
         content, num_samples = recording.content, recording.num_samples
-        _check_complete(recording)
+        recording.check_complete()
         if isinstance(content, AVStream):
             num_samples = sum(map(len, content.blocks))
         if not num_samples:
@@ -100,8 +90,8 @@ def read_audio(
     """
     samples, rate = read_span(source, start=start, num_samples=num_samples, channel=channel)
     if sample_rate is not None and rate != sample_rate:
-        raise AudioError(f"{_name(source)}: expected {sample_rate} samples a second, found {rate}")
-    return _to_16_khz(_name(source), samples, rate)
+        raise AudioError(f"{source_name(source)}: expected {sample_rate} samples a second, found {rate}")
+    return _to_16_khz(source_name(source), samples, rate)
 
 
 def read_span(
@@ -120,9 +110,10 @@ def read_span(
     Raises:
         AudioError: as for `read_audio`.
     """
+    name = source_name(source)
     if start < 0 or (num_samples is not None and num_samples < 1):
-        raise AudioError(f"{_name(source)}: expected a span inside the recording, found {num_samples} from {start}")
-    with _open(source, _name(source)) as recording:
+        raise AudioError(f"{name}: expected a span inside the recording, found {num_samples} from {start}")
+    with open_recording(source, name) as recording:
         return _read(recording, start, num_samples, channel), recording.sample_rate
 
 
@@ -181,7 +172,7 @@ def mono_samples(samples: Any) -> Waveform:
     if waveform.ndim == 2:
         is_channels_first = waveform.shape[1] > max(waveform.shape[0], _MAX_CHANNELS)
         waveform = waveform.mean(axis=0 if is_channels_first else 1)
-    _check_values(name, waveform)
+    check_values(name, waveform)
     return waveform
 
 
@@ -199,7 +190,7 @@ def resampled_length(num_samples: int, sample_rate: int) -> int:
 
 
 def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
-    if _peak(samples) < SILENCE_PEAK:
+    if peak_of(samples) < SILENCE_PEAK:
         warnings.warn(f"{name}: silence", stacklevel=3)
     if sample_rate == SAMPLE_RATE:
         return samples
@@ -210,210 +201,16 @@ def _to_16_khz(name: str, samples: Waveform, sample_rate: int) -> Waveform:
     return np.pad(resampled[:length], (0, max(length - len(resampled), 0)))
 
 
-def _name(source: Source) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "stream"  # temporary files and pipes have numbers
-
-
-class _Part(io.RawIOBase):
-    """A part of a file object as a file with a position of its own, so that any number can be read at a time.
-
-    It ends where reading fails, because libsndfile cannot be told; what failed is in `errors`.
-    """
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self.file, self.start, self.size = file, start, size
-        self.position = 0
-        self.errors: list[Exception] = []
-
-    def opened(self) -> BinaryIO:
-        part = _Part(self.file, self.start, self.size)
-        part.errors = self.errors
-        return io.BufferedReader(part, _BUFFER_BYTES)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.position = max(0, (0, self.position, self.size)[whence] + offset)
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read at the position; an error of the file ends what can be read and is kept in `errors`."""
-        num_read, wanted = 0, max(0, min(len(buffer), self.size - self.position))
-        try:
-            if wanted:
-                self.file.seek(self.start + self.position)
-            while num_read < wanted and (block := self.file.read(wanted - num_read)):
-                buffer[num_read : num_read + len(block)] = block
-                num_read += len(block)
-        except (OSError, ValueError, TypeError) as error:
-            self.errors.append(error)
-        self.position += num_read
-        return num_read
-
-
-@dataclass(frozen=True)
-class _Recording:
-    """An opened recording: libsndfile's, or what PyAV decodes; then the number of samples is not known."""
-
-    name: str
-    file: str | _Part
-    sample_rate: int
-    num_channels: int
-    num_samples: int
-    content: soundfile.SoundFile | AVStream
-
-
-@contextmanager
-def _open(source: Source, name: str) -> Iterator[_Recording]:
-    with ExitStack() as stack:
-        with _translated(name):
-            file = _locate(name, source, stack)
-        try:
-            yield _opened_recording(name, file, stack)
-        except AudioError:
-            _check_read(name, file)  # what follows from it says less
-            raise
-        _check_read(name, file)
-
-
-def _opened_recording(name: str, file: str | _Part, stack: ExitStack) -> _Recording:
-    sound = _open_with_libsndfile(file)
-    if sound is None:
-        stream = stack.enter_context(open_with_av(name, file if isinstance(file, str) else file.opened()))
-        recording = _Recording(name, file, stream.sample_rate, stream.num_channels, 0, stream)
-    else:
-        stack.enter_context(sound)
-        recording = _Recording(name, file, sound.samplerate, sound.channels, sound.frames, sound)
-    rate = recording.sample_rate
-    if rate < _MIN_SAMPLE_RATE:
-        raise AudioError(f"{name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
-    return recording
-
-
-def _check_read(name: str, file: str | _Part) -> None:
-    if isinstance(file, _Part) and file.errors:
-        with _translated(name):
-            raise file.errors[0]
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Errors of opening and reading files, as those of the recording."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise AudioError(f"{name}: expected an audio file, found none") from None
-    except (OSError, ValueError, TypeError) as error:  # ValueError: a closed file, or a zero byte in the path
-        raise AudioError(f"{name}: expected an audio file: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _locate(name: str, source: Source, stack: ExitStack) -> str | _Part:
-    """The recording's path or, when a path would not do, the part of a file that it is; the stack closes that."""
-    if _is_pipe(source):
-        return _rest(name, stack.enter_context(_spooled(name, source)))
-    if not isinstance(source, str | os.PathLike):
-        stack.callback(_leave_at_end, source)
-        return _rest(name, source)
-    path = os.fspath(source)
-    if not Path(path).exists() and (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)):
-        archive = Path(member[1])
-        return _archive_member(name, stack.enter_context(archive.open("rb")), int(member[2]), int(member[3]))
-    status = Path(path).stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{name}: expected an audio file, found a folder")
-    if not status.st_size:
-        raise AudioError(f"{name}: expected audio, found an empty file")
-    return path
-
-
-def _is_pipe(source: Source) -> bool:
-    """Whether it is a pipe, or an object that does not seek."""
-    if not isinstance(source, str | os.PathLike):
-        seekable = getattr(source, "seekable", None)
-        return seekable is None or not seekable()
-    with suppress(OSError, ValueError):
-        mode = Path(source).stat().st_mode
-        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-    return False
-
-
-def _spooled(name: str, source: Source) -> BinaryIO:
-    """A copy of what can be read only once; it is in memory if it is small, and gone when it is closed."""
-    copy = cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
-    with Path(source).open("rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
-        while block := file.read(_BUFFER_BYTES):
-            _check_binary(name, block)
-            copy.write(block)
-    copy.seek(0)
-    return copy
-
-
-def _rest(name: str, file: BinaryIO) -> _Part:
-    """All of a file object from where it stands."""
-    start = file.tell()
-    _check_binary(name, file.read(0))
-    file.seek(0, os.SEEK_END)
-    size = file.tell() - start
-    if size <= 0:
-        raise AudioError(f"{name}: expected audio, found an empty file")
-    return _Part(file, start, size)
-
-
-def _check_binary(name: str, content: object) -> None:
-    if not isinstance(content, bytes):
-        raise AudioError(f"{name}: expected a file opened in binary mode, found {type(content).__name__}")
-
-
-def _leave_at_end(file: BinaryIO) -> None:
-    with suppress(OSError, ValueError):  # its owner may have closed it
-        file.seek(0, os.SEEK_END)
-
-
-def _archive_member(name: str, archive: BinaryIO, offset: int, size: int) -> _Part:
-    found = max(0, archive.seek(0, os.SEEK_END) - offset)
-    if found < size:
-        raise AudioError(f"{name}: expected {size} bytes from byte {offset} on, found {found}")
-    if not size:
-        raise AudioError(f"{name}: expected audio, found an empty file")
-    return _Part(archive, offset, size)
-
-
-def _open_with_libsndfile(file: str | _Part) -> soundfile.SoundFile | None:
-    """The opened recording; None if libsndfile does not know the format or its length."""
-    try:
-        # As bytes, because a name need not be UTF-8.
-        sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file.opened())  # type: ignore[arg-type]
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
-        return None
-    if sound.frames > 2**62:  # FLAC written to a pipe
-        return None
-    if sound.format == "MP3":
-        with _opened(file) as stream:
-            return sound if states_mp3_length(stream) else None
-    return sound
-
-
-def _opened(file: str | _Part) -> BinaryIO:
-    return Path(file).open("rb") if isinstance(file, str) else file.opened()
-
-
-def _read(recording: _Recording, start: int, num_samples: int | None, channel: int | None) -> Waveform:
+def _read(recording: OpenedRecording, start: int, num_samples: int | None, channel: int | None) -> Waveform:
     """A span as mono samples at the recording's own rate; None as the number means until the end."""
     name, content = recording.name, recording.content
-    _check_channel(recording, channel)
+    recording.check_channel(channel)
     if num_samples is None:
-        _check_complete(recording)
+        recording.check_complete()
     samples = np.empty(0, np.float32)
     if isinstance(content, AVStream):
         stop = math.inf if num_samples is None else start + num_samples
-        parts = [_mix(part, channel) for part in _cut(content.blocks, start, stop)]
+        parts = [mix(part, channel) for part in cut(content.blocks, start, stop)]
         samples = np.concatenate(parts) if parts else samples
         wanted = len(samples) if num_samples is None else num_samples
         available = len(samples)
@@ -427,16 +224,11 @@ def _read(recording: _Recording, start: int, num_samples: int | None, channel: i
         raise AudioError(f"{name}: expected {wanted} samples{at}, found {len(samples) or available}")
     if not len(samples):
         raise AudioError(f"{name}: expected audio, found 0 samples")
-    _check_values(name, samples)
+    check_values(name, samples)
     return samples
 
 
-def _check_channel(recording: _Recording, channel: int | None) -> None:
-    if channel is not None and not 1 <= channel <= recording.num_channels:
-        raise AudioError(f"{recording.name}: expected a channel from 1 to {recording.num_channels}, found {channel}")
-
-
-def _cut(blocks: Iterable[npt.NDArray[np.float32]], start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
+def cut(blocks: Iterable[npt.NDArray[np.float32]], start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
     """The samples [start, stop) of a recording in (n, channels) blocks, no more of which are decoded."""
     position = 0
     for block in blocks:
@@ -450,8 +242,8 @@ def _cut(blocks: Iterable[npt.NDArray[np.float32]], start: int, stop: float) -> 
 
 def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples: int, channel: int | None) -> Waveform:
     try:
-        if not _seeks(sound):
-            return _mix(sound.read(start + num_samples, dtype="float32", always_2d=True)[start:], channel)
+        if not seeks(sound):
+            return mix(sound.read(start + num_samples, dtype="float32", always_2d=True)[start:], channel)
         sound.seek(start)
         samples = np.empty(num_samples, np.float32)
         num_read = 0
@@ -459,7 +251,7 @@ def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples:
             block = sound.read(min(_BLOCK_SAMPLES, num_samples - num_read), dtype="float32", always_2d=True)
             if not len(block):
                 break
-            samples[num_read : num_read + len(block)] = _mix(block, channel)
+            samples[num_read : num_read + len(block)] = mix(block, channel)
             num_read += len(block)
         return samples[:num_read]
     except soundfile.LibsndfileError as error:
@@ -469,25 +261,18 @@ def _read_frames(name: str, sound: soundfile.SoundFile, start: int, num_samples:
         raise AudioError(f"{name}: expected audio that fits into memory, found {num_samples} samples") from None
 
 
-def _seeks(sound: soundfile.SoundFile) -> bool:
-    """Whether it goes where it should: not in GSM, and in MP3 by guess, after each read too, so that it can miss."""
-    return sound.format != "MP3" and sound.seekable()
-
-
-def _mix(block: npt.NDArray[Any], channel: int | None) -> Waveform:
+def mix(block: npt.NDArray[Any], channel: int | None) -> Waveform:
     """One of the channels, counted from 1, or the mean of all: (T, channels) to (T,)."""
     return np.asarray(block.mean(axis=1) if channel is None else block[:, channel - 1], np.float32)
 
 
-def _check_complete(recording: _Recording) -> None:
-    with _opened(recording.file) as stream:
-        expected, found = expected_bytes(stream), stream.seek(0, os.SEEK_END)
-    if found < expected:
-        raise AudioError(f"{recording.name}: expected {expected} bytes, found {found}: the file is cut off")
+def check_values(name: str, samples: Waveform) -> None:
+    """Refuse samples (T,) that are not finite or that only integers taken for floats can be.
 
-
-def _check_values(name: str, samples: Waveform) -> None:
-    peak = _peak(samples)
+    Raises:
+        AudioError: there is one; it names the recording.
+    """
+    peak = peak_of(samples)
     if not np.isfinite(peak):
         at = int(np.argmin(np.isfinite(samples)))
         raise AudioError(f"{name}: expected finite samples, found {samples[at]} at sample {at}")
@@ -495,6 +280,6 @@ def _check_values(name: str, samples: Waveform) -> None:
         raise AudioError(f"{name}: expected samples in [-1, 1], found a peak of {peak:g}")
 
 
-def _peak(samples: Waveform) -> float:
+def peak_of(samples: Waveform) -> float:
     """The largest magnitude, without a copy of the samples; not finite if one of them is not."""
     return float(np.maximum(samples.max(), -samples.min()))

@@ -13,24 +13,24 @@ import soundfile
 from speechssl.data.audio import (
     SAMPLE_RATE,
     SILENCE_PEAK,
-    Source,
     Waveform,
-    _check_channel,
-    _check_complete,
-    _check_values,
-    _cut,
-    _is_pipe,
-    _mix,
-    _name,
-    _open,
-    _peak,
-    _Recording,
-    _seeks,
-    _spooled,
-    _translated,
+    check_values,
+    cut,
+    mix,
+    peak_of,
     resampled_length,
 )
 from speechssl.data.pyav import AVStream
+from speechssl.data.source import (
+    OpenedRecording,
+    Source,
+    is_pipe,
+    open_recording,
+    seeks,
+    source_name,
+    spooled,
+    translated,
+)
 from speechssl.errors import AudioError
 
 _BLOCK_SECONDS = 10
@@ -55,7 +55,7 @@ class Recording:
     ) -> None:
         if not 0 <= (start or 0) < (float("inf") if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
-        self.source, self._name = source, _name(source)
+        self.source, self._name = source, source_name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
         self._is_silent = False
@@ -67,9 +67,9 @@ class Recording:
             AudioError: as for `read_audio`, or the recording ends before the start.
         """
         peak = 0.0
-        with _open(self._rewound(), self._name) as opened:
+        with open_recording(self._rewound(), self._name) as opened:
             for block in resample_blocks(self._blocks(opened), opened.sample_rate):
-                peak = max(peak, _peak(block))
+                peak = max(peak, peak_of(block))
                 yield block
             if peak < SILENCE_PEAK and not self._is_silent:
                 self._is_silent = True
@@ -77,9 +77,9 @@ class Recording:
 
     def _rewound(self) -> Source:
         """The source, or the copy of what can be read only once, where it stood at first."""
-        with _translated(self._name):
-            if _is_pipe(self.source):
-                self.source = _spooled(self._name, self.source)
+        with translated(self._name):
+            if is_pipe(self.source):
+                self.source = spooled(self._name, self.source)
                 weakref.finalize(self, self.source.close)
             if not isinstance(self.source, str | os.PathLike):
                 if self._position is None:
@@ -87,24 +87,24 @@ class Recording:
                 self.source.seek(self._position)
             return self.source
 
-    def _blocks(self, opened: _Recording) -> Iterator[Waveform]:
+    def _blocks(self, opened: OpenedRecording) -> Iterator[Waveform]:
         """The span in mono at its own rate."""
         name, rate, content = opened.name, opened.sample_rate, opened.content
-        _check_channel(opened, self.channel)
+        opened.check_channel(self.channel)
         start = round(self.start * rate)
         stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
         if isinstance(content, AVStream):
             if math.isinf(stop):
-                _check_complete(opened)
+                opened.check_complete()
             blocks = _decode_stream(opened, content, start, stop)
         else:
             if stop >= opened.num_samples:
-                _check_complete(opened)
+                opened.check_complete()
             _check_start(name, start, opened.num_samples, rate)
             blocks = _decode(name, content, start, int(min(stop, opened.num_samples)), _BLOCK_SECONDS * rate)
         for block in blocks:
-            samples = _mix(block, self.channel)
-            _check_values(name, samples)
+            samples = mix(block, self.channel)
+            check_values(name, samples)
             yield samples
 
 
@@ -116,7 +116,9 @@ def _check_start(name: str, start: int, total: int, sample_rate: int) -> None:
         raise AudioError(f"{name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
 
 
-def _decode_stream(opened: _Recording, stream: AVStream, start: int, stop: float) -> Iterator[npt.NDArray[np.float32]]:
+def _decode_stream(
+    opened: OpenedRecording, stream: AVStream, start: int, stop: float
+) -> Iterator[npt.NDArray[np.float32]]:
     """Blocks of the samples [start, stop), (n, channels), of frames that are a few hundredths of a second each."""
     total = 0
 
@@ -127,13 +129,13 @@ def _decode_stream(opened: _Recording, stream: AVStream, start: int, stop: float
             yield block
 
     waiting: list[npt.NDArray[np.float32]] = []
-    for part in _cut(counted(), start, stop):
+    for part in cut(counted(), start, stop):
         waiting.append(part)
         if sum(map(len, waiting)) >= _BLOCK_SECONDS * stream.sample_rate:
             yield np.concatenate(waiting)
             waiting = []
     if total < stop:
-        _check_complete(opened)
+        opened.check_complete()
     _check_start(opened.name, start, total, stream.sample_rate)
     if waiting:
         yield np.concatenate(waiting)
@@ -143,7 +145,7 @@ def _decode(name: str, sound: soundfile.SoundFile, start: int, stop: int, block_
     """Blocks of the samples [start, stop), (n, channels)."""
     position = 0
     try:
-        if _seeks(sound):
+        if seeks(sound):
             position = sound.seek(start)
         # It would seek after each read, to where it already is.
         sound.seekable = lambda: False  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import audio, recording
+from speechssl.data import recording, source
 from speechssl.data.audio import read_audio
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError
@@ -77,7 +77,7 @@ def test_a_file_object_is_read_again_from_where_it_stood(tmp_path: Path) -> None
 def test_a_pipe_is_read_once_and_heard_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, suffix: str
 ) -> None:
-    monkeypatch.setattr(audio, "_SPOOL_BYTES", 10_000)  # less than the recording
+    monkeypatch.setattr(source, "_SPOOL_BYTES", 10_000)  # less than the recording
     path = write(tmp_path / f"a.{suffix}", 16_000)
     expected, content = read_audio(path), path.read_bytes()
     reader, writer = os.pipe()
@@ -232,7 +232,7 @@ def test_no_more_is_decoded_than_is_asked_for(tmp_path: Path, monkeypatch: pytes
     """An m4a of hours must not be in memory as a whole, nor be decoded behind its end."""
     path = write(tmp_path / "a.m4a", 16_000, 20.0)
     longest = num_decoded = 0
-    original = recording._cut
+    original = recording.cut
 
     def watched(blocks, start, stop):
         def counted():
@@ -243,7 +243,7 @@ def test_no_more_is_decoded_than_is_asked_for(tmp_path: Path, monkeypatch: pytes
 
         return original(counted(), start, stop)
 
-    monkeypatch.setattr(recording, "_cut", watched)
+    monkeypatch.setattr(recording, "cut", watched)
     assert sum(map(len, Recording(path, end=4.0))) == 64_000
     assert longest <= 2048
     assert num_decoded < 70_000
