@@ -179,11 +179,12 @@ class TestPrecision:
 
 
 def build_ctc(config: PretrainConfig, lengths: Sequence[float]) -> tuple[FinetuneModel, TaskBatch]:
-    """The same for fine-tuning: masks in time and channels, one text for all."""
+    """The same for fine-tuning: two views with masks in time and channels, one text for all."""
     encoder, vocabulary = config.encoder, Vocabulary.from_texts(["abc"])
-    collate = LabelledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, RegularizationConfig(), 0)
+    regularization = RegularizationConfig(consistency=0.2)
+    collate = LabelledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, regularization, 0)
     torch.manual_seed(0)
-    return FinetuneModel(CTCModel(encoder, len(vocabulary)), RegularizationConfig()).train(), collate(noises(lengths))
+    return FinetuneModel(CTCModel(encoder, len(vocabulary)), regularization).train(), collate(noises(lengths))
 
 
 def assert_bfloat16_is_near(model: nn.Module, batch: TaskBatch, device: str, tolerance: float) -> None:

@@ -185,7 +185,12 @@ def extract(file: Path, inside: str, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # left by an extraction that was broken off
         temporary.mkdir(parents=True)
         with tarfile.open(file) as archive:
-            archive.extractall(temporary, filter="data")
+            if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+                archive.extraction_filter = tarfile.data_filter
+            for member in archive:  # it would let links inside the folder pass
+                if not (member.isfile() or member.isdir()) or not _is_inside(temporary / member.name, temporary):
+                    raise tarfile.TarError(f"expected files and folders inside it, found {member.name}")
+            archive.extractall(temporary)
         source = temporary / inside
         if not source.is_dir():
             raise SpeechSSLError(f"{file}: expected a folder {inside} in the archive, found none")
@@ -195,6 +200,10 @@ def extract(file: Path, inside: str, target: Path) -> None:
         shutil.rmtree(temporary)
     except (OSError, tarfile.TarError) as error:
         raise SpeechSSLError(f"{file}: cannot be extracted to {target}: {error}") from None
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 @contextmanager
