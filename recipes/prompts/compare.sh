@@ -30,7 +30,7 @@ SEEDS=${SEEDS:-0 1 2}
 SEARCH=${SEARCH:-0}
 RATES=${RATES:-2.5e-3 5e-3 1e-2}
 JOBS=${JOBS:-1}
-WHOLE_UPDATES=${WHOLE_UPDATES:-12000}
+WHOLE_UPDATES=${WHOLE_UPDATES:-7400}
 data=$OUT/data
 
 PYTHON=${PYTHON:-$(bash "$root/tools/bootstrap.sh")}

@@ -482,6 +482,18 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path, server: Server, monke
     assert not list(tmp_path.rglob("evil"))
 
 
+def test_an_archive_cannot_link_elsewhere(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        link = tarfile.TarInfo("LibriSpeech/dev-clean")
+        link.type, link.linkname = tarfile.SYMTYPE, "dev-other"
+        archive.addfile(link)
+    publish(server, monkeypatch, "dev-clean", buffer.getvalue())
+    with pytest.raises(SpeechSSLError, match=r"expected files and folders inside it, found LibriSpeech/dev-clean$"):
+        fetch(tmp_path / "in", server)
+    assert not list(tmp_path.rglob("dev-clean"))
+
+
 def test_an_archive_of_something_else_is_refused(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
