@@ -266,7 +266,12 @@ def test_an_interrupt_leaves_whole_files_only(
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_an_interrupt_ends_a_command_that_waits_for_standard_input(model_folder: Path) -> None:
     command = [sys.executable, "-m", "speechssl.transcribe.cli", "--model", str(model_folder), "--device", "cpu", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+
+    def heed_interrupts() -> None:  # which whatever runs in the background of a script ignores
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts) as process:
         assert process.stdin
         assert process.stderr
         process.stdin.write(b"RIFF" + bytes(1_000_000))  # more than a pipe holds: written once it is being read
