@@ -187,10 +187,7 @@ def extract(file: Path, inside: str, target: Path) -> None:
         with tarfile.open(file) as archive:
             if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
                 archive.extraction_filter = tarfile.data_filter
-            for member in archive:  # it would let links inside the folder pass
-                if not (member.isfile() or member.isdir()) or not _is_inside(temporary / member.name, temporary):
-                    raise tarfile.TarError(f"expected files and folders inside it, found {member.name}")
-            archive.extractall(temporary)
+            archive.extractall(temporary, _safe_members(archive, temporary.resolve()))
         source = temporary / inside
         if not source.is_dir():
             raise SpeechSSLError(f"{file}: expected a folder {inside} in the archive, found none")
@@ -202,8 +199,13 @@ def extract(file: Path, inside: str, target: Path) -> None:
         raise SpeechSSLError(f"{file}: cannot be extracted to {target}: {error}") from None
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+def _safe_members(archive: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+    """The members, as they are read: files and folders inside the folder, and nothing else."""
+    for member in archive:
+        is_inside = (folder / member.name).resolve().is_relative_to(folder)
+        if not (is_inside and (member.isfile() or member.isdir())):
+            raise tarfile.TarError(f"expected files and folders inside it, found {member.name}")
+        yield member
 
 
 @contextmanager

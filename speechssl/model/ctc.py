@@ -81,7 +81,7 @@ class CTCModel(nn.Module):
             moments: As for ``extract_frames``.
 
         Returns:
-            As many rows as there are masks.
+            A row for each recording, or for each row of the mask.
         """
         frames = self.encoder.extract_frames(waveforms, lengths, moments=moments)
         if mask is not None:
