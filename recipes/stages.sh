@@ -1,7 +1,7 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
 # which reads FROM, TO, OUT, GPUS, NODES and HEAD; `extras` may name extras of the package that it needs. It gives OUT,
 # the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`,
-# `evaluate RUN MANIFEST...`, `show_results`, and from the first wanted stage on PYTHON, which has the package, and the
+# `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS...`, `show_results`, and from the first wanted stage on PYTHON, which has the package, and the
 # commands `speechssl`, `train` (on all GPUs) and `transcribe`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
@@ -88,17 +88,28 @@ check() { # REPORT MANIFEST...: the pre-flight check, whose report is shown if t
 }
 
 evaluate() { # RUN MANIFEST...: into the run's folder scores as JSON, with every transcript, and rows for RESULTS.md
-    "${speechssl[@]}" evaluate "$@" --output "$1/scores.json" >"$1/.results_rows.md.partial"
-    mv -f "$1/.results_rows.md.partial" "$1/results_rows.md"
+    score "" "$@"
+}
+
+language_model() { # RUN DEV TEST TEXTS_AND_OPTIONS...: an n-gram model of texts, how much it counts by dev, the scores with it
+    "${speechssl[@]}" ngram "${@:4}" --output "$1/lm.arpa"
+    "${speechssl[@]}" tune-lm "$1" "$2" --lm "$1/lm.arpa" --output "$1/lm.toml" --trials "${TRIALS:-40}"
+    score _lm "$1" "$3" --lm "$1/lm.toml"
+}
+
+score() { # SUFFIX RUN ARGUMENTS...
+    "${speechssl[@]}" evaluate "${@:2}" --output "$2/scores$1.json" >"$2/.results_rows$1.md.partial"
+    mv -f "$2/.results_rows$1.md.partial" "$2/results_rows$1.md"
 }
 
 show_results() { # the rows of all runs on stdout, then what was written
-    local rows
-    for rows in "$OUT"/*/results_rows.md; do
-        if [[ -f $rows ]]; then
-            echo "== results" >&2
-            cat "$rows"
-        fi
+    local found rows=()
+    for found in "$OUT"/*/results_rows{,_lm}.md; do
+        [[ ! -f $found ]] || rows+=("$found")
     done
+    if ((${#rows[@]})); then
+        echo "== results" >&2
+        cat "${rows[@]}"
+    fi
     printf 'written: %s\n' "$OUT"/* >&2
 }

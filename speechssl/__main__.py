@@ -33,6 +33,14 @@ Configurations = Annotated[
 RunFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the run lives; it is resumed if it exists.")
 ]
+LanguageModelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--lm",
+        metavar="FILE.arpa|FILE.toml",
+        help="Decode with a language model: an ARPA file, or what tune-lm wrote. Default: greedy decoding.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; TOML syntax.")
 ]
@@ -83,6 +91,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
     ] = None,
+    lm: LanguageModelFile = None,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
 
@@ -95,8 +104,72 @@ def evaluate(
         from speechssl.transcribe.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device):
+        if not evaluate_manifests(model, manifests, output, device, lm):
             sys.exit(1)
+
+
+@app.command()
+def ngram(
+    texts: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Manifests with texts (.tsv), or texts with a sentence a line.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.arpa", help="The file to write.")],
+    order: Annotated[int, typer.Option(min=1, max=9, metavar="N", help="Words in the longest n-gram.")] = 3,
+    is_normalized: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Reduce texts to lower-case words without punctuation, as recipes/own_data does with labels; those "
+            "with digits are left out.",
+        ),
+    ] = False,
+) -> None:
+    """Estimate an n-gram language model from texts, for --lm.
+
+    By interpolated modified Kneser-Ney smoothing, with all n-grams of the
+    texts. The texts should be written as the model writes: the same
+    letters and case, no punctuation that it does not know.
+    """
+    with exit_on_error():
+        from speechssl.language.kneser_ney import estimate_ngrams
+        from speechssl.language.texts import read_texts
+
+        model = estimate_ngrams(read_texts(texts, is_normalized), order)
+        model.save(output)
+        print_status(f"{output}: {len(model.words)} words, {len(model.entries)} n-grams")
+
+
+@app.command("tune-lm")
+def tune_lm(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
+    ],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The dev set: minutes to half an hour.")],
+    lm: Annotated[
+        Path,
+        typer.Option("--lm", metavar="FILE.arpa|FILE.toml", help="An ARPA file, or settings to look around in."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The settings found, for --lm of the others.")
+    ],
+    num_trials: Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Settings to try.")] = 40,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
+    ] = None,
+) -> None:
+    """Find how much a language model should count beside a model.
+
+    Tries weights at random, half of them near the best so far, and keeps
+    those with the lowest word error rate.
+    """
+    with exit_on_error():
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
+        from speechssl.transcribe.tune import tune_weights
+
+        tune_weights(model, manifest, lm, output, num_trials, device)
 
 
 @app.command()

@@ -23,3 +23,7 @@ class CheckpointError(SpeechSSLError):
 
 class TrainingError(SpeechSSLError):
     """Training cannot start, or cannot go on."""
+
+
+class LanguageModelError(SpeechSSLError):
+    """A language model cannot be read or estimated, or does not fit the acoustic model."""

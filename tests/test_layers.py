@@ -14,7 +14,7 @@ PACKAGE = Path(speechssl.__file__).parent
 
 BOTTOM = {"errors", "config", "frames", "command", "cpu"}
 BEFORE_OBJECTIVE = BOTTOM | {"data", "model"}
-BEFORE_CHECKPOINT = BEFORE_OBJECTIVE | {"objective", "scoring", "bootstrap"}
+BEFORE_CHECKPOINT = BEFORE_OBJECTIVE | {"objective", "scoring", "bootstrap", "language"}
 BEFORE_TRAIN = BEFORE_CHECKPOINT | {"checkpoint"}
 # What each part of the package may import, besides itself. A new part needs a place here.
 ALLOWED: dict[str, set[str]] = {
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "objective": BEFORE_OBJECTIVE,
     "scoring": BEFORE_OBJECTIVE,
     "bootstrap": {"scoring"},
+    "language": BEFORE_OBJECTIVE,
     "checkpoint": BEFORE_CHECKPOINT,
     "train": BEFORE_TRAIN,
     "transcribe": BEFORE_TRAIN,

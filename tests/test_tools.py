@@ -13,6 +13,7 @@ import torch
 
 from speechssl.checkpoint.native import ModelDescription, save_model
 from speechssl.data.text import Vocabulary
+from speechssl.language.kneser_ney import estimate_ngrams
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -102,10 +103,9 @@ def test_a_long_recording(load: Callable[[str], ModuleType], say: Say) -> None:
     assert int(said.split()[2]) > 100
 
 
-@pytest.mark.parametrize("noise", [None, "10"])
-def test_long_recordings_in_every_way(
-    noise: str | None, load: Callable[[str], ModuleType], say: Say, tmp_path: Path
-) -> None:
+@pytest.fixture
+def spoken(tmp_path: Path) -> tuple[Path, Path]:
+    """A model at random, and a manifest of four utterances."""
     encoder = EncoderConfig(
         feature_encoder=FeatureEncoderConfig(dims=(8, 8, 8), kernels=(10, 8, 4), strides=(10, 8, 4)),
         context=TransformerConfig(
@@ -122,10 +122,17 @@ def test_long_recordings_in_every_way(
     (tmp_path / "model").mkdir()
     description = ModelDescription(kind="ctc", step=1, encoder=encoder)
     save_model(tmp_path / "model", description, model.state_dict(), vocabulary)
+    return tmp_path / "model", manifest
 
+
+@pytest.mark.parametrize("noise", [None, "10"])
+def test_long_recordings_in_every_way(
+    noise: str | None, load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path]
+) -> None:
+    model, manifest = spoken
     options = ["--minutes", "0.05", *(["--noise", noise] if noise else [])]
     program = load("score_long")
-    joined, table, stream = say(program, tmp_path / "model", manifest, *options).split("\n\n")
+    joined, table, stream = say(program, model, manifest, *options).split("\n\n")
     assert joined.startswith(f"{manifest}: ")
     assert joined.endswith(", white noise 10.0 dB below the speech" if noise else "pauses of 0.8 s")
     found = {row["heard"]: row for row in rows(table)}
@@ -138,3 +145,18 @@ def test_long_recordings_in_every_way(
         assert float(row["WER %"]) > 0 < float(row["CER %"])
     assert found["in windows"]["CER % against whole"] == found["whole"]["CER % against whole"] == "0.0"
     assert re.match(r"In the stream a word is final \d+\.\d s of audio after its end in the median", stream)
+
+
+def test_beam_search_beside_that_of_flashlight(
+    load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    estimate_ngrams(["please enter the number", "the number you have dialed"], 2).save(tmp_path / "lm.arpa")
+    settings, table = say(load("bench_beam_search"), *spoken, tmp_path / "lm.arpa", "--repeats", "1").split("\n", 1)
+    assert settings == "beam 50, lm.arpa x 0.5, word +1, unknown -10"
+    found = {row["decoder"]: row for row in rows(table)}
+    assert list(found) == ["speechssl", "flashlight"]
+    ratios = {name: float(row["times as slow as flashlight"]) for name, row in found.items()}
+    speeds = {name: float(row["seconds of audio a second"]) for name, row in found.items()}
+    assert ratios["flashlight"] == 1
+    assert ratios["speechssl"] == pytest.approx(speeds["flashlight"] / speeds["speechssl"], rel=0.1)

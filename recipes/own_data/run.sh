@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From a folder of recordings, with some texts, to a model: prepare, unpack, check, pretrain, finetune, evaluate.
+# From a folder of recordings, with some texts, to a model: prepare, unpack, check, pretrain, finetune, evaluate,
+# language_model.
 #
 #     CORPUS=recordings LABELS=labels.csv LICENCE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
@@ -7,13 +8,14 @@
 # folder; default: .txt files beside the recordings; none: no texts. LICENCE is written into the models.
 # SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
 # pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the
-# dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. ENCODER names a file with another
-# architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
+# dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. LM_TEXTS names a file of more
+# texts, a sentence a line, for the language model; TRIALS is how many of its weights are tried. ENCODER names a file with
+# another architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
 # processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(prepare unpack check pretrain finetune evaluate)
+stages=(prepare unpack check pretrain finetune evaluate language_model)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-small}
 UNPACK=${UNPACK:-0}
@@ -94,6 +96,13 @@ fi
 if wanted evaluate; then
     stop_without_labels evaluate
     evaluate "$OUT/finetune" "$data/test.tsv"
+fi
+
+if wanted language_model; then
+    stop_without_labels language_model
+    texts=("$data/train.tsv" ${LM_TEXTS:+"$LM_TEXTS"})
+    [[ $TEXTS == asis ]] || texts+=(--normalize)
+    language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "${texts[@]}"
 fi
 
 show_results

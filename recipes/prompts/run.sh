@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# From unlabelled speech to transcripts: unpack, check, pretrain, finetune, evaluate, transcribe.
+# From unlabelled speech to transcripts: unpack, check, pretrain, finetune, evaluate, language_model, transcribe.
 #
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
 # FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of processes,
 # LABELS the manifest to fine-tune on (train, train_10min, train_5min), INIT a model to fine-tune in the place of a
 # pretraining of its own, ENCODER another architecture, VARIANT a file of what pretraining does otherwise:
-# VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ...
+# VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ... TRIALS is how many weights of the language model are
+# tried.
 # The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(unpack check pretrain finetune evaluate transcribe)
+stages=(unpack check pretrain finetune evaluate language_model transcribe)
 source "$recipe/../stages.sh"
 CORPUS=${CORPUS:-$recipe/corpus}
 LABELS=${LABELS:-train}
@@ -56,12 +57,18 @@ if wanted evaluate; then
     evaluate "$OUT/finetune" "$data/test.tsv"
 fi
 
+if wanted language_model; then # of the texts that were learnt from, no others
+    language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "$data/$LABELS.tsv"
+fi
+
 if wanted transcribe; then
     "$PYTHON" "$recipe/cut_clips.py" "$data/test.tsv" "$OUT/heldout"
     "${transcribe[@]}" --model "$OUT/finetune" "$OUT"/heldout/*.wav >"$OUT/heldout.txt"
-    while IFS=$'\t' read -r file text; do
-        printf '%s\n  reference   %s\n  transcript  %s\n' "${file##*/}" "$(<"${file%.wav}.txt")" "$text"
-    done <"$OUT/heldout.txt"
+    "${transcribe[@]}" --model "$OUT/finetune" --lm "$OUT/finetune/lm.toml" "$OUT"/heldout/*.wav >"$OUT/heldout_lm.txt"
+    while IFS=$'\t' read -r file text _ text_lm; do
+        printf '%s\n  reference            %s\n' "${file##*/}" "$(<"${file%.wav}.txt")"
+        printf '  transcript           %s\n  by a language model  %s\n' "$text" "$text_lm"
+    done < <(paste "$OUT/heldout.txt" "$OUT/heldout_lm.txt")
 fi
 
 show_results

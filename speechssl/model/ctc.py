@@ -3,7 +3,7 @@
 Shapes: B batch, T samples, S frames, D model dim, V symbols, W views.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -153,6 +153,21 @@ def greedy_paths(output: CTCOutput) -> list[list[PathToken]]:
     scores, symbols = output.log_probs.max(dim=2)
     rows = zip(scores.tolist(), symbols.tolist(), output.frame_lengths.tolist(), strict=True)
     return [join_repeats(row_scores[:length], row_symbols[:length]) for row_scores, row_symbols, length in rows]
+
+
+def greedy_path(parts: Iterable[Tensor]) -> list[PathToken]:
+    """The same of one recording whose frames come part by part.
+
+    Args:
+        parts: (S, V) log probabilities, one after another.
+    """
+    log_probs: list[float] = []
+    symbols: list[int] = []
+    for part in parts:
+        best = part.max(dim=1)
+        log_probs += best.values.tolist()
+        symbols += best.indices.tolist()
+    return join_repeats(log_probs, symbols)
 
 
 def join_repeats(log_probs: Sequence[float], symbols: Sequence[int], first_frame: int = 0) -> list[PathToken]:

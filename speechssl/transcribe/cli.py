@@ -90,6 +90,13 @@ def transcribe(
             "too (pip install 'speechssl[vad]').",
         ),
     ] = VAD.ENERGY,
+    lm: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.arpa|FILE.toml",
+            help="Decode with a language model: an ARPA file, or what 'speechssl tune-lm' wrote. Default: greedy.",
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -148,6 +155,7 @@ def transcribe(
                 "split_at_pauses": split_at_pauses,
                 "vad": vad.value,
                 "words": words,
+                "lm": None if lm is None else _describe_lm(lm),
             }
             writer = FileWriter(formats, words, output_dir, overwrite, how)
             sources, clashes = own_names(sources)
@@ -162,7 +170,7 @@ def transcribe(
         if pending:
             # A terminal that shows the results themselves needs no bar between them.
             has_bar = not quiet and (output_dir is not None or not sys.stdout.isatty())
-            transcriber = _load(model, device)
+            transcriber = _load(model, device, lm)
             with spooled_stdin(pending) as readable:
                 results = transcriber.transcribe_many(
                     (source.open for source in readable), batch_seconds, split_at_pauses, vad.value
@@ -214,8 +222,19 @@ def _describe_model(model: Path) -> str:
     for folder in (model / "best", model):  # of a run, or of a model
         weights = folder / "model.safetensors"
         if weights.is_file():
-            return f"{os.path.realpath(weights)} of {weights.stat().st_mtime_ns}"
+            return _describe_file(weights)
     return os.path.realpath(model)
+
+
+def _describe_lm(path: Path) -> dict[str, object]:
+    from speechssl.language.settings import BeamSearchConfig
+
+    config = BeamSearchConfig.read(path)
+    return config.to_dict() | {"lm": _describe_file(config.lm)}
+
+
+def _describe_file(path: Path) -> str:
+    return f"{os.path.realpath(path)} of {path.stat().st_mtime_ns if path.exists() else 'never'}"
 
 
 def _sort_out(
@@ -233,13 +252,13 @@ def _sort_out(
     return pending, finished, refused
 
 
-def _load(model: Path, device: str | None) -> "Transcriber":
+def _load(model: Path, device: str | None, lm: Path | None) -> "Transcriber":
     from speechssl.cpu import tune_cpu
 
     tune_cpu()  # before torch is imported
     from speechssl.transcribe.transcriber import Transcriber
 
-    return Transcriber.load(model, device)
+    return Transcriber.load(model, device, lm)
 
 
 def _write_results(

@@ -18,6 +18,7 @@ from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance
 from speechssl.data.text import write_text_file
 from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.language.settings import BeamSearchConfig
 from speechssl.scoring import Confusion, Score, score
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -43,6 +44,7 @@ class Evaluation:
         num_parameters: Size of the model.
         device: Where it ran.
         seconds: Wall-clock time that reading and transcribing took.
+        decoding: How text was made of what the model says.
     """
 
     description: ModelDescription
@@ -53,6 +55,7 @@ class Evaluation:
     num_parameters: int
     device: str
     seconds: float
+    decoding: str
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types: rates are fractions, counts whole numbers, times seconds."""
@@ -61,7 +64,7 @@ class Evaluation:
             "manifest_sha256": self.manifest.digest,
             "num_utterances": len(self.manifest),
             "audio_seconds": _audio_seconds(self.manifest),
-            "decoding": "greedy",
+            "decoding": self.decoding,
             "device": self.device,
             "seconds": self.seconds,
             "wer": asdict(self.wer),
@@ -89,6 +92,7 @@ def evaluate_model(
     checkpoint: CTCCheckpoint,
     manifest: Manifest,
     *,
+    beam_search: BeamSearchConfig | None = None,
     batch_seconds: float = BATCH_SECONDS,
     report_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -97,21 +101,22 @@ def evaluate_model(
     Args:
         checkpoint: The model with its vocabulary, on the device to use.
         manifest: Utterances, all with a text.
+        beam_search: As for `Transcriber`.
         batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
         report_progress: Called after each batch with the number of utterances that are done.
 
     Raises:
         ManifestError: an utterance has no text, or there are none.
         AudioError: a recording cannot be read; one that is left out would make the rates another set's.
+        LanguageModelError: as for `Transcriber`.
     """
-    references = _references(manifest)
-    transcriber = Transcriber(checkpoint)
+    references = read_references(manifest)
+    transcriber = Transcriber(checkpoint, beam_search)
     hypotheses = [""] * len(manifest)
     num_done = 0
     started = time.perf_counter()
-    for batch in _batches(manifest, batch_seconds):
-        transcripts = transcriber.transcribe_waveforms([_read(manifest, index) for index in batch])
-        for index, transcript in zip(batch, transcripts, strict=True):
+    for batch, waveforms in read_batches(manifest, batch_seconds):
+        for index, transcript in zip(batch, transcriber.transcribe_waveforms(waveforms), strict=True):
             hypotheses[index] = transcript.text
         num_done += len(batch)
         if report_progress:
@@ -128,10 +133,13 @@ def evaluate_model(
         sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         _device_name(transcriber.device),
         seconds,
+        beam_search.describe() if beam_search else "greedy",
     )
 
 
-def evaluate_manifests(model: Path, manifests: Sequence[Path], output: Path | None, device: str | None) -> bool:
+def evaluate_manifests(
+    model: Path, manifests: Sequence[Path], output: Path | None, device: str | None, lm: Path | None
+) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
     A manifest that fails costs a line on stderr; the others are still evaluated.
@@ -141,23 +149,26 @@ def evaluate_manifests(model: Path, manifests: Sequence[Path], output: Path | No
         manifests: Paths of manifests with texts.
         output: Where to write everything as JSON, if anywhere.
         device: As for `load_ctc`.
+        lm: As for `Transcriber.load`.
 
     Returns:
         Whether all manifests went well.
 
     Raises:
         CheckpointError: the model cannot be loaded.
-        ConfigError: the output cannot be written.
+        ConfigError: the output cannot be written, or the language model's settings are wrong.
     """
     if output is not None:
         _prepare_output(output)
+    beam_search = None if lm is None else BeamSearchConfig.read(lm)
     checkpoint = load_ctc(model, device)
     evaluations = []
     for path in manifests:
         try:
             manifest = read_manifest(path)
             print_status(f"evaluate: {path}: {_describe_data(manifest)}")
-            evaluation = evaluate_model(checkpoint, manifest, report_progress=_Progress(path, len(manifest)))
+            progress = _Progress(path, len(manifest))
+            evaluation = evaluate_model(checkpoint, manifest, beam_search=beam_search, report_progress=progress)
         except SpeechSSLError as error:
             print_error(error)
             continue
@@ -188,7 +199,7 @@ def results_row(evaluation: Evaluation, model: str) -> str:
         str(description.step),
         f"{evaluation.manifest.path.name}: {_describe_data(evaluation.manifest)}",
         f"{evaluation.device}, {evaluation.seconds:.0f} s",
-        "greedy",
+        evaluation.decoding,
         _percent(evaluation.wer),
         _percent(evaluation.cer),
     )
@@ -209,7 +220,12 @@ class _Progress:
             print_status(f"evaluate: {self.path}: {num_done} of {self.num_utterances} utterances")
 
 
-def _references(manifest: Manifest) -> list[str]:
+def read_references(manifest: Manifest) -> list[str]:
+    """What is said in each utterance.
+
+    Raises:
+        ManifestError: an utterance has no text, or there are none.
+    """
     if not len(manifest):
         raise ManifestError(f"{manifest.path}: expected utterances, found none")
     references = []
@@ -220,16 +236,29 @@ def _references(manifest: Manifest) -> list[str]:
     return references
 
 
-def _batches(manifest: Manifest, batch_seconds: float) -> Iterator[list[int]]:
-    """Indices by falling length, so that padding is short and what does not fit in memory shows at once."""
+def read_batches(
+    manifest: Manifest, batch_seconds: float = BATCH_SECONDS
+) -> Iterator[tuple[list[int], list[Waveform]]]:
+    """Utterances by falling length, so that padding is short and what does not fit in memory shows at once.
+
+    Args:
+        manifest: The utterances.
+        batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
+
+    Yields:
+        Indices and waveforms.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
     batch: list[int] = []
     for index in sorted(range(len(manifest)), key=lambda index: -manifest[index].seconds):
         if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
-            yield batch
+            yield batch, [_read(manifest, index) for index in batch]
             batch = []
         batch.append(index)
     if batch:
-        yield batch
+        yield batch, [_read(manifest, index) for index in batch]
 
 
 def _read(manifest: Manifest, index: int) -> Waveform:

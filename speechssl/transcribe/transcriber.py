@@ -13,14 +13,16 @@ from torch import Tensor
 from speechssl.checkpoint.native import CTCCheckpoint, load_ctc
 from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
-from speechssl.errors import AudioError, SpeechSSLError
-from speechssl.model.ctc import CTCOutput, PathToken, greedy_paths, join_repeats
+from speechssl.errors import AudioError, ConfigError, SpeechSSLError
+from speechssl.language.beam_search import BeamSearch
+from speechssl.language.settings import BeamSearchConfig
+from speechssl.model.ctc import CTCOutput, PathToken, greedy_path, greedy_paths
 from speechssl.model.moments import WaveformMoments, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
 from speechssl.transcribe.pauses import VAD, FindSpeech, Piece, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript, Word
-from speechssl.transcribe.windows import Blocks, cut_windows, length_of, whole_or_blocks, window_moments
+from speechssl.transcribe.windows import WINDOW_SECONDS, Blocks, cut_windows, length_of, whole_or_blocks, window_moments
 from speechssl.transcribe.words import words_of_path
 
 BATCH_SECONDS = 60.0
@@ -31,34 +33,46 @@ Audio = str | os.PathLike[str] | BinaryIO | npt.ArrayLike | Tensor
 
 
 class Transcriber:
-    """A model that turns recordings into text by its greedy CTC path.
+    """A model that turns recordings into text: by its greedy CTC path, or with a language model by beam search.
 
     Recordings longer than a minute are transcribed in overlapping windows, in constant memory; ``windows.py`` says how
     near that comes to the whole.
 
     Args:
         checkpoint: A model with its vocabulary, on the device to use.
+        beam_search: The language model and its weights; None is greedy decoding.
+
+    Raises:
+        LanguageModelError: the language model cannot be read, or has no word that the vocabulary can spell.
     """
 
-    def __init__(self, checkpoint: CTCCheckpoint) -> None:
+    def __init__(self, checkpoint: CTCCheckpoint, beam_search: BeamSearchConfig | None = None) -> None:
         self.checkpoint = checkpoint
+        self.beam_search = None if beam_search is None else BeamSearch(beam_search, checkpoint.vocabulary)
         self.device = next(checkpoint.model.parameters()).device
         self.geometry = checkpoint.model.encoder.geometry
         # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
         self._min_fill = 0.9 if self.device.type == "cpu" else 0.5
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str | None = None) -> Self:
+    def load(
+        cls, path: str | os.PathLike[str], device: str | None = None, lm: str | os.PathLike[str] | None = None
+    ) -> Self:
         """Load a model folder, or the best model of a run folder.
 
         Args:
             path: The folder.
             device: A torch device such as ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+            lm: A language model for beam search: an ARPA file, or the TOML file that ``speechssl tune-lm`` wrote; None
+                is greedy decoding.
 
         Raises:
             CheckpointError: there is no fine-tuned model, or no such device.
+            ConfigError: the TOML file is missing or has other settings.
+            LanguageModelError: the language model cannot be read, or has no word that the model can spell.
         """
-        return cls(load_ctc(Path(path), device))
+        beam_search = None if lm is None else BeamSearchConfig.read(Path(lm))
+        return cls(load_ctc(Path(path), device), beam_search)
 
     def transcribe(
         self,
@@ -141,6 +155,26 @@ class Transcriber:
         for pool in prefetch(self._read_pools(sources, batch_seconds)):
             yield from self._transcribe_pool(pool, batch_seconds, find_speech)
 
+    def log_probs(self, waveforms: Sequence[Waveform]) -> list[Tensor]:
+        """What the model says of each frame, before any text is made of it.
+
+        Args:
+            waveforms: As for `transcribe_waveforms`, of at most a minute each.
+
+        Returns:
+            (S, V) float32 natural logarithms each, on the CPU; one shorter than a frame has no frames.
+
+        Raises:
+            AudioError: there is not enough memory.
+        """
+        found = [torch.empty(0, len(self.checkpoint.vocabulary)) for _ in waveforms]
+        heard = [number for number, waveform in enumerate(waveforms) if self.geometry.num_frames(len(waveform)) > 0]
+        if heard:
+            output = self._score([waveforms[number] for number in heard])
+            for number, row, length in zip(heard, output.log_probs.cpu(), output.frame_lengths.tolist(), strict=True):
+                found[number] = row[:length]
+        return found
+
     def stream(
         self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
     ) -> Iterator[PartialTranscript]:
@@ -156,7 +190,10 @@ class Transcriber:
 
         Raises:
             AudioError: the samples are not as they should be, or there is not enough memory.
+            ConfigError: the transcriber has a language model, which needs whole sentences.
         """
+        if self.beam_search is not None:
+            raise ConfigError("stream: expected a transcriber without a language model, which needs whole sentences")
 
         def score(samples: Waveform, moments: WaveformMoments) -> Tensor:
             return self._score([samples], moments).log_probs[0]
@@ -231,7 +268,7 @@ class Transcriber:
             for recording in recordings
             if isinstance(recording, np.ndarray) and self.geometry.num_frames(len(recording)) > 0
         ]
-        paths = iter(greedy_paths(self._score(heard)) if heard else [])
+        paths = iter(self._find_paths(heard) if heard else [])
         transcripts = []
         for recording in recordings:
             if not isinstance(recording, np.ndarray):
@@ -257,13 +294,22 @@ class Transcriber:
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
         moments = window_moments(self.checkpoint.model.encoder.config, blocks)
         counted = _Counted(blocks)
-        log_probs: list[float] = []
-        symbols: list[int] = []
-        for window in prefetch(cut_windows(counted, self.geometry)):
-            kept = self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept].max(dim=1)
-            log_probs += kept.values.tolist()
-            symbols += kept.indices.tolist()
-        return self._make_transcript(join_repeats(log_probs, symbols), counted.num_samples)
+        kept = (
+            self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept]
+            for window in prefetch(cut_windows(counted, self.geometry))
+        )
+        if self.beam_search is None:
+            path = greedy_path(kept)
+        else:
+            path = self.beam_search.find_long_path(
+                kept, round(WINDOW_SECONDS * SAMPLE_RATE / self.geometry.hop_samples)
+            )
+        return self._make_transcript(path, counted.num_samples)
+
+    def _find_paths(self, waveforms: Sequence[Waveform]) -> list[list[PathToken]]:
+        if self.beam_search is None:
+            return greedy_paths(self._score(waveforms))
+        return [self.beam_search.find_path(log_probs) for log_probs in self.log_probs(waveforms)]
 
     def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
         vocabulary = self.checkpoint.vocabulary

@@ -13,7 +13,7 @@ SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
 
 
 def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OUT": str(out)} | settings
+    environment = os.environ | {"OUT": str(out), "TRIALS": "1"} | settings
     return subprocess.run(
         ["bash", str(RECIPE), *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -38,10 +38,16 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     assert scores["num_utterances"] == len(scores["utterances"]) > 100
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
     assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
-        f"== {stage}" for stage in ("unpack", "check", "pretrain", "finetune", "evaluate", "transcribe", "results")
+        f"== {stage}"
+        for stage in ("unpack", "check", "pretrain", "finetune", "evaluate", "language_model", "transcribe", "results")
     ]
-    assert result.stdout.splitlines()[-1] == (out / "finetune" / "results_rows.md").read_text("utf-8").strip()
-    assert result.stdout.count("  reference   ") == result.stdout.count("  transcript  ") == 5
+    rows = [(out / "finetune" / f"results_rows{suffix}.md").read_text("utf-8").strip() for suffix in ("", "_lm")]
+    assert result.stdout.splitlines()[-2:] == rows
+    assert (
+        ["| greedy |" in row for row in rows] == ["| beam 50, lm.arpa " in row for row in rows[::-1]] == [True, False]
+    )
+    for name in ("reference", "transcript", "by a language model"):
+        assert result.stdout.count(f"\n  {name} ") == 5
 
 
 def test_running_again_trains_nothing(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -64,7 +70,7 @@ def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.Completed
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     result = run_recipe(tmp_path, FROM="polish")
     assert result.returncode == 1
-    stages = "unpack check pretrain finetune evaluate transcribe"
+    stages = "unpack check pretrain finetune evaluate language_model transcribe"
     assert result.stderr.strip() == f"error: FROM=polish: expected one of {stages}"
 
 

@@ -1,0 +1,97 @@
+"""How much a language model should count: weights tried on utterances with texts."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from speechssl.checkpoint.native import load_ctc
+from speechssl.command import print_status
+from speechssl.data.manifest import read_manifest
+from speechssl.data.text import write_text_file
+from speechssl.errors import ConfigError
+from speechssl.language.beam_search import BeamSearch
+from speechssl.language.settings import BeamSearchConfig
+from speechssl.model.ctc import PathToken, greedy_path
+from speechssl.scoring import score
+from speechssl.transcribe.evaluate import read_batches, read_references
+from speechssl.transcribe.transcriber import Transcriber
+
+_RANGES = {"lm_weight": (0.0, 2.0), "word_score": (-2.0, 10.0), "unknown_score": (-25.0, 0.0)}
+_NEAR = 0.1  # of the range: how far from the best so far the second half of the trials goes
+
+
+def tune_weights(model: Path, manifest: Path, lm: Path, output: Path, num_trials: int, device: str | None) -> None:
+    """Search for the weights with the lowest word error rate, and write them as TOML.
+
+    Args:
+        model: A model folder or a training run.
+        manifest: Of the utterances to try them on, all with a text and at most a minute long.
+        lm: As for `Transcriber.load`; its weights are tried first.
+        output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
+        num_trials: How many weights to try.
+        device: As for `load_ctc`.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        ConfigError: the settings are wrong, or the output cannot be written.
+        LanguageModelError: as for `BeamSearch`.
+        ManifestError: an utterance has no text, or there are none.
+        AudioError: a recording cannot be read.
+    """
+    start = BeamSearchConfig.read(lm)
+    checkpoint = load_ctc(model, device)
+    search = BeamSearch(start, checkpoint.vocabulary)
+    utterances = read_manifest(manifest)
+    references = read_references(utterances)
+    transcriber = Transcriber(checkpoint)
+    log_probs: dict[int, Tensor] = {}
+    for batch, waveforms in read_batches(utterances):
+        log_probs.update(zip(batch, transcriber.log_probs(waveforms), strict=True))
+
+    def measure(find_path: Callable[[Tensor], Sequence[PathToken]]) -> tuple[float, float]:
+        paths = (find_path(log_probs[index]) for index in range(len(utterances)))
+        found = score(references, [checkpoint.vocabulary.decode(token.symbol_id for token in path) for path in paths])
+        return found.wer, found.cer
+
+    rates = measure(lambda frames: greedy_path([frames]))
+    print_status(f"tune-lm: greedy: {_describe(rates)}")
+    best, lowest = start, (math.inf, math.inf)
+    randomness = np.random.default_rng(0)
+    for trial in range(num_trials):
+        config = start if trial == 0 else best.model_copy(update=_draw(randomness, best, trial >= num_trials / 2))
+        rates = measure(search.reweighted(config).find_path)
+        if rates < lowest:
+            best, lowest = config, rates
+            print_status(f"tune-lm: {trial + 1} of {num_trials}: {config.describe()}: {_describe(rates)}")
+    _write(output, best, f"speechssl tune-lm {model} {manifest}: {_describe(lowest)}")
+
+
+def _draw(randomness: np.random.Generator, best: BeamSearchConfig, is_near: bool) -> dict[str, float]:
+    drawn = {}
+    for name, (low, high) in _RANGES.items():
+        if is_near:
+            value = randomness.normal(getattr(best, name), _NEAR * (high - low))
+            drawn[name] = min(max(value, low), high)
+        else:
+            drawn[name] = randomness.uniform(low, high)
+    return {name: round(value, 2) for name, value in drawn.items()}
+
+
+def _write(output: Path, config: BeamSearchConfig, comment: str) -> None:
+    lm, folder = config.lm.resolve(), output.parent.resolve()
+    path = lm.relative_to(folder) if lm.is_relative_to(folder) else lm
+    settings = config.to_dict() | {"lm": str(path)}
+    # A JSON string, and a number, are TOML's too.
+    lines = [f"# {comment}", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    try:
+        write_text_file(output, "\n".join([*lines, ""]))
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror or error}") from None
+
+
+def _describe(rates: tuple[float, float]) -> str:
+    return f"WER {100 * rates[0]:.1f} %, CER {100 * rates[1]:.1f} %"

@@ -1,0 +1,202 @@
+"""Language models in the transcriber and in the commands; what the search itself does is tested in tests/language."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from speechssl.__main__ import app
+from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.data.audio import SAMPLE_RATE, audio_info
+from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.errors import ConfigError, LanguageModelError
+from speechssl.language.kneser_ney import estimate_ngrams
+from speechssl.language.ngram import NgramModel
+from speechssl.language.settings import BeamSearchConfig
+from speechssl.transcribe import cli, windows
+from speechssl.transcribe.transcriber import Transcriber
+
+TEXTS = ["where is the cat", "the cat is where", "the dog", "где"]
+HEARD, MEANT = "where iz the cat", "where is the cat"
+
+
+@pytest.fixture
+def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
+    """Any model folder holds the planted model, sure of what it hears."""
+    checkpoint.model.sureness = 7.0
+    for module in "transcriber", "evaluate", "tune":
+        monkeypatch.setattr(f"speechssl.transcribe.{module}.load_ctc", lambda path, device: checkpoint)
+    return checkpoint
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> Path:
+    """A model of `TEXTS`, and settings by which it counts."""
+    estimate_ngrams(TEXTS, 2).save(tmp_path / "lm.arpa")
+    (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nunknown_score = -20.0\nmin_symbol_log_prob = -15.0\n')
+    return tmp_path / "lm.toml"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_words_come_from_the_language_model_with_times_and_confidences(loaded, lm, planted_waveform) -> None:
+    waveform = planted_waveform(HEARD)
+    greedy = Transcriber.load("m").transcribe(waveform, SAMPLE_RATE)
+    found = Transcriber.load("m", lm=lm).transcribe(waveform, SAMPLE_RATE)
+    assert (str(greedy), str(found)) == (HEARD, MEANT)
+    assert [word.start for word in found.words] == [word.start for word in greedy.words]
+    assert all(abs(word.end - same.end) < 0.02 for word, same in zip(found.words, greedy.words, strict=True))
+    confidences = [word.confidence for word in found.words]
+    assert confidences[1] < 0.1 < 0.9 < min(confidences[0], *confidences[2:])
+
+
+def test_a_batch_gets_what_each_gets_alone(loaded, lm, planted_waveform) -> None:
+    transcriber = Transcriber.load("m", lm=lm)
+    waveforms = [planted_waveform(text) for text in (HEARD, "", "the dog", "где")] + [np.zeros(10, np.float32)]
+    together = transcriber.transcribe_waveforms(waveforms)
+    assert together == [transcriber.transcribe_waveforms([waveform])[0] for waveform in waveforms]
+    assert [str(transcript) for transcript in together] == [MEANT, "", "the dog", "где", ""]
+
+
+def test_long_recordings_are_heard_in_windows(loaded, lm, planted_waveform, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    waveform = np.concatenate([planted_waveform(HEARD), pause] * 50)
+    assert len(waveform) > windows.WINDOW_SECONDS * SAMPLE_RATE
+    found = Transcriber.load("m", lm=lm).transcribe(waveform, SAMPLE_RATE)
+    assert str(found) == " ".join([MEANT] * 50)
+    greedy = Transcriber.load("m").transcribe(waveform, SAMPLE_RATE)
+    assert [word.start for word in found.words] == [word.start for word in greedy.words]
+
+
+def test_log_probs_are_those_of_each_frame(loaded, planted_waveform) -> None:
+    waveforms = [planted_waveform("ab"), np.zeros(10, np.float32), planted_waveform("где")]
+    found = Transcriber.load("m").log_probs(waveforms)
+    assert [rows.shape for rows in found] == [(len(waveform) // 160, len(loaded.vocabulary)) for waveform in waveforms]
+    for rows, text in zip(found, ("ab", "", "где"), strict=True):
+        assert loaded.vocabulary.decode(rows.argmax(dim=1)[::3].tolist()) == text
+        assert rows.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(rows))
+
+
+def test_a_stream_takes_no_language_model(loaded, lm) -> None:
+    with pytest.raises(ConfigError, match="stream: expected a transcriber without a language model"):
+        Transcriber.load("m", lm=lm).stream([], SAMPLE_RATE)
+
+
+def test_the_command_decodes_with_it_and_does_so_again_if_it_changed(loaded, lm, plant, tmp_path: Path) -> None:
+    def transcribe(*options: object) -> Result:
+        return CliRunner().invoke(cli.app, ["--model", "m", str(recording), *map(str, options)])
+
+    recording = plant(HEARD)
+    assert transcribe().stdout == f"{HEARD}\n"
+    assert transcribe("--lm", lm).stdout == f"{MEANT}\n"
+    output = tmp_path / "out"
+    assert transcribe("--output-dir", output, "--lm", lm).exit_code == 0
+    assert "1 finished before" in transcribe("--output-dir", output, "--lm", lm).stderr
+    result = transcribe("--output-dir", output)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.stderr
+    estimate_ngrams([HEARD], 2).save(tmp_path / "lm.arpa")
+    assert transcribe("--output-dir", output, "--lm", lm).exit_code == 1
+    assert transcribe("--lm", lm).stdout == f"{HEARD}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.arpa", None, "no.arpa: No such file or directory"),
+        ("no.toml", None, "no.toml: No such file or directory"),
+        ("bad.toml", "lm_weight = 1.0", "bad.toml: "),
+        ("bad.arpa", "a b c", "bad.arpa: expected an ARPA file"),
+    ],
+)
+def test_a_bad_language_model_is_one_line(loaded, plant, tmp_path: Path, name, content, message) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    result = CliRunner().invoke(cli.app, ["--model", "m", str(plant("a")), "--lm", str(tmp_path / name)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def dev(plant, tmp_path: Path) -> Path:
+    """A manifest of a recording for each of two texts, one not said as it is meant."""
+    utterances = []
+    for heard, meant in ((HEARD, MEANT), ("the dog", "the dog")):
+        path = plant(heard, f"{heard}.wav")
+        utterances.append(Utterance(path, audio_info(path).num_samples, text=meant))
+    write_manifest(tmp_path / "dev.tsv", utterances, ".")
+    return tmp_path / "dev.tsv"
+
+
+def test_evaluate_says_how_it_decoded(loaded, lm, dev, tmp_path: Path) -> None:
+    result = run("evaluate", "m", dev, "--lm", lm, "-o", tmp_path / "scores.json")
+    assert result.exit_code == 0
+    assert "| beam 50, lm.arpa x 0.5, word +1, unknown -20 | 0.0 [0.0, 0.0] |" in result.stdout
+    [evaluation] = json.loads((tmp_path / "scores.json").read_text())["evaluations"]
+    assert evaluation["decoding"] == "beam 50, lm.arpa x 0.5, word +1, unknown -20"
+    assert "| greedy | 16.7 [" in run("evaluate", "m", dev).stdout
+
+
+def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: Path) -> None:
+    start = tmp_path / "start.toml"
+    start.write_text('lm = "lm.arpa"\nlm_weight = 0.0\nunknown_score = 0.0\nmin_symbol_log_prob = -15.0\n')
+    output = tmp_path / "tuned" / "tuned.toml"
+    result = run("tune-lm", "m", dev, "--lm", start, "-o", output, "--trials", 20)
+    assert result.exit_code == 0, result.stderr
+    assert "tune-lm: greedy: WER 16.7 %, CER 4.3 %" in result.stderr
+    assert "tune-lm: 1 of 20: beam 50, lm.arpa x 0, word +1, unknown +0: WER 16.7 %" in result.stderr
+    assert "WER 0.0 %, CER 0.0 %\n" in result.stderr
+    config = BeamSearchConfig.read(output)
+    assert config.lm.samefile(tmp_path / "lm.arpa")
+    assert config.min_symbol_log_prob == -15.0
+    assert output.read_text().startswith(f"# speechssl tune-lm m {dev}: WER 0.0 %")
+    assert "| 0.0 [0.0, 0.0] |" in run("evaluate", "m", dev, "--lm", output).stdout
+    again = run("tune-lm", "m", dev, "--lm", start, "-o", tmp_path / "again.toml", "--trials", 20)
+    assert again.stderr == result.stderr
+    assert tomllib.loads((tmp_path / "again.toml").read_text())["lm"] == "lm.arpa"
+
+
+def test_an_ngram_model_is_made_of_manifests_and_lines(dev, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("a line\n\nanother line\n", "utf-8")
+    result = run("ngram", dev, tmp_path / "more.txt", "-o", tmp_path / "new" / "lm.arpa", "--order", 2)
+    assert result.exit_code == 0
+    assert result.stderr == f"{tmp_path}/new/lm.arpa: 8 words, 24 n-grams\n"
+    model = NgramModel.load(tmp_path / "new" / "lm.arpa")
+    assert model.entries.keys() == estimate_ngrams([MEANT, "the dog", "a line", "another line"], 2).entries.keys()
+
+
+def test_texts_are_reduced_to_words_if_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text('\ufeffWhere is, the CAT?\nIn room 5.\n"Где…"\n', "utf-8")
+    assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa", "--normalize").exit_code == 0
+    assert NgramModel.load(tmp_path / "lm.arpa").words == {"where", "is", "the", "cat", "где"}
+    assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa").exit_code == 0
+    assert NgramModel.load(tmp_path / "lm.arpa").words >= {"Where", "is,", "CAT?", "5."}
+
+
+def test_texts_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "empty.txt").write_text("")
+    for name, message in (
+        ("missing.txt", "missing.txt: No such file or directory"),
+        ("latin1.txt", "latin1.txt: expected UTF-8"),
+        ("empty.txt", "found no word"),
+    ):
+        result = run("ngram", tmp_path / name, "-o", tmp_path / "lm.arpa")
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "lm.arpa").exists()
+
+
+def test_a_model_of_other_letters_is_refused(loaded, tmp_path: Path) -> None:
+    estimate_ngrams(["WHERE", "CAT"], 1).save(tmp_path / "lm.arpa")
+    with pytest.raises(LanguageModelError, match="found none of 2, such as 'CAT'"):
+        Transcriber(replace(loaded), BeamSearchConfig(lm=tmp_path / "lm.arpa"))

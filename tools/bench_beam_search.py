@@ -1,0 +1,92 @@
+"""Beam search against the lexicon decoder of flashlight (C++, through torchaudio): errors and time, with equal weights.
+
+    python tools/bench_beam_search.py MODEL MANIFEST LM [--repeats 3]
+
+LM is an ARPA file or what `speechssl tune-lm` wrote. The peer, of the extra `peers`, takes the same weights, and is
+given every word of the language model as its lexicon: it knows no others. Both take turns on one thread; the best time
+of each counts.
+"""
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchaudio.models.decoder import ctc_decoder
+
+from speechssl.data.manifest import read_manifest
+from speechssl.language.beam_search import BeamSearch
+from speechssl.scoring import score
+from speechssl.transcribe.evaluate import read_batches, read_references
+from speechssl.transcribe.transcriber import Transcriber
+
+
+def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:
+    """The lexicon decoder as a function from log probabilities to a text."""
+    config, symbols = search.config, search.vocabulary.symbols
+    lexicon = folder / "lexicon.txt"
+    known = sorted(word for word in search.model.words if not search.vocabulary.unknown_characters(word))
+    lexicon.write_text("".join(f"{word} {' '.join(word)} {symbols[1]}\n" for word in known), "utf-8")
+    decoder = ctc_decoder(
+        lexicon=str(lexicon),
+        tokens=list(symbols),
+        lm=str(config.lm),
+        beam_size=config.beam_size,
+        beam_threshold=50,
+        lm_weight=config.lm_weight * math.log(10),  # it takes logarithms to base 10 as they are
+        word_score=config.word_score,
+        log_add=True,
+        blank_token=symbols[0],
+        sil_token=symbols[1],
+        unk_word="<unk>",
+    )
+    return lambda log_probs: " ".join(decoder(log_probs[None])[0][0].words)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Measure beam search beside that of flashlight.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("lm", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    transcriber = Transcriber.load(arguments.model, "cpu", arguments.lm)
+    search = transcriber.beam_search
+    assert search is not None
+    manifest = read_manifest(arguments.manifest)
+    references = read_references(manifest)
+    log_probs: dict[int, Tensor] = {}
+    for batch, waveforms in read_batches(manifest):
+        log_probs.update(zip(batch, transcriber.log_probs(waveforms), strict=True))
+
+    def ours(frames: Tensor) -> str:
+        return search.vocabulary.decode(token.symbol_id for token in search.find_path(frames))
+
+    with tempfile.TemporaryDirectory() as folder:
+        decoders = {"speechssl": ours, "flashlight": make_peer(search, Path(folder))}
+        seconds = dict.fromkeys(decoders, math.inf)
+        texts: dict[str, list[str]] = {}
+        for _ in range(arguments.repeats):
+            for name, decode in decoders.items():
+                started = time.perf_counter()
+                texts[name] = [decode(log_probs[index]) for index in range(len(manifest))]
+                seconds[name] = min(seconds[name], time.perf_counter() - started)
+    audio_seconds = sum(utterance.seconds for utterance in manifest)
+    print(search.config.describe())
+    print("| decoder | WER % | CER % | seconds of audio a second | times as slow as flashlight |")
+    print("|---|---|---|---|---|")
+    for name in decoders:
+        found = score(references, texts[name])
+        ratio = seconds[name] / seconds["flashlight"]
+        rates = f"{100 * found.wer:.1f} | {100 * found.cer:.1f}"
+        print(f"| {name} | {rates} | {audio_seconds / seconds[name]:.0f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
