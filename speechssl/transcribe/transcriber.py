@@ -16,13 +16,21 @@ from speechssl.data.recording import Recording
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.language.beam_search import BeamSearch
 from speechssl.language.settings import BeamSearchConfig
-from speechssl.model.ctc import CTCOutput, PathToken, greedy_path, greedy_paths
+from speechssl.model.ctc import CTCOutput, PathToken, greedy_path
 from speechssl.model.moments import WaveformMoments, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
 from speechssl.transcribe.pauses import VAD, FindSpeech, Piece, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript, Word
-from speechssl.transcribe.windows import WINDOW_SECONDS, Blocks, cut_windows, length_of, whole_or_blocks, window_moments
+from speechssl.transcribe.windows import (
+    WINDOW_SECONDS,
+    Blocks,
+    CountedBlocks,
+    cut_windows,
+    length_of,
+    whole_or_blocks,
+    window_moments,
+)
 from speechssl.transcribe.words import words_of_path
 
 BATCH_SECONDS = 60.0
@@ -168,6 +176,7 @@ class Transcriber:
             AudioError: there is not enough memory.
         """
         found = [torch.empty(0, len(self.checkpoint.vocabulary)) for _ in waveforms]
+        # A recording without a single frame cannot pass the convolutions.
         heard = [number for number, waveform in enumerate(waveforms) if self.geometry.num_frames(len(waveform)) > 0]
         if heard:
             output = self._score([waveforms[number] for number in heard])
@@ -262,25 +271,16 @@ class Transcriber:
         if find_speech:
             many = ([recording] if isinstance(recording, np.ndarray) else recording for recording in recordings)
             return [self._transcribe_pieces(blocks, find_speech, batch_seconds) for blocks in many]
-        # A recording without a single frame cannot pass the convolutions, and says nothing.
-        heard = [
-            recording
+        log_probs = iter(self.log_probs([recording for recording in recordings if isinstance(recording, np.ndarray)]))
+        return [
+            self._make_transcript(self._find_path(next(log_probs)), len(recording))
+            if isinstance(recording, np.ndarray)
+            else self._transcribe_windows(recording)
             for recording in recordings
-            if isinstance(recording, np.ndarray) and self.geometry.num_frames(len(recording)) > 0
         ]
-        paths = iter(self._find_paths(heard) if heard else [])
-        transcripts = []
-        for recording in recordings:
-            if not isinstance(recording, np.ndarray):
-                transcripts.append(self._transcribe_windows(recording))
-            elif self.geometry.num_frames(len(recording)) > 0:
-                transcripts.append(self._make_transcript(next(paths), len(recording)))
-            else:
-                transcripts.append(Transcript("", len(recording) / SAMPLE_RATE))
-        return transcripts
 
     def _transcribe_pieces(self, blocks: Blocks, find_speech: FindSpeech, batch_seconds: float) -> Transcript:
-        counted = _Counted(blocks)
+        counted = CountedBlocks(blocks)
         words: list[Word] = []
         for pool in prefetch(_pools(cut_at_pauses(counted, find_speech))):
             lengths = {number: len(piece.samples) for number, piece in enumerate(pool)}
@@ -293,7 +293,7 @@ class Transcriber:
 
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
         moments = window_moments(self.checkpoint.model.encoder.config, blocks)
-        counted = _Counted(blocks)
+        counted = CountedBlocks(blocks)
         kept = (
             self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept]
             for window in prefetch(cut_windows(counted, self.geometry))
@@ -301,15 +301,12 @@ class Transcriber:
         if self.beam_search is None:
             path = greedy_path(kept)
         else:
-            path = self.beam_search.find_long_path(
-                kept, round(WINDOW_SECONDS * SAMPLE_RATE / self.geometry.hop_samples)
-            )
+            num_frames = round(WINDOW_SECONDS * SAMPLE_RATE / self.geometry.hop_samples)
+            path = self.beam_search.find_long_path(kept, num_frames)
         return self._make_transcript(path, counted.num_samples)
 
-    def _find_paths(self, waveforms: Sequence[Waveform]) -> list[list[PathToken]]:
-        if self.beam_search is None:
-            return greedy_paths(self._score(waveforms))
-        return [self.beam_search.find_path(log_probs) for log_probs in self.log_probs(waveforms)]
+    def _find_path(self, log_probs: Tensor) -> list[PathToken]:
+        return greedy_path([log_probs]) if self.beam_search is None else self.beam_search.find_path(log_probs)
 
     def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
         vocabulary = self.checkpoint.vocabulary
@@ -334,19 +331,6 @@ class Transcriber:
                 raise
             seconds = batch.numel() / SAMPLE_RATE
             raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
-
-
-class _Counted:
-    """Blocks of a recording, and how many samples have passed."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self.blocks = blocks
-        self.num_samples = 0
-
-    def __iter__(self) -> Iterator[Waveform]:
-        for block in self.blocks:
-            self.num_samples += len(block)
-            yield block
 
 
 def _pools(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

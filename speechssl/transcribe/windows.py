@@ -81,6 +81,19 @@ def cut_windows(
         yield Window(samples, first_kept, geometry.num_frames(len(samples)))
 
 
+class CountedBlocks:
+    """Blocks of a recording, and how many samples have passed."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self.num_samples = 0
+
+    def __iter__(self) -> Iterator[Waveform]:
+        for block in self.blocks:
+            self.num_samples += len(block)
+            yield block
+
+
 def whole_or_blocks(recording: Waveform | Recording) -> Waveform | Blocks:
     """The waveform of a recording if it fits into a window, else the recording in blocks."""
     window_samples = int(WINDOW_SECONDS * SAMPLE_RATE)
