@@ -144,7 +144,7 @@ def tune_lm(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
     ],
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The dev set: minutes to half an hour.")],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The dev set, with texts.")],
     lm: Annotated[
         Path,
         typer.Option("--lm", metavar="FILE.arpa|FILE.toml", help="An ARPA file, or settings to look around in."),
@@ -153,6 +153,10 @@ def tune_lm(
         Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The settings found, for --lm of the others.")
     ],
     num_trials: Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Settings to try.")] = 40,
+    num_utterances: Annotated[
+        int,
+        typer.Option("--utterances", min=1, metavar="N", help="On how many, drawn at random if there are more."),
+    ] = 300,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
@@ -169,7 +173,7 @@ def tune_lm(
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.tune import tune_weights
 
-        tune_weights(model, manifest, lm, output, num_trials, device)
+        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -159,7 +159,7 @@ def evaluate_manifests(
         ConfigError: the output cannot be written, or the language model's settings are wrong.
     """
     if output is not None:
-        _prepare_output(output)
+        prepare_output(output)
     beam_search = None if lm is None else BeamSearchConfig.read(lm)
     checkpoint = load_ctc(model, device)
     evaluations = []
@@ -237,13 +237,14 @@ def read_references(manifest: Manifest) -> list[str]:
 
 
 def read_batches(
-    manifest: Manifest, batch_seconds: float = BATCH_SECONDS
+    manifest: Manifest, batch_seconds: float = BATCH_SECONDS, indices: Iterable[int] | None = None
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
     """Utterances by falling length, so that padding is short and what does not fit in memory shows at once.
 
     Args:
         manifest: The utterances.
         batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
+        indices: Which of them; None is all.
 
     Yields:
         Indices and waveforms.
@@ -252,7 +253,8 @@ def read_batches(
         AudioError: a recording cannot be read.
     """
     batch: list[int] = []
-    for index in sorted(range(len(manifest)), key=lambda index: -manifest[index].seconds):
+    chosen = range(len(manifest)) if indices is None else indices
+    for index in sorted(chosen, key=lambda index: -manifest[index].seconds):
         if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
             yield batch, [_read(manifest, index) for index in batch]
             batch = []
@@ -268,8 +270,12 @@ def _read(manifest: Manifest, index: int) -> Waveform:
         raise AudioError(f"{manifest.where(index)}: {error}") from None
 
 
-def _prepare_output(output: Path) -> None:
-    """Find out that a file cannot be written before the work rather than after it."""
+def prepare_output(output: Path) -> None:
+    """Find out that a file cannot be written before the work rather than after it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,22 +17,31 @@ from speechssl.language.beam_search import BeamSearch
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.model.ctc import PathToken, greedy_path
 from speechssl.scoring import score
-from speechssl.transcribe.evaluate import read_batches, read_references
+from speechssl.transcribe.evaluate import prepare_output, read_batches, read_references
 from speechssl.transcribe.transcriber import Transcriber
 
 _RANGES = {"lm_weight": (0.0, 2.0), "word_score": (-2.0, 10.0), "unknown_score": (-25.0, 0.0)}
 _NEAR = 0.1  # of the range: how far from the best so far the second half of the trials goes
 
 
-def tune_weights(model: Path, manifest: Path, lm: Path, output: Path, num_trials: int, device: str | None) -> None:
+def tune_weights(
+    model: Path,
+    manifest: Path,
+    lm: Path,
+    output: Path,
+    num_trials: int = 40,
+    num_utterances: int = 300,
+    device: str | None = None,
+) -> None:
     """Search for the weights with the lowest word error rate, and write them as TOML.
 
     Args:
         model: A model folder or a training run.
-        manifest: Of the utterances to try them on, all with a text and at most a minute long.
+        manifest: Of the utterances to try them on, all with a text.
         lm: As for `Transcriber.load`; its weights are tried first.
         output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
         num_trials: How many weights to try.
+        num_utterances: On how many utterances, drawn at random if there are more.
         device: As for `load_ctc`.
 
     Raises:
@@ -42,32 +51,35 @@ def tune_weights(model: Path, manifest: Path, lm: Path, output: Path, num_trials
         ManifestError: an utterance has no text, or there are none.
         AudioError: a recording cannot be read.
     """
+    prepare_output(output)
     start = BeamSearchConfig.read(lm)
     checkpoint = load_ctc(model, device)
     search = BeamSearch(start, checkpoint.vocabulary)
     utterances = read_manifest(manifest)
     references = read_references(utterances)
+    randomness = np.random.default_rng(0)
+    drawn = sorted(randomness.permutation(len(utterances))[:num_utterances].tolist())
     transcriber = Transcriber(checkpoint)
     log_probs: dict[int, Tensor] = {}
-    for batch, waveforms in read_batches(utterances):
+    for batch, waveforms in read_batches(utterances, indices=drawn):
         log_probs.update(zip(batch, transcriber.log_probs(waveforms), strict=True))
 
     def measure(find_path: Callable[[Tensor], Sequence[PathToken]]) -> tuple[float, float]:
-        paths = (find_path(log_probs[index]) for index in range(len(utterances)))
-        found = score(references, [checkpoint.vocabulary.decode(token.symbol_id for token in path) for path in paths])
+        paths = (find_path(log_probs[index]) for index in drawn)
+        texts = [checkpoint.vocabulary.decode(token.symbol_id for token in path) for path in paths]
+        found = score([references[index] for index in drawn], texts)
         return found.wer, found.cer
 
     rates = measure(lambda frames: greedy_path([frames]))
-    print_status(f"tune-lm: greedy: {_describe(rates)}")
+    print_status(f"tune-lm: {len(drawn)} of {len(utterances)} utterances, greedy: {_describe(rates)}")
     best, lowest = start, (math.inf, math.inf)
-    randomness = np.random.default_rng(0)
     for trial in range(num_trials):
         config = start if trial == 0 else best.model_copy(update=_draw(randomness, best, trial >= num_trials / 2))
         rates = measure(search.reweighted(config).find_path)
         if rates < lowest:
             best, lowest = config, rates
             print_status(f"tune-lm: {trial + 1} of {num_trials}: {config.describe()}: {_describe(rates)}")
-    _write(output, best, f"speechssl tune-lm {model} {manifest}: {_describe(lowest)}")
+    _write(output, best, f"speechssl tune-lm {model} {manifest}: {len(drawn)} utterances, {_describe(lowest)}")
 
 
 def _draw(randomness: np.random.Generator, best: BeamSearchConfig, is_near: bool) -> dict[str, float]:

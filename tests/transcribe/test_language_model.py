@@ -151,17 +151,28 @@ def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: 
     output = tmp_path / "tuned" / "tuned.toml"
     result = run("tune-lm", "m", dev, "--lm", start, "-o", output, "--trials", 20)
     assert result.exit_code == 0, result.stderr
-    assert "tune-lm: greedy: WER 16.7 %, CER 4.3 %" in result.stderr
+    assert "tune-lm: 2 of 2 utterances, greedy: WER 16.7 %, CER 4.3 %" in result.stderr
     assert "tune-lm: 1 of 20: beam 50, lm.arpa x 0, word +1, unknown +0: WER 16.7 %" in result.stderr
     assert "WER 0.0 %, CER 0.0 %\n" in result.stderr
     config = BeamSearchConfig.read(output)
     assert config.lm.samefile(tmp_path / "lm.arpa")
     assert config.min_symbol_log_prob == -15.0
-    assert output.read_text().startswith(f"# speechssl tune-lm m {dev}: WER 0.0 %")
+    assert output.read_text().startswith(f"# speechssl tune-lm m {dev}: 2 utterances, WER 0.0 %")
     assert "| 0.0 [0.0, 0.0] |" in run("evaluate", "m", dev, "--lm", output).stdout
     again = run("tune-lm", "m", dev, "--lm", start, "-o", tmp_path / "again.toml", "--trials", 20)
     assert again.stderr == result.stderr
     assert tomllib.loads((tmp_path / "again.toml").read_text())["lm"] == "lm.arpa"
+
+
+def test_tuning_on_a_part_and_into_nowhere(loaded, lm, dev, tmp_path: Path) -> None:
+    result = run("tune-lm", "m", dev, "--lm", lm, "-o", tmp_path / "one.toml", "--trials", 1, "--utterances", 1)
+    assert result.stderr.startswith("tune-lm: 1 of 2 utterances, greedy: WER ")
+    assert BeamSearchConfig.read(tmp_path / "one.toml") == BeamSearchConfig.read(lm)
+    loaded.model.batch_shapes.clear()
+    result = run("tune-lm", "m", dev, "--lm", lm, "-o", dev / "no.toml")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert loaded.model.batch_shapes == []  # it is said before the work
 
 
 def test_an_ngram_model_is_made_of_manifests_and_lines(dev, tmp_path: Path) -> None:
