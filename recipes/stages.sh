@@ -1,12 +1,13 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
-# which reads FROM, TO, OUT, GPUS, NODES and HEAD; `extras` may name extras of the package that it needs. It gives OUT,
-# the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`,
-# `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS...`, `show_results`, and from the first wanted stage on PYTHON, which has the package, and the
-# commands `speechssl`, `train` (on all GPUs) and `transcribe`.
+# which reads FROM, TO, OUT, GPUS, NODES, HEAD and TRIALS; `extras` may name extras of the package that it needs. It
+# gives OUT, the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`,
+# `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS_AND_OPTIONS...`, `show_results`, and from the first
+# wanted stage on PYTHON, which has the package, and the commands `speechssl`, `train` (on all GPUs) and `transcribe`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
 NODES=${NODES:-1}
+TRIALS=${TRIALS:-40}
 FROM=${FROM:-${stages[0]}}
 TO=${TO:-${stages[-1]}}
 
@@ -33,6 +34,7 @@ require_count() { # SETTING VALUE
 }
 require_count GPUS "$GPUS"
 require_count NODES "$NODES"
+require_count TRIALS "$TRIALS"
 
 if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
     if [[ -z ${HEAD:-} ]]; then
@@ -91,9 +93,9 @@ evaluate() { # RUN MANIFEST...: into the run's folder scores as JSON, with every
     score "" "$@"
 }
 
-language_model() { # RUN DEV TEST TEXTS_AND_OPTIONS...: an n-gram model of texts, how much it counts by dev, the scores with it
+language_model() { # RUN DEV TEST TEXTS_AND_OPTIONS...: a model of the texts, its weights by dev, the scores of test
     "${speechssl[@]}" ngram "${@:4}" --output "$1/lm.arpa"
-    "${speechssl[@]}" tune-lm "$1" "$2" --lm "$1/lm.arpa" --output "$1/lm.toml" --trials "${TRIALS:-40}"
+    "${speechssl[@]}" tune-lm "$1" "$2" --lm "$1/lm.arpa" --output "$1/lm.toml" --trials "$TRIALS"
     score _lm "$1" "$3" --lm "$1/lm.toml"
 }
 

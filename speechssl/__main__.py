@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from speechssl.command import exit_on_error, print_error, print_status
-from speechssl.errors import ManifestError
+from speechssl.command import LanguageModelFile, exit_on_error, print_error, print_status
+from speechssl.errors import LanguageModelError, ManifestError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,14 +32,6 @@ Configurations = Annotated[
 ]
 RunFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the run lives; it is resumed if it exists.")
-]
-LanguageModelFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--lm",
-        metavar="FILE.arpa|FILE.toml",
-        help="Decode with a language model: an ARPA file, or what tune-lm wrote. Default: greedy decoding.",
-    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; TOML syntax.")
@@ -131,11 +123,14 @@ def ngram(
     letters and case, no punctuation that it does not know.
     """
     with exit_on_error():
+        from speechssl.language.arpa import write_arpa
         from speechssl.language.kneser_ney import estimate_ngrams
         from speechssl.language.texts import read_texts
 
+        if output.exists() and any(path.exists() and path.samefile(output) for path in texts):
+            raise LanguageModelError(f"{output}: expected another file than those with the texts")
         model = estimate_ngrams(read_texts(texts, is_normalized), order)
-        model.save(output)
+        write_arpa(output, model)
         print_status(f"{output}: {len(model.words)} words, {len(model.entries)} n-grams")
 
 

@@ -1,13 +1,25 @@
-"""What every command shares: one line on stderr for a known failure, and the exit status that goes with it."""
+"""What commands share: an option, one line on stderr for a known failure, and the exit status that goes with it."""
 
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from speechssl.errors import SpeechSSLError
+
+LanguageModelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--lm",
+        metavar="FILE.arpa|FILE.toml",
+        help="Decode with a language model: an ARPA file, or what tune-lm wrote. Default: greedy decoding.",
+    ),
+]
 
 
 @contextmanager

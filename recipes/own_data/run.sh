@@ -9,9 +9,9 @@
 # SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
 # pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the
 # dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. LM_TEXTS names a file of more
-# texts, a sentence a line, for the language model; TRIALS is how many of its weights are tried. ENCODER names a file with
-# another architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
-# processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+# texts for the language model, a sentence a line; TRIALS is how many of its weights are tried. ENCODER names a file
+# with another architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS
+# the number of processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -41,6 +41,10 @@ case $SIZE in
         ;;
 esac
 
+if [[ -n ${LM_TEXTS:-} && ! -f $LM_TEXTS ]]; then
+    echo "error: LM_TEXTS=$LM_TEXTS: expected a file, found none" >&2
+    exit 1
+fi
 if [[ -z ${LICENCE:-} ]]; then
     LICENCE=unknown
     echo "note: the models will say that the licence of their data is unknown; LICENCE=... says what it is" >&2

@@ -65,10 +65,10 @@ if wanted transcribe; then
     "$PYTHON" "$recipe/cut_clips.py" "$data/test.tsv" "$OUT/heldout"
     "${transcribe[@]}" --model "$OUT/finetune" "$OUT"/heldout/*.wav >"$OUT/heldout.txt"
     "${transcribe[@]}" --model "$OUT/finetune" --lm "$OUT/finetune/lm.toml" "$OUT"/heldout/*.wav >"$OUT/heldout_lm.txt"
-    while IFS=$'\t' read -r file text _ text_lm; do
+    while IFS=$'\t' read -r -u 3 file text && IFS=$'\t' read -r -u 4 _ text_lm; do
         printf '%s\n  reference            %s\n' "${file##*/}" "$(<"${file%.wav}.txt")"
         printf '  transcript           %s\n  by a language model  %s\n' "$text" "$text_lm"
-    done < <(paste "$OUT/heldout.txt" "$OUT/heldout_lm.txt")
+    done 3<"$OUT/heldout.txt" 4<"$OUT/heldout_lm.txt"
 fi
 
 show_results

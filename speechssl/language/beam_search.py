@@ -13,8 +13,9 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 
 from speechssl.data.text import Vocabulary
-from speechssl.errors import LanguageModelError
-from speechssl.language.ngram import END, START, Ngram, NgramModel
+from speechssl.errors import AudioError, LanguageModelError
+from speechssl.language.arpa import read_arpa
+from speechssl.language.ngram import END, START, UNKNOWN, Ngram
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.model.ctc import BLANK_ID, PathToken, join_repeats
 
@@ -32,14 +33,17 @@ class BeamSearch:
     Args:
         config: The language model and the weights.
         vocabulary: The CTC model's.
+        sentence_frames: Length of a sentence at most; longer recordings are parted at long pauses. None is any length.
 
     Raises:
         LanguageModelError: the file cannot be read, or the vocabulary can spell none of its words.
     """
 
-    def __init__(self, config: BeamSearchConfig, vocabulary: Vocabulary) -> None:
-        self.config, self.vocabulary = config, vocabulary
-        self.model = NgramModel.load(config.lm)
+    def __init__(self, config: BeamSearchConfig, vocabulary: Vocabulary, sentence_frames: int | None = None) -> None:
+        assert sentence_frames is None or sentence_frames > 1
+        self.config, self.vocabulary, self.sentence_frames = config, vocabulary, sentence_frames
+        self.model = read_arpa(config.lm)
+        self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
         num_spelled = 0
         for word in self.model.words:
@@ -63,39 +67,37 @@ class BeamSearch:
         other.config = config
         return other
 
-    def find_path(self, log_probs: Tensor, first_frame: int = 0) -> list[PathToken]:
-        """The tokens of the best text, where the CTC model says them best.
+    def find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
+        """The tokens of the best text of a recording, where the CTC model says them best.
+
+        A recording that is parted has the end of a word at each cut.
 
         Args:
-            log_probs: (S, V) float32 of an utterance.
-            first_frame: The number of the first of these frames.
-        """
-        log_probs = log_probs.cpu()
-        labels = self._best(self._search(log_probs)).labels()
-        if not labels:
-            return []
-        targets = torch.tensor([labels], dtype=torch.int32)
-        path, scores = forced_align(log_probs[None], targets, blank=BLANK_ID)
-        return join_repeats(scores[0].tolist(), path[0].tolist(), first_frame)
+            parts: (S, V) log probabilities, one after another.
 
-    def find_long_path(self, parts: Iterable[Tensor], num_frames: int) -> list[PathToken]:
-        """The same of a recording of any length, a sentence reaching from one long pause to the next.
-
-        Args:
-            parts: (S, V) float32, one after another.
-            num_frames: Length of a sentence at most; it ends at the longest pause in its second half.
+        Raises:
+            AudioError: the model does not give probabilities.
         """
         path: list[PathToken] = []
         first_frame = 0
+        for sentence in self._sentences(parts):
+            if first_frame:
+                path.append(PathToken(self.vocabulary.word_delimiter_id, first_frame, first_frame, 0.0))
+            path += self._find_sentence(sentence, first_frame)
+            first_frame += len(sentence)
+        return path
+
+    def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The frames, parted at the longest pause in the second half of what is long enough."""
         pending = torch.empty(0, len(self.vocabulary))
         for part in parts:
             pending = torch.cat((pending, part.cpu()))
-            while len(pending) > num_frames:
-                stop = num_frames // 2 + self._longest_pause(pending[num_frames // 2 : num_frames])
-                path += self.find_path(pending[:stop], first_frame)
+            while self.sentence_frames is not None and len(pending) > self.sentence_frames:
+                middle = self.sentence_frames // 2
+                stop = middle + self._longest_pause(pending[middle : self.sentence_frames])
+                yield pending[:stop]
                 pending = pending[stop:]
-                first_frame += stop
-        return path + self.find_path(pending, first_frame)
+        yield pending
 
     def _longest_pause(self, log_probs: Tensor) -> int:
         """The frame in the middle of the longest run without letters; if there is none, the last."""
@@ -107,11 +109,20 @@ class BeamSearch:
                 pauses.append((stop - start, (start + stop) // 2))
         return max(pauses, default=(0, len(log_probs)))[1]
 
+    def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
+        if log_probs.isnan().any():
+            raise AudioError("expected probabilities of the model, found NaN")
+        labels = self._best(self._search(log_probs)).labels()
+        if not labels:
+            return []
+        targets = torch.tensor([labels], dtype=torch.int32)
+        path, scores = forced_align(log_probs[None], targets, blank=BLANK_ID)
+        return join_repeats(scores[0].tolist(), path[0].tolist(), first_frame)
+
     def _search(self, log_probs: Tensor) -> "Beams":
         """The prefixes that are left at the end."""
         config = self.config
-        root = _Prefix(None, self.vocabulary.word_delimiter_id, "", (START,), 0.0, 0.0)
-        beams: Beams = {root: [0.0, _IMPOSSIBLE]}
+        beams: Beams = {_Prefix(None, BLANK_ID, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
         for frame in log_probs.tolist():
             least = min(config.min_symbol_log_prob, max(frame))
             tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
@@ -155,18 +166,18 @@ class BeamSearch:
                 if child is not None:
                     _add(kept, child, 1, mass)
                 else:
-                    new.append((mass + prefix.score + self._pending(prefix, symbol), prefix, symbol, mass))
+                    ahead = self._score_ahead(prefix.word + self.vocabulary.symbols[symbol])
+                    new.append((mass + prefix.score + ahead, prefix, symbol, mass))
         return kept, new
 
     def _best(self, beams: "Beams") -> "_Prefix":
-        """The best text; of it with a delimiter after its last word and without, the likelier."""
+        """The best text; of its prefixes, with delimiters at its ends and without, the likeliest."""
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
-        spelled: dict[_Prefix, list[_Prefix]] = {}
+        spelled: dict[str, list[_Prefix]] = {}
         for prefix in beams:
-            text = prefix if prefix.word or prefix.parent is None else prefix.parent
-            spelled.setdefault(text, []).append(prefix)
+            spelled.setdefault(self.vocabulary.decode(prefix.labels()), []).append(prefix)
         scores = {
-            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(text)
+            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(prefixes[0])
             for text, prefixes in spelled.items()
         }
         return max(spelled[max(scores, key=scores.__getitem__)], key=masses.__getitem__)
@@ -179,29 +190,29 @@ class BeamSearch:
             child = _Prefix(prefix, symbol, "", context, score, score)
         else:
             word = prefix.word + self.vocabulary.symbols[symbol]
-            rank = prefix.score + self._pending(prefix, symbol)
+            rank = prefix.score + self._score_ahead(word)
             child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
         prefix.children[symbol] = child
         return child
 
-    def _pending(self, prefix: "_Prefix", symbol: int) -> float:
-        """A guess at the score of the word under way with one more letter.
-
-        As if the likeliest known word that begins so were complete; the beginning of no known word pays at once.
-        """
-        ahead = self._look_ahead.get(prefix.word + self.vocabulary.symbols[symbol])
-        return self.config.unknown_score if ahead is None else self.config.lm_weight * ahead
+    def _score_ahead(self, beginning: str) -> float:
+        """A guess at the score of a word that begins so: of the likeliest one, or of an unknown one."""
+        config = self.config
+        known = self._look_ahead.get(beginning)
+        return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
 
     def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
-        """The context after the word under way, and the score with it."""
-        config = self.config
-        score = prefix.score + config.lm_weight * self.model.score(prefix.context, prefix.word) + config.word_score
-        if prefix.word not in self.model.words:
+        """The context after the word under way, if there is one, and the score with it."""
+        config, word = self.config, prefix.word
+        if not word:
+            return prefix.context, prefix.score
+        score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
+        if word not in self.model.words:
             score += config.unknown_score
-        return self.model.shortened((*prefix.context, prefix.word)), score
+        return self.model.shortened((*prefix.context, word)), score
 
     def _finished_score(self, prefix: "_Prefix") -> float:
-        context, score = self._with_word(prefix) if prefix.word else (prefix.context, prefix.score)
+        context, score = self._with_word(prefix)
         return score + self.config.lm_weight * self.model.score(context, END)
 
 
@@ -209,11 +220,13 @@ class _Prefix:
     """The beginning of a text, a node in the tree of all that are kept.
 
     Attributes:
+        parent: The same without its last symbol; None of the empty one.
         symbol: Its last.
         word: The letters of the word under way.
         context: The words before that count.
         score: Of its complete words, by the language model.
         rank: The same with a guess at the word under way.
+        children: The prefixes with one more symbol that are kept, or lead to one.
     """
 
     __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
@@ -227,19 +240,18 @@ class _Prefix:
 
     def labels(self) -> list[int]:
         """Its symbols, from the first on."""
-        return [prefix.symbol for prefix in self._line()][::-1]
+        labels = []
+        prefix = self
+        while prefix.parent is not None:
+            labels.append(prefix.symbol)
+            prefix = prefix.parent
+        return labels[::-1]
 
     def drop(self, kept: "Beams") -> None:
-        """Forget it, and those before it that lead nowhere else."""
+        """Forget it unless it is kept, and those before it that lead nowhere else."""
         prefix = self
         while prefix.parent is not None and not prefix.children and prefix not in kept:
             prefix.parent.children.pop(prefix.symbol, None)
-            prefix = prefix.parent
-
-    def _line(self) -> "Iterator[_Prefix]":
-        prefix = self
-        while prefix.parent is not None:
-            yield prefix
             prefix = prefix.parent
 
 

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 from speechssl.data.text import split_words
 from speechssl.errors import LanguageModelError
-from speechssl.language.ngram import END, START, UNKNOWN, Ngram, NgramModel
+from speechssl.language.ngram import END, NEVER, START, UNKNOWN, Ngram, NgramModel, find_mark
 
 _FALLBACK = (0.5, 1.0, 1.5)  # of a text so small that its counts of counts give no discounts
-_NEVER = -99 * math.log(10)
 
 
 def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
@@ -48,7 +47,7 @@ def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
         ngram: (math.log(probability), math.log(back_offs.get(ngram, 1.0)))
         for ngram, probability in probabilities.items()
     }
-    entries[(START,)] = (_NEVER, math.log(back_offs.get((START,), 1.0)))
+    entries[(START,)] = (NEVER, math.log(back_offs.get((START,), 1.0)))
     return NgramModel(order, entries)
 
 
@@ -57,9 +56,8 @@ def _count(texts: Iterable[str], order: int) -> list[dict[Ngram, int]]:
     counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
     for text in texts:
         words = split_words(text)
-        for mark in (START, END, UNKNOWN):
-            if mark in words:
-                raise LanguageModelError(f"expected texts without {mark}, found {text!r:.80}")
+        if mark := find_mark(words):
+            raise LanguageModelError(f"expected texts without {mark}, found {text!r:.80}")
         if words:
             sentence = [START, *words, END]
             for length, counter in enumerate(counts, start=1):

@@ -17,16 +17,16 @@ class BeamSearchConfig(Config):
         word_score: Added for each word, in nats: more than 0 makes for more words.
         unknown_score: Added for each word that the language model does not know, in nats.
         beam_size: Prefixes that are kept from frame to frame, at most.
-        beam_threshold: How far behind the best one a prefix may be, in nats.
+        beam_threshold: How far behind the best one a prefix may be, in nats: farther than an unknown word costs.
         min_symbol_log_prob: Symbols less likely than this at a frame are not tried, in nats.
     """
 
     lm: Path
-    lm_weight: float = Field(0.5, ge=0)
-    word_score: float = 1.0
+    lm_weight: float = Field(0.8, ge=0)
+    word_score: float = 2.0
     unknown_score: float = Field(-10.0, le=0)
     beam_size: int = Field(50, ge=1)
-    beam_threshold: float = Field(12.0, gt=0)
+    beam_threshold: float = Field(25.0, gt=0)
     min_symbol_log_prob: float = Field(-5.0, lt=0)
 
     @classmethod

@@ -32,7 +32,7 @@ class CTCOutput:
 
 @dataclass(frozen=True)
 class PathToken:
-    """A symbol of the greedy path.
+    """A symbol of a path: the greedy one, or one aligned with a text.
 
     Attributes:
         symbol_id: Its id; never blank.
@@ -156,7 +156,7 @@ def greedy_paths(output: CTCOutput) -> list[list[PathToken]]:
 
 
 def greedy_path(parts: Iterable[Tensor]) -> list[PathToken]:
-    """The same of one recording whose frames come part by part.
+    """The likeliest symbol of each frame of one recording, repeats joined and blanks dropped.
 
     Args:
         parts: (S, V) log probabilities, one after another.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speechssl.command import exit_on_error, print_error, print_status
+from speechssl.command import LanguageModelFile, exit_on_error, print_error, print_status
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.transcribe.outputs import FileWriter, Format, Printer
 
@@ -90,13 +90,7 @@ def transcribe(
             "too (pip install 'speechssl[vad]').",
         ),
     ] = VAD.ENERGY,
-    lm: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.arpa|FILE.toml",
-            help="Decode with a language model: an ARPA file, or what 'speechssl tune-lm' wrote. Default: greedy.",
-        ),
-    ] = None,
+    lm: LanguageModelFile = None,
     reference: Annotated[
         Path | None,
         typer.Option(

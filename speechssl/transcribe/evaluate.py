@@ -1,5 +1,6 @@
 """Score a fine-tuned model on manifests: error rates with intervals, confusions, every transcript."""
 
+import hashlib
 import json
 import sys
 import time
@@ -18,9 +19,10 @@ from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance
 from speechssl.data.text import write_text_file
 from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.language.beam_search import BeamSearch
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.scoring import Confusion, Score, score
-from speechssl.transcribe.transcriber import Transcriber
+from speechssl.transcribe.transcriber import Transcriber, make_beam_search
 
 BATCH_SECONDS = 60.0
 _NUM_CONFUSIONS = 20  # in the JSON file; a quarter of them on the console
@@ -44,7 +46,7 @@ class Evaluation:
         num_parameters: Size of the model.
         device: Where it ran.
         seconds: Wall-clock time that reading and transcribing took.
-        decoding: How text was made of what the model says.
+        beam_search: How text was made of what the model says, if not greedily.
     """
 
     description: ModelDescription
@@ -55,7 +57,12 @@ class Evaluation:
     num_parameters: int
     device: str
     seconds: float
-    decoding: str
+    beam_search: BeamSearchConfig | None
+
+    @property
+    def decoding(self) -> str:
+        """How text was made, in a few words."""
+        return self.beam_search.describe() if self.beam_search else "greedy"
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types: rates are fractions, counts whole numbers, times seconds."""
@@ -65,6 +72,7 @@ class Evaluation:
             "num_utterances": len(self.manifest),
             "audio_seconds": _audio_seconds(self.manifest),
             "decoding": self.decoding,
+            "beam_search": _describe_search(self.beam_search) if self.beam_search else None,
             "device": self.device,
             "seconds": self.seconds,
             "wer": asdict(self.wer),
@@ -92,7 +100,7 @@ def evaluate_model(
     checkpoint: CTCCheckpoint,
     manifest: Manifest,
     *,
-    beam_search: BeamSearchConfig | None = None,
+    beam_search: BeamSearch | None = None,
     batch_seconds: float = BATCH_SECONDS,
     report_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -108,7 +116,6 @@ def evaluate_model(
     Raises:
         ManifestError: an utterance has no text, or there are none.
         AudioError: a recording cannot be read; one that is left out would make the rates another set's.
-        LanguageModelError: as for `Transcriber`.
     """
     references = read_references(manifest)
     transcriber = Transcriber(checkpoint, beam_search)
@@ -133,7 +140,7 @@ def evaluate_model(
         sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         _device_name(transcriber.device),
         seconds,
-        beam_search.describe() if beam_search else "greedy",
+        beam_search.config if beam_search else None,
     )
 
 
@@ -157,11 +164,13 @@ def evaluate_manifests(
     Raises:
         CheckpointError: the model cannot be loaded.
         ConfigError: the output cannot be written, or the language model's settings are wrong.
+        LanguageModelError: as for `make_beam_search`.
     """
     if output is not None:
         prepare_output(output)
-    beam_search = None if lm is None else BeamSearchConfig.read(lm)
+    config = None if lm is None else BeamSearchConfig.read(lm)
     checkpoint = load_ctc(model, device)
+    beam_search = None if config is None else make_beam_search(config, checkpoint)
     evaluations = []
     for path in manifests:
         try:
@@ -299,6 +308,11 @@ def _write(output: Path, model: Path, evaluations: Sequence[Evaluation]) -> None
         write_text_file(output, f"{text}\n")
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror or error}") from None
+
+
+def _describe_search(config: BeamSearchConfig) -> dict[str, Any]:
+    with config.lm.open("rb") as file:
+        return config.to_dict() | {"lm_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _device_name(device: torch.device) -> str:

@@ -48,15 +48,12 @@ class Transcriber:
 
     Args:
         checkpoint: A model with its vocabulary, on the device to use.
-        beam_search: The language model and its weights; None is greedy decoding.
-
-    Raises:
-        LanguageModelError: the language model cannot be read, or has no word that the vocabulary can spell.
+        beam_search: With the language model, as `make_beam_search` gives it; None is greedy decoding.
     """
 
-    def __init__(self, checkpoint: CTCCheckpoint, beam_search: BeamSearchConfig | None = None) -> None:
+    def __init__(self, checkpoint: CTCCheckpoint, beam_search: BeamSearch | None = None) -> None:
         self.checkpoint = checkpoint
-        self.beam_search = None if beam_search is None else BeamSearch(beam_search, checkpoint.vocabulary)
+        self.beam_search = beam_search
         self.device = next(checkpoint.model.parameters()).device
         self.geometry = checkpoint.model.encoder.geometry
         # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
@@ -79,8 +76,9 @@ class Transcriber:
             ConfigError: the TOML file is missing or has other settings.
             LanguageModelError: the language model cannot be read, or has no word that the model can spell.
         """
-        beam_search = None if lm is None else BeamSearchConfig.read(Path(lm))
-        return cls(load_ctc(Path(path), device), beam_search)
+        config = None if lm is None else BeamSearchConfig.read(Path(lm))
+        checkpoint = load_ctc(Path(path), device)
+        return cls(checkpoint, None if config is None else make_beam_search(config, checkpoint))
 
     def transcribe(
         self,
@@ -167,7 +165,7 @@ class Transcriber:
         """What the model says of each frame, before any text is made of it.
 
         Args:
-            waveforms: As for `transcribe_waveforms`, of at most a minute each.
+            waveforms: As for `transcribe_waveforms`.
 
         Returns:
             (S, V) float32 natural logarithms each, on the CPU; one shorter than a frame has no frames.
@@ -176,11 +174,15 @@ class Transcriber:
             AudioError: there is not enough memory.
         """
         found = [torch.empty(0, len(self.checkpoint.vocabulary)) for _ in waveforms]
-        # A recording without a single frame cannot pass the convolutions.
-        heard = [number for number, waveform in enumerate(waveforms) if self.geometry.num_frames(len(waveform)) > 0]
-        if heard:
-            output = self._score([waveforms[number] for number in heard])
-            for number, row, length in zip(heard, output.log_probs.cpu(), output.frame_lengths.tolist(), strict=True):
+        short: list[int] = []
+        for number, waveform in enumerate(waveforms):
+            if not isinstance(recording := whole_or_blocks(waveform), np.ndarray):
+                found[number] = torch.cat([part.cpu() for part in self._score_windows(recording)])
+            elif self.geometry.num_frames(len(waveform)) > 0:  # without a single frame it cannot pass the convolutions
+                short.append(number)
+        if short:
+            output = self._score([waveforms[number] for number in short])
+            for number, row, length in zip(short, output.log_probs.cpu(), output.frame_lengths.tolist(), strict=True):
                 found[number] = row[:length]
         return found
 
@@ -273,7 +275,7 @@ class Transcriber:
             return [self._transcribe_pieces(blocks, find_speech, batch_seconds) for blocks in many]
         log_probs = iter(self.log_probs([recording for recording in recordings if isinstance(recording, np.ndarray)]))
         return [
-            self._make_transcript(self._find_path(next(log_probs)), len(recording))
+            self._make_transcript(self._find_path([next(log_probs)]), len(recording))
             if isinstance(recording, np.ndarray)
             else self._transcribe_windows(recording)
             for recording in recordings
@@ -292,21 +294,17 @@ class Transcriber:
         return Transcript(" ".join(word.text for word in words), counted.num_samples / SAMPLE_RATE, tuple(words))
 
     def _transcribe_windows(self, blocks: Blocks) -> Transcript:
-        moments = window_moments(self.checkpoint.model.encoder.config, blocks)
         counted = CountedBlocks(blocks)
-        kept = (
-            self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept]
-            for window in prefetch(cut_windows(counted, self.geometry))
-        )
-        if self.beam_search is None:
-            path = greedy_path(kept)
-        else:
-            num_frames = round(WINDOW_SECONDS * SAMPLE_RATE / self.geometry.hop_samples)
-            path = self.beam_search.find_long_path(kept, num_frames)
-        return self._make_transcript(path, counted.num_samples)
+        return self._make_transcript(self._find_path(self._score_windows(counted)), counted.num_samples)
 
-    def _find_path(self, log_probs: Tensor) -> list[PathToken]:
-        return greedy_path([log_probs]) if self.beam_search is None else self.beam_search.find_path(log_probs)
+    def _score_windows(self, blocks: Blocks) -> Iterator[Tensor]:
+        """The log probabilities of the frames of a long recording, window by window."""
+        moments = window_moments(self.checkpoint.model.encoder.config, blocks)
+        for window in prefetch(cut_windows(blocks, self.geometry)):
+            yield self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept]
+
+    def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
+        return greedy_path(parts) if self.beam_search is None else self.beam_search.find_path(parts)
 
     def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
         vocabulary = self.checkpoint.vocabulary
@@ -331,6 +329,16 @@ class Transcriber:
                 raise
             seconds = batch.numel() / SAMPLE_RATE
             raise AudioError(f"not enough memory on {self.device} for {seconds:.0f} s of audio at once") from None
+
+
+def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> BeamSearch:
+    """The search for a model: sentences are no longer than a window.
+
+    Raises:
+        LanguageModelError: the language model cannot be read, or has no word that the model can spell.
+    """
+    hop_samples = checkpoint.model.encoder.geometry.hop_samples
+    return BeamSearch(config, checkpoint.vocabulary, round(WINDOW_SECONDS * SAMPLE_RATE / hop_samples))
 
 
 def _pools(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

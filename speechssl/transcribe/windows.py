@@ -82,13 +82,14 @@ def cut_windows(
 
 
 class CountedBlocks:
-    """Blocks of a recording, and how many samples have passed."""
+    """Blocks of a recording, and how many samples passed when they were last gone through."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks = blocks
         self.num_samples = 0
 
     def __iter__(self) -> Iterator[Waveform]:
+        self.num_samples = 0
         for block in self.blocks:
             self.num_samples += len(block)
             yield block

@@ -21,7 +21,7 @@ def words_of_path(
     inside its sound rather than fill it.
 
     Args:
-        tokens: In time order, as ``greedy_paths`` gives them.
+        tokens: In time order, as ``greedy_paths`` or a beam search gives them.
         vocabulary: The symbols, of which one ends words.
         geometry: Frames to samples.
         num_samples: Length of the recording at 16 kHz: no word reaches beyond it.

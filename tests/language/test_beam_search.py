@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from speechssl.data.text import Vocabulary
-from speechssl.errors import ConfigError, LanguageModelError
+from speechssl.errors import AudioError, ConfigError, LanguageModelError
+from speechssl.language.arpa import write_arpa
 from speechssl.language.beam_search import BeamSearch
 from speechssl.language.kneser_ney import estimate_ngrams
 from speechssl.language.settings import BeamSearchConfig
@@ -26,10 +27,12 @@ Make = Callable[..., BeamSearch]
 def make(tmp_path: Path) -> Make:
     """A search with a model of texts."""
 
-    def make(texts: list[str] = TEXTS, vocabulary: Vocabulary = VOCABULARY, **settings: float) -> BeamSearch:
-        estimate_ngrams(texts, 2).save(tmp_path / "lm.arpa")
+    def make(
+        texts: list[str] = TEXTS, vocabulary: Vocabulary = VOCABULARY, frames: int | None = None, **settings: float
+    ) -> BeamSearch:
+        write_arpa(tmp_path / "lm.arpa", estimate_ngrams(texts, 2))
         config = BeamSearchConfig.from_dict({"lm": str(tmp_path / "lm.arpa"), **settings}, "test")
-        return BeamSearch(config, vocabulary)
+        return BeamSearch(config, vocabulary, frames)
 
     return make
 
@@ -43,7 +46,7 @@ def said(*frames: str, vocabulary: Vocabulary = VOCABULARY, sure: float = 0.9) -
 
 
 def text_of(search: BeamSearch, log_probs: Tensor) -> str:
-    return search.vocabulary.decode(token.symbol_id for token in search.find_path(log_probs))
+    return search.vocabulary.decode(token.symbol_id for token in search.find_path([log_probs]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -85,7 +88,7 @@ def test_the_language_model_decides_what_the_ear_cannot(make: Make) -> None:
 
 def test_unknown_words_are_spelled_at_a_price(make: Make) -> None:
     heard = said(*"bb-b-|", sure=0.8)
-    assert text_of(make(unknown_score=-1.0), heard) == "bb"
+    assert text_of(make(lm_weight=0.3, unknown_score=-1.0), heard) == "bb"
     assert text_of(make(unknown_score=-100.0), heard) in {"ab", "ba", "a", ""}
 
 
@@ -97,10 +100,18 @@ def test_more_for_a_word_makes_for_more_words(make: Make) -> None:
 
 
 def test_tokens_lie_where_they_are_said(make: Make) -> None:
-    path = make().find_path(said(*"--aa-b||---ab-"), first_frame=100)
-    found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame, token.last_frame) for token in path]
-    assert found == [("a", 102, 103), ("b", 105, 105), ("|", 106, 107), ("a", 111, 111), ("b", 112, 112)]
-    assert all(token.log_prob == pytest.approx(math.log(0.9)) for token in path)
+    heard = said(*"--aa-b||---ab-")
+    for parts in [heard], heard.split(5):
+        path = make().find_path(parts)
+        found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame, token.last_frame) for token in path]
+        assert found == [("a", 2, 3), ("b", 5, 5), ("|", 6, 7), ("a", 11, 11), ("b", 12, 12)]
+        assert all(token.log_prob == pytest.approx(math.log(0.9)) for token in path)
+
+
+def test_delimiters_before_the_first_word_are_no_part_of_it(make: Make) -> None:
+    path = make().find_path([said(*"||||ab|", sure=0.97)])
+    found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]
+    assert found == [("|", 0), ("a", 4), ("b", 5), ("|", 6)]
 
 
 @pytest.mark.parametrize("frames", ["", "-", "---", "|", "-|-|"])
@@ -109,22 +120,43 @@ def test_silence_has_no_text(make: Make, frames: str) -> None:
 
 
 def test_long_recordings_are_parted_in_long_pauses(make: Make) -> None:
-    search = make()
     sentence = "ab|a--|" + "-" * 8
     heard = said(*(sentence * 20))
-    parts = heard.split(37)
-    # Two sentences a part: what is left at the end is the last.
-    ends = [30 * number - 4 for number in range(1, 10)]
-    expected = [
-        token
-        for start, part in zip((0, *ends), heard.tensor_split(ends), strict=True)
-        for token in search.find_path(part, start)
-    ]
-    assert search.find_long_path(parts, num_frames=31) == expected
-    assert VOCABULARY.decode(token.symbol_id for token in expected) == " ".join(["ab a"] * 20)
-    without_pauses = said(*("ab" * 50))
-    assert search.find_long_path([without_pauses], num_frames=30)[-1].last_frame == 99
-    assert search.find_long_path([], num_frames=30) == []
+    letters = [(symbol, frame) for frame, symbol in enumerate(sentence * 20) if symbol in "ab"]
+    search = make(frames=31)
+    for parts in [heard], heard.split(37):
+        path = search.find_path(parts)
+        found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]
+        assert [(symbol, frame) for symbol, frame in found if symbol != "|"] == letters
+        assert VOCABULARY.decode(token.symbol_id for token in path) == " ".join(["ab a"] * 20)
+        assert [token.log_prob for token in path].count(0.0) >= 9  # the cuts
+    assert search.find_path([]) == []
+
+
+@pytest.mark.parametrize("frames", range(10, 18, 2))
+def test_words_on_both_sides_of_a_cut_stay_two(make: Make, frames: int) -> None:
+    heard = said(*"a-|b----------|a-|a", sure=0.99)
+    assert text_of(make(frames=frames, unknown_score=0.0), heard) == "a b a a"
+
+
+def test_without_a_pause_it_is_cut_all_the_same(make: Make) -> None:
+    path = make(frames=30).find_path([said(*("ab" * 50))])
+    assert path[-1].last_frame == 99
+
+
+@pytest.mark.parametrize("lm_weight", [0.5, 1.0, 1.5])
+def test_long_unknown_words_do_not_crowd_out_known_ones(make: Make, lm_weight: float) -> None:
+    texts = ["doctor zyx today"] * 30 + ["doctor today", "today"] * 20
+    vocabulary = Vocabulary.from_texts(texts)
+    heard = said(*"d-o-c-t-o-r-|z-y-x-|t-o-d-a-y-|", vocabulary=vocabulary)
+    assert text_of(make(texts, vocabulary, lm_weight=lm_weight), heard) == "doctor zyx today"
+
+
+def test_a_model_that_says_nan_is_an_error(make: Make) -> None:
+    heard = said(*"ab|")
+    heard[1] = math.nan
+    with pytest.raises(AudioError, match="expected probabilities of the model, found NaN"):
+        make().find_path([heard])
 
 
 def test_a_narrow_beam_forgets_and_finds(make: Make) -> None:
@@ -145,7 +177,7 @@ def test_settings_come_from_a_toml_file_or_are_the_defaults(make: Make, tmp_path
     (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nlm_weight = 0.25\n')
     config = BeamSearchConfig.read(tmp_path / "lm.toml")
     assert (config.lm, config.lm_weight) == (tmp_path / "lm.arpa", 0.25)
-    assert config.describe() == "beam 50, lm.arpa x 0.25, word +1, unknown -10"
+    assert config.describe() == "beam 50, lm.arpa x 0.25, word +2, unknown -10"
     assert BeamSearchConfig.read(tmp_path / "lm.arpa") == BeamSearchConfig(lm=tmp_path / "lm.arpa")
     (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nweight = 0.25\n')
     with pytest.raises(ConfigError, match=r"lm\.toml: .*weight"):

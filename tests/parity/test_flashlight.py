@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from speechssl.data.text import Vocabulary
+from speechssl.language.arpa import write_arpa
 from speechssl.language.beam_search import BeamSearch
 from speechssl.language.kneser_ney import estimate_ngrams
 from speechssl.language.settings import BeamSearchConfig
@@ -26,7 +27,7 @@ VOCABULARY = Vocabulary.from_texts(TEXTS)
 
 @pytest.fixture
 def lm(tmp_path: Path) -> Path:
-    estimate_ngrams(TEXTS, 3).save(tmp_path / "lm.arpa")
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(TEXTS, 3))
     return tmp_path / "lm.arpa"
 
 
@@ -74,7 +75,7 @@ def test_texts_are_those_of_the_lexicon_decoder(lm: Path, tmp_path: Path) -> Non
         said = 4.0 * torch.nn.functional.one_hot(frames, len(VOCABULARY))
         noise = 2.5 * torch.randn(said.shape, generator=torch.Generator().manual_seed(seed))
         log_probs = (said + noise).log_softmax(dim=1)
-        found.append(VOCABULARY.decode(token.symbol_id for token in search.find_path(log_probs)))
+        found.append(VOCABULARY.decode(token.symbol_id for token in search.find_path([log_probs])))
         expected.append(" ".join(peer(log_probs[None])[0][0].words))
     assert found != texts  # so much noise that both misunderstand
     assert sum(ours == theirs for ours, theirs in zip(found, expected, strict=True)) >= 19

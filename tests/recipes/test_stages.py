@@ -21,7 +21,7 @@ def run_stages(folder: Path, program: str, **settings: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("value", ["8x", "0", "-1", "1.5", "08", "1 2", "²"])
-@pytest.mark.parametrize("setting", ["GPUS", "NODES"])
+@pytest.mark.parametrize("setting", ["GPUS", "NODES", "TRIALS"])
 def test_numbers_of_processes_are_whole(tmp_path: Path, setting: str, value: str) -> None:
     result = run_stages(tmp_path, "", **{setting: value})
     assert (result.returncode, result.stderr) == (

@@ -1,8 +1,8 @@
 """Language models in the transcriber and in the commands; what the search itself does is tested in tests/language."""
 
+import hashlib
 import json
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from speechssl.checkpoint.native import CTCCheckpoint
 from speechssl.data.audio import SAMPLE_RATE, audio_info
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.errors import ConfigError, LanguageModelError
+from speechssl.language.arpa import read_arpa, write_arpa
 from speechssl.language.kneser_ney import estimate_ngrams
-from speechssl.language.ngram import NgramModel
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.transcribe import cli, windows
 from speechssl.transcribe.transcriber import Transcriber
@@ -37,7 +37,7 @@ def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCChe
 @pytest.fixture
 def lm(tmp_path: Path) -> Path:
     """A model of `TEXTS`, and settings by which it counts."""
-    estimate_ngrams(TEXTS, 2).save(tmp_path / "lm.arpa")
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(TEXTS, 2))
     (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nunknown_score = -20.0\nmin_symbol_log_prob = -15.0\n')
     return tmp_path / "lm.toml"
 
@@ -79,6 +79,8 @@ def test_log_probs_are_those_of_each_frame(loaded, planted_waveform) -> None:
     waveforms = [planted_waveform("ab"), np.zeros(10, np.float32), planted_waveform("где")]
     found = Transcriber.load("m").log_probs(waveforms)
     assert [rows.shape for rows in found] == [(len(waveform) // 160, len(loaded.vocabulary)) for waveform in waveforms]
+    long = np.concatenate([planted_waveform("ab"), np.zeros(100 * SAMPLE_RATE, np.float32)])
+    assert Transcriber.load("m").log_probs([long])[0].shape == (len(long) // 160, len(loaded.vocabulary))
     for rows, text in zip(found, ("ab", "", "где"), strict=True):
         assert loaded.vocabulary.decode(rows.argmax(dim=1)[::3].tolist()) == text
         assert rows.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(rows))
@@ -102,7 +104,7 @@ def test_the_command_decodes_with_it_and_does_so_again_if_it_changed(loaded, lm,
     result = transcribe("--output-dir", output)
     assert result.exit_code == 1
     assert "--overwrite" in result.stderr
-    estimate_ngrams([HEARD], 2).save(tmp_path / "lm.arpa")
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams([HEARD], 2))
     assert transcribe("--output-dir", output, "--lm", lm).exit_code == 1
     assert transcribe("--lm", lm).stdout == f"{HEARD}\n"
 
@@ -139,9 +141,11 @@ def dev(plant, tmp_path: Path) -> Path:
 def test_evaluate_says_how_it_decoded(loaded, lm, dev, tmp_path: Path) -> None:
     result = run("evaluate", "m", dev, "--lm", lm, "-o", tmp_path / "scores.json")
     assert result.exit_code == 0
-    assert "| beam 50, lm.arpa x 0.5, word +1, unknown -20 | 0.0 [0.0, 0.0] |" in result.stdout
+    assert "| beam 50, lm.arpa x 0.8, word +2, unknown -20 | 0.0 [0.0, 0.0] |" in result.stdout
     [evaluation] = json.loads((tmp_path / "scores.json").read_text())["evaluations"]
-    assert evaluation["decoding"] == "beam 50, lm.arpa x 0.5, word +1, unknown -20"
+    assert evaluation["decoding"] == "beam 50, lm.arpa x 0.8, word +2, unknown -20"
+    assert evaluation["beam_search"]["min_symbol_log_prob"] == -15.0
+    assert evaluation["beam_search"]["lm_sha256"] == hashlib.sha256((lm.with_suffix(".arpa")).read_bytes()).hexdigest()
     assert "| greedy | 16.7 [" in run("evaluate", "m", dev).stdout
 
 
@@ -152,12 +156,12 @@ def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: 
     result = run("tune-lm", "m", dev, "--lm", start, "-o", output, "--trials", 20)
     assert result.exit_code == 0, result.stderr
     assert "tune-lm: 2 of 2 utterances, greedy: WER 16.7 %, CER 4.3 %" in result.stderr
-    assert "tune-lm: 1 of 20: beam 50, lm.arpa x 0, word +1, unknown +0: WER 16.7 %" in result.stderr
+    assert "tune-lm: 1 of 20: beam 50, lm.arpa x 0, word +2, unknown +0: WER 16.7 %" in result.stderr
     assert "WER 0.0 %, CER 0.0 %\n" in result.stderr
     config = BeamSearchConfig.read(output)
     assert config.lm.samefile(tmp_path / "lm.arpa")
     assert config.min_symbol_log_prob == -15.0
-    assert output.read_text().startswith(f"# speechssl tune-lm m {dev}: 2 utterances, WER 0.0 %")
+    assert output.read_text().startswith(f"# speechssl tune-lm m {dev}: 2 of 2 utterances, WER 0.0 %")
     assert "| 0.0 [0.0, 0.0] |" in run("evaluate", "m", dev, "--lm", output).stdout
     again = run("tune-lm", "m", dev, "--lm", start, "-o", tmp_path / "again.toml", "--trials", 20)
     assert again.stderr == result.stderr
@@ -169,9 +173,12 @@ def test_tuning_on_a_part_and_into_nowhere(loaded, lm, dev, tmp_path: Path) -> N
     assert result.stderr.startswith("tune-lm: 1 of 2 utterances, greedy: WER ")
     assert BeamSearchConfig.read(tmp_path / "one.toml") == BeamSearchConfig.read(lm)
     loaded.model.batch_shapes.clear()
-    result = run("tune-lm", "m", dev, "--lm", lm, "-o", dev / "no.toml")
-    assert result.exit_code == 1
-    assert result.stderr.count("\n") == 1
+    for output in dev / "no.toml", tmp_path / "lm.arpa":
+        before = (tmp_path / "lm.arpa").read_bytes()
+        result = run("tune-lm", "m", dev, "--lm", tmp_path / "lm.arpa", "-o", output)
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert (tmp_path / "lm.arpa").read_bytes() == before
     assert loaded.model.batch_shapes == []  # it is said before the work
 
 
@@ -180,34 +187,40 @@ def test_an_ngram_model_is_made_of_manifests_and_lines(dev, tmp_path: Path) -> N
     result = run("ngram", dev, tmp_path / "more.txt", "-o", tmp_path / "new" / "lm.arpa", "--order", 2)
     assert result.exit_code == 0
     assert result.stderr == f"{tmp_path}/new/lm.arpa: 8 words, 24 n-grams\n"
-    model = NgramModel.load(tmp_path / "new" / "lm.arpa")
+    model = read_arpa(tmp_path / "new" / "lm.arpa")
     assert model.entries.keys() == estimate_ngrams([MEANT, "the dog", "a line", "another line"], 2).entries.keys()
 
 
 def test_texts_are_reduced_to_words_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text('\ufeffWhere is, the CAT?\nIn room 5.\n"Где…"\n', "utf-8")
     assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa", "--normalize").exit_code == 0
-    assert NgramModel.load(tmp_path / "lm.arpa").words == {"where", "is", "the", "cat", "где"}
+    assert read_arpa(tmp_path / "lm.arpa").words == {"where", "is", "the", "cat", "где"}
     assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa").exit_code == 0
-    assert NgramModel.load(tmp_path / "lm.arpa").words >= {"Where", "is,", "CAT?", "5."}
+    assert read_arpa(tmp_path / "lm.arpa").words >= {"Where", "is,", "CAT?", "5."}
 
 
 def test_texts_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "marks.txt").write_text("a\na <unk>\n")
     for name, message in (
         ("missing.txt", "missing.txt: No such file or directory"),
         ("latin1.txt", "latin1.txt: expected UTF-8"),
         ("empty.txt", "found no word"),
+        ("marks.txt", "marks.txt:2: expected a text without <unk>, found 'a <unk>'"),
     ):
         result = run("ngram", tmp_path / name, "-o", tmp_path / "lm.arpa")
         assert result.exit_code == 1
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
     assert not (tmp_path / "lm.arpa").exists()
+    result = run("ngram", tmp_path / "marks.txt", "-o", tmp_path / "." / "marks.txt")
+    assert result.exit_code == 1
+    assert "expected another file than those with the texts" in result.stderr
+    assert (tmp_path / "marks.txt").read_text() == "a\na <unk>\n"
 
 
 def test_a_model_of_other_letters_is_refused(loaded, tmp_path: Path) -> None:
-    estimate_ngrams(["WHERE", "CAT"], 1).save(tmp_path / "lm.arpa")
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(["WHERE", "CAT"], 1))
     with pytest.raises(LanguageModelError, match="found none of 2, such as 'CAT'"):
-        Transcriber(replace(loaded), BeamSearchConfig(lm=tmp_path / "lm.arpa"))
+        Transcriber.load("m", lm=tmp_path / "lm.arpa")
