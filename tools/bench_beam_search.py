@@ -21,8 +21,8 @@ from torchaudio.models.decoder import ctc_decoder
 from speechssl.data.manifest import read_manifest
 from speechssl.language.beam_search import BeamSearch
 from speechssl.scoring import score
-from speechssl.transcribe.evaluate import read_batches, read_references
 from speechssl.transcribe.transcriber import Transcriber
+from speechssl.transcribe.utterances import read_batches, read_references
 
 
 def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:

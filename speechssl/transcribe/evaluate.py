@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -15,16 +15,15 @@ import torch
 from speechssl.bootstrap import Interval, bootstrap_interval
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, load_ctc
 from speechssl.command import print_error, print_status
-from speechssl.data.audio import Waveform
-from speechssl.data.manifest import Manifest, read_manifest, read_utterance
+from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.text import write_text_file
-from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.language.beam_search import BeamSearch
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.scoring import Confusion, Score, score
 from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.transcribe.utterances import BATCH_SECONDS, read_batches, read_references
 
-BATCH_SECONDS = 60.0
 _NUM_CONFUSIONS = 20  # in the JSON file; a quarter of them on the console
 _PROGRESS_SECONDS = 10.0
 _RESULTS_HEAD = (
@@ -227,56 +226,6 @@ class _Progress:
         if time.monotonic() - self.last_report >= _PROGRESS_SECONDS:
             self.last_report = time.monotonic()
             print_status(f"evaluate: {self.path}: {num_done} of {self.num_utterances} utterances")
-
-
-def read_references(manifest: Manifest) -> list[str]:
-    """What is said in each utterance.
-
-    Raises:
-        ManifestError: an utterance has no text, or there are none.
-    """
-    if not len(manifest):
-        raise ManifestError(f"{manifest.path}: expected utterances, found none")
-    references = []
-    for index, utterance in enumerate(manifest):
-        if utterance.text is None:
-            raise ManifestError(f"{manifest.where(index)}: expected a text to score against, found none")
-        references.append(utterance.text)
-    return references
-
-
-def read_batches(
-    manifest: Manifest, batch_seconds: float = BATCH_SECONDS, indices: Iterable[int] | None = None
-) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Utterances by falling length, so that padding is short and what does not fit in memory shows at once.
-
-    Args:
-        manifest: The utterances.
-        batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
-        indices: Which of them; None is all.
-
-    Yields:
-        Indices and waveforms.
-
-    Raises:
-        AudioError: a recording cannot be read.
-    """
-    batch: list[int] = []
-    chosen = range(len(manifest)) if indices is None else indices
-    for index in sorted(chosen, key=lambda index: -manifest[index].seconds):
-        if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
-            yield batch, [_read(manifest, index) for index in batch]
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch, [_read(manifest, index) for index in batch]
-
-
-def _read(manifest: Manifest, index: int) -> Waveform:
-    try:
-        return read_utterance(manifest[index])
-    except AudioError as error:
-        raise AudioError(f"{manifest.where(index)}: {error}") from None
 
 
 def prepare_output(output: Path) -> None:

@@ -16,8 +16,9 @@ from speechssl.errors import ConfigError
 from speechssl.language.settings import BeamSearchConfig
 from speechssl.model.ctc import PathToken, greedy_path
 from speechssl.scoring import score
-from speechssl.transcribe.evaluate import prepare_output, read_batches, read_references
+from speechssl.transcribe.evaluate import prepare_output
 from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.transcribe.utterances import read_batches, read_references
 
 _RANGES = {"lm_weight": (0.0, 2.0), "word_score": (-2.0, 10.0), "unknown_score": (-25.0, 0.0)}
 _NEAR = 0.1  # of the range: how far from the best so far the second half of the trials goes
