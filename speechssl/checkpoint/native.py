@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl import __version__
+from speechssl.checkpoint.permissions import ordinary_permissions
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.text import Vocabulary
@@ -98,7 +99,8 @@ def save_model(
         vocabulary: The symbols of a CTC model.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(tensors, folder / _WEIGHTS)
+    with ordinary_permissions(folder / _WEIGHTS):
+        safetensors.torch.save_file(tensors, folder / _WEIGHTS)
     if vocabulary is not None:
         vocabulary.save(folder / _VOCABULARY)
     (folder / _CONFIG).write_text(json.dumps(description.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from speechssl.checkpoint.native import replaced_folder
+from speechssl.checkpoint.permissions import ordinary_permissions
 from speechssl.errors import CheckpointError
 
 _NUMBERS, _TENSORS = "training.json", "training.safetensors"
@@ -57,7 +58,8 @@ def save_checkpoint(
     try:
         with replaced_folder(folder) as temporary:
             write_model(temporary)
-            safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
+            with ordinary_permissions(temporary / _TENSORS):
+                safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
             (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.native import load_encoder
+from speechssl.checkpoint.permissions import ordinary_permissions
 from speechssl.command import print_error, print_status
 from speechssl.data.audio import SAMPLE_RATE, Waveform
 from speechssl.errors import AudioError, ConfigError
@@ -226,10 +227,8 @@ def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, array, allow_pickle=False)
         else:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # what new files have here; safetensors makes private ones
-            safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
-            temporary.chmod(mode)
+            with ordinary_permissions(temporary):
+                safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
         temporary.replace(output)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{output}: {getattr(error, 'strerror', None) or error}") from None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,12 @@ def test_a_ctc_model_comes_back_as_it_was(folder: Path, ctc: CTCModel) -> None:
     found, expected = checkpoint.model(waveforms, lengths), ctc(waveforms, lengths)
     assert torch.equal(found.log_probs, expected.log_probs)
     assert found.frame_lengths.tolist() == [12, 9]
+
+
+def test_whoever_may_read_a_new_file_may_read_a_model(folder: Path) -> None:
+    (folder / "new").touch()
+    modes = {path.name: stat.filemode(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors", "vocab.json", "new"), modes["new"])
 
 
 @pytest.mark.parametrize("layer", [None, 0, 1])

@@ -279,3 +279,11 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path: P
     with pytest.raises(CheckpointError, match=r"cannot be written, the checkpoint before it is intact.*No space left"):
         save_checkpoint(tmp_path, Progress(2), optimizer, model, write_model)
     assert state_of(tmp_path) == before
+
+
+def test_whoever_may_read_a_new_file_may_read_a_training_state(tmp_path: Path) -> None:
+    model = make_model()
+    save(tmp_path, Progress(1), model, make_optimizer(model))
+    (tmp_path / "new").touch()
+    state = tmp_path / "latest" / "training.safetensors"
+    assert state.stat().st_mode == (tmp_path / "new").stat().st_mode
