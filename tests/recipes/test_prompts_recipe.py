@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from speechssl.train.pretrain import PretrainConfig
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "prompts" / "run.sh"
+CHECKPOINT = RECIPE.parent / "checkpoints" / "masked_prediction_24000"
+DATA = ("data.train=none", "data.dev=none", "data.licence=none")
 VARIANTS = [("wav2vec", "wav2vec", "causal"), ("wav2vec2", "contrastive", "transformer")]
 SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
 
@@ -58,6 +62,25 @@ def test_running_again_trains_nothing(finished: tuple[Path, subprocess.Completed
     assert result.stderr.count("is finished after step 2") == 2
     assert (out / "finetune" / "log.jsonl").read_bytes() == before
     assert "== evaluate" not in result.stderr
+
+
+def test_the_checkpoint_is_fine_tuned_in_the_place_of_a_pretraining(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(finished[0] / "data")
+    result = run_recipe(tmp_path, *SMALLEST, FROM="pretrain", TO="finetune", INIT=str(CHECKPOINT))
+    assert result.returncode == 0, result.stderr
+    assert f"not needed: INIT={CHECKPOINT}" in result.stderr
+    description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
+    pretraining, _ = description["training_data"]
+    assert (pretraining["stage"], round(pretraining["hours"], 2)) == ("pretrain", 1.43)
+    pretrained = PretrainConfig.load([RECIPE.with_name("encoder.toml"), RECIPE.with_name("pretrain.toml")], DATA)
+    made = json.loads((CHECKPOINT / "config.json").read_text("utf-8"))
+    assert (made["encoder"], made["objective"]) == (
+        pretrained.encoder.model_dump(mode="json"),
+        pretrained.objective.model_dump(mode="json"),
+    )
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 4 * 2**20
 
 
 def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
