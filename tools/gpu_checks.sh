@@ -130,7 +130,7 @@ collect() { # from the runs of a recipe, what is worth keeping
     local file name suffix
     {
         printf 'Rows for RESULTS.md, of commit %s:\n\n' "$commit"
-        find "$runs" -name results_rows.md | sort | xargs -r -d '\n' cat
+        find "$runs" -name 'results_rows*.md' | sort | xargs -r -d '\n' cat
         for suffix in "" _1h _10min; do
             if [[ -e $runs/scratch$suffix/scores.json && -e $runs/finetune$suffix/scores.json ]]; then
                 printf '\nscratch%s -> finetune%s\n\n' "$suffix" "$suffix"
