@@ -52,7 +52,7 @@ train=()
 prepare_commands() { # installs the package on first use: after the settings were looked at
     PYTHON=$(bash "$root/tools/bootstrap.sh" "${extras:-}") || exit
     speechssl=("$PYTHON" -m speechssl)
-    transcribe=("$PYTHON" -m speechssl.transcribe.cli)
+    transcribe=("$PYTHON" -m speechssl.commands.transcribe)
     train=("${speechssl[@]}")
     if ((NODES > 1)); then
         train=("$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-backend c10d

@@ -105,9 +105,3 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
     starts = generator.choice(num_starts, size=min(num_spans, num_starts), replace=False)
     mask[(starts[:, None] + np.arange(span)).ravel()] = True
     return mask
-
-
-def keyed_generator(*key: int) -> np.random.Generator:
-    """A generator that depends on nothing but the key, such as (seed, epoch, utterance, purpose)."""
-    # The length in front, because numpy fills short keys up with zeros: (1, 2) and (1, 2, 0) would be the same.
-    return np.random.default_rng((len(key), *key))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import ConfigError
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
+from speechssl.rng import keyed_generator
 
 BASE = FrameGeometry(kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2))
 

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import ModelDescription, load_ctc, load_weights, save_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.data.loader import Example, TaskBatch
+from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance, write_manifest
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.objective import FittedObjective
-from speechssl.scoring import score
+from speechssl.scoring.error_rates import score
 from speechssl.train.finetune import FinetuneModel
 from speechssl.train.labelled import LabelledCollate, RegularizationConfig
-from speechssl.train.metrics import MetricSums, read_log
+from speechssl.train.log import MetricSums, read_log
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 from speechssl.transcribe.transcriber import Transcriber
 

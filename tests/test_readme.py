@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import ModelDescription, save_model
-from speechssl.data.text import Vocabulary
+from speechssl.commands.transcribe import app as transcribe_app
+from speechssl.data.units import Vocabulary
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.transcribe.cli import app as transcribe_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from speechssl.checkpoint.native import ModelDescription, save_model
-from speechssl.data.text import Vocabulary
-from speechssl.language.arpa import write_arpa
-from speechssl.language.kneser_ney import estimate_ngrams
+from speechssl.data.units import Vocabulary
+from speechssl.decode.arpa import write_arpa
+from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig

@@ -19,10 +19,10 @@ from torch import Tensor
 from torchaudio.models.decoder import ctc_decoder
 
 from speechssl.data.manifest import read_manifest
-from speechssl.language.beam_search import BeamSearch
-from speechssl.scoring import score
+from speechssl.decode.beam_search import BeamSearch
+from speechssl.evaluate.utterances import read_batches, read_references
+from speechssl.scoring.error_rates import score
 from speechssl.transcribe.transcriber import Transcriber
-from speechssl.transcribe.utterances import read_batches, read_references
 
 
 def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:

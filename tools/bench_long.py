@@ -23,7 +23,7 @@ import torch
 from speechssl.checkpoint.native import ModelDescription, save_model
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import read_manifest, read_utterance
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -66,8 +66,16 @@ def main() -> None:
         description = ModelDescription(kind="ctc", step=0, encoder=encoder)
         (folder / "model").mkdir()
         save_model(folder / "model", description, model.state_dict(), VOCABULARY)
-        command = [sys.executable, "-m", "speechssl.transcribe.cli", folder / "long.flac", "--model", folder / "model"]
-        command += ["--device", "cpu", "--output-dir", folder / "out", "--format", "json,srt"]
+        command = [
+            sys.executable,
+            "-m",
+            "speechssl.commands.transcribe",
+            folder / "long.flac",
+            "--model",
+            folder / "model",
+        ]
+        command += ["--model", folder / "model", "--device", "cpu"]
+        command += ["--output-dir", folder / "out", "--format", "json,srt"]
         command += ["--split-at-pauses"] if arguments.split_at_pauses else []
         started = time.perf_counter()
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(arguments.threads)})

@@ -44,7 +44,7 @@ import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
-from speechssl.data.loader import Example, TaskBatch  # noqa: E402
+from speechssl.data.batches import Example, TaskBatch  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402

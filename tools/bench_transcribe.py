@@ -37,7 +37,7 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model  # noqa: E
 
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
-from speechssl.data.text import Vocabulary  # noqa: E402
+from speechssl.data.units import Vocabulary  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
 from speechssl.model.encoder import EncoderConfig  # noqa: E402
 from speechssl.model.transformer import TransformerConfig  # noqa: E402

@@ -23,12 +23,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from speechssl.command import exit_on_error
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.errors import ConfigError
 from speechssl.model.feature_encoder import ConvLayer
 from speechssl.model.transformer import PositionalConvolution
+from speechssl.terminal import exit_on_error
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 
 WHOLE = (ConvLayer, PositionalConvolution)  # shown as one part

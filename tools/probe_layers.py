@@ -31,7 +31,7 @@ from speechssl.checkpoint.native import load_ctc, load_encoder  # noqa: E402
 from speechssl.data.audio import Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.model.encoder import SpeechEncoder  # noqa: E402
-from speechssl.objective.log_mel import LogMel  # noqa: E402
+from speechssl.objective.targets import LogMel  # noqa: E402
 
 REACH = 2  # frames on each side of a letter's that count with it, and that are put beside a spectrum
 NUM_BANDS = 40

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.data.recording import Recording  # noqa: E402
-from speechssl.scoring import score  # noqa: E402
+from speechssl.scoring.error_rates import score  # noqa: E402
 from speechssl.transcribe import windows  # noqa: E402
 from speechssl.transcribe.stream import STEP_SECONDS  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402

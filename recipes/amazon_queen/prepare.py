@@ -14,13 +14,13 @@ from archive import Archive, find_archive, read_archive
 from script import Line, read_script
 from texts import spoken_text
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.data.audio import SAMPLE_RATE, as_waveform
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
 from speechssl.data.scan import parallel_map
 from speechssl.data.subsets import label_subset, random_key
 from speechssl.errors import AudioError, ManifestError
+from speechssl.terminal import exit_on_error, print_status
 
 DEV_CHARACTERS = ("KLUNK", "LOU", "NAOMI")
 TEST_CHARACTERS = ("FAYE", "ORACLE", "WITCH", "ZOMBIE")

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from unicodedata import name
 
-from speechssl.command import print_status
 from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Utterance
-from speechssl.data.text import write_text_file
 from speechssl.errors import ManifestError
+from speechssl.files import write_text_file
+from speechssl.terminal import print_status
 
 
 def default_min_count(num_texts: int) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.command import print_status
 from speechssl.data.corpus import Preparation
 from speechssl.errors import ManifestError
+from speechssl.terminal import print_status
 
 SPLITS = ("test", "dev", "train")
 """The lists for labels. What two of them share belongs to the first."""

@@ -16,14 +16,14 @@ from alphabet import (
 )
 from lists import SPLITS, UNLABELLED, Row, disjoint_splits, find_corpus, for_pretraining, read_list, short_names
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
 from speechssl.data.normalize import has_digits, normalize_text
 from speechssl.data.subsets import label_subset, random_key
-from speechssl.data.text import Vocabulary, num_frames_needed
+from speechssl.data.units import Vocabulary, num_frames_needed
 from speechssl.errors import ConfigError
+from speechssl.terminal import exit_on_error, print_status
 
 SUBSET_MINUTES = {"train_10min": 10.0, "train_1h": 60.0}
 SEED = "common_voice"

@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 
 from layout import FINETUNING, corpus_folder, stated_folder
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.errors import SpeechSSLError
+from speechssl.terminal import exit_on_error, print_status
 
 MIRROR = "https://www.openslr.org/resources/12"
 LIBRILIGHT_MIRROR = "https://dl.fbaipublicfiles.com/librilight/data"

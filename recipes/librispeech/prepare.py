@@ -8,11 +8,11 @@ from pathlib import Path
 
 from layout import FINETUNING, NUM_RECORDINGS, corpus_folder, stated_folder
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
 from speechssl.data.subsets import random_key
 from speechssl.errors import ManifestError
+from speechssl.terminal import exit_on_error, print_status
 
 PRETRAINING = ("pretrain_train", "pretrain_dev")
 TRAIN = tuple(name for name in NUM_RECORDINGS if name.startswith("train"))

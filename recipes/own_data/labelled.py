@@ -9,14 +9,14 @@ from pathlib import Path
 
 from label_files import Row
 
-from speechssl.command import print_status
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.normalize import has_digits, normalize_text
 from speechssl.data.scan import find_recordings
-from speechssl.data.text import WORD_DELIMITER, Vocabulary, num_frames_needed
+from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed
 from speechssl.errors import ManifestError
+from speechssl.terminal import print_status
 
 COPIES = "unpacked"  # where run.sh has recordings decoded to, beside the folder data
 MAX_LABELLED_SECONDS = 30.0  # fine-tuning leaves out what is longer

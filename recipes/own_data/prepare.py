@@ -13,12 +13,12 @@ from held_out import SEED, Splits, draw_splits, held_out_seconds, keep_splits
 from label_files import read_labels, read_texts_beside
 from labelled import Corpus, label
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Utterance
 from speechssl.data.subsets import random_key
-from speechssl.data.text import write_text_file
 from speechssl.errors import ManifestError
+from speechssl.files import write_text_file
+from speechssl.terminal import exit_on_error, print_status
 
 PIECE_SECONDS = 15.0  # no longer than the base model's crops in pretraining
 MIN_PIECE_SECONDS = 1.0

@@ -95,7 +95,7 @@ best() { # the lowest dev CER of the search, and its rate
     "$PYTHON" - "$OUT/scratch_$LABELS" "$SEARCH" $RATES <<'PROGRAM'
 import sys
 from pathlib import Path
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
 
 out, seed, *rates = sys.argv[1:]
 found = {}

@@ -23,8 +23,8 @@ from recordings import Samples, decode, encode, pauses
 from splits import group_names, split_groups
 from transcripts import UncertainReadingError, comparable, is_sound, normalise
 
-from speechssl.command import exit_on_error, print_status
 from speechssl.errors import SpeechSSLError
+from speechssl.terminal import exit_on_error, print_status
 
 VOICES = {  # language: (folder of the sounds, speaker)
     "en": ("en_US_f_Allison", "allison_smith"),

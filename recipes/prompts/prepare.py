@@ -12,10 +12,10 @@ from pathlib import Path
 
 from splits import draw
 
-from speechssl.command import exit_on_error
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.subsets import label_subset
 from speechssl.errors import ManifestError
+from speechssl.terminal import exit_on_error
 
 SAMPLE_RATE = 16_000
 MIN_PIECE_SECONDS, MAX_PIECE_SECONDS = 3.0, 8.0

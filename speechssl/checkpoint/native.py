@@ -1,9 +1,7 @@
 """Models on disk: a folder with ``config.json``, ``model.safetensors`` and, for CTC, ``vocab.json``."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl import __version__
-from speechssl.checkpoint.permissions import ordinary_permissions
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.files import ordinary_permissions
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 
@@ -104,22 +102,6 @@ def save_model(
     if vocabulary is not None:
         vocabulary.save(folder / _VOCABULARY)
     (folder / _CONFIG).write_text(json.dumps(description.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder that takes the place of ``folder`` once it is complete."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
 
 
 def find_model(path: Path) -> Path:

@@ -11,9 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from speechssl.checkpoint.native import replaced_folder
-from speechssl.checkpoint.permissions import ordinary_permissions
 from speechssl.errors import CheckpointError
+from speechssl.files import ordinary_permissions, replaced_folder
 
 _NUMBERS, _TENSORS = "training.json", "training.safetensors"
 

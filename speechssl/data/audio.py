@@ -12,7 +12,7 @@ import numpy.typing as npt
 import soundfile
 
 from speechssl.data.pyav import AVStream
-from speechssl.data.source import OpenedRecording, Source, open_recording, seeks, source_name
+from speechssl.data.sources import OpenedRecording, Source, open_recording, seeks, source_name
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000

@@ -12,7 +12,7 @@ import numpy as np
 from speechssl.data.audio import SILENCE_PEAK, AudioInfo, audio_info, read_span
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.scan import parallel_map
-from speechssl.data.text import WORD_DELIMITER, Vocabulary, num_frames_needed, split_words
+from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 

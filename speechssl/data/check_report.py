@@ -9,7 +9,7 @@ import numpy as np
 
 from speechssl.data.check import Problem
 from speechssl.data.manifest import Manifest
-from speechssl.data.text import split_words
+from speechssl.data.units import split_words
 
 _NUM_LISTED = 20
 _BAR_WIDTH = 40

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from speechssl.command import print_status
 from speechssl.data.audio import AudioInfo, audio_info
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance, write_manifest
 from speechssl.data.scan import parallel_map
-from speechssl.data.text import write_text_file
 from speechssl.errors import AudioError, ManifestError
+from speechssl.files import write_text_file
+from speechssl.terminal import print_status
 
 _HEADERS_FILE = "headers.tsv"
 _DROPPED_FILE = "dropped.tsv"

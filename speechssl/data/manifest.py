@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, read_audio, resampled_length
-from speechssl.data.text import write_text_file
 from speechssl.errors import ManifestError
+from speechssl.files import write_text_file
 
 IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
 """Tabs, line breaks, and what stands for the bytes of a file name that is no UTF-8."""

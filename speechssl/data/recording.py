@@ -10,18 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from speechssl.data.audio import (
-    SAMPLE_RATE,
-    SILENCE_PEAK,
-    Waveform,
-    check_values,
-    cut,
-    mix,
-    peak_of,
-    resampled_length,
-)
+from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform, check_values, cut, mix, peak_of, resampled_length
 from speechssl.data.pyav import AVStream
-from speechssl.data.source import (
+from speechssl.data.sources import (
     OpenedRecording,
     Source,
     is_pipe,

@@ -10,7 +10,7 @@ from pydantic import Field
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ManifestError
-from speechssl.frames import keyed_generator
+from speechssl.rng import keyed_generator
 
 _ORDER = 0  # the purpose of the generator that shuffles, beside those of masks and crops
 

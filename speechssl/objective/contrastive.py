@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.data.loader import Example
-from speechssl.frames import FrameGeometry, keyed_generator
+from speechssl.data.batches import Example
+from speechssl.frames import FrameGeometry
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
@@ -28,6 +28,7 @@ from speechssl.objective.hiding import (
     sounding_frames,
 )
 from speechssl.objective.objective import Losses
+from speechssl.rng import keyed_generator
 
 _DISTRACT = 5  # the purpose of the generator that draws distractors
 

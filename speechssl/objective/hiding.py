@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from speechssl.config import Config
-from speechssl.data.loader import Example, TaskBatch, collate_audio
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.data.batches import Example, TaskBatch, collate_audio
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
 from speechssl.model.encoder import Frames, SpeechEncoder
-from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.objective import Losses
+from speechssl.objective.targets import Cepstra, LogMel
+from speechssl.rng import keyed_generator
 
 _HIDE = 2  # the purpose of the generator that hides frames
 

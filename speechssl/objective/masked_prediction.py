@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.data.loader import AudioBatch
+from speechssl.data.batches import AudioBatch
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from speechssl.data.loader import AudioBatch, Example, TaskBatch
+from speechssl.data.batches import AudioBatch, Example, TaskBatch
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.config import Config
-from speechssl.data.loader import Example, TaskBatch, collate_audio
-from speechssl.frames import FrameGeometry, keyed_generator
+from speechssl.data.batches import Example, TaskBatch, collate_audio
+from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.distractors import draw_distractors
 from speechssl.objective.objective import Losses
+from speechssl.rng import keyed_generator
 
 _DISTRACT = 4  # the purpose of the generator that draws distractors
 

@@ -19,16 +19,17 @@ from speechssl.checkpoint.native import (
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
+from speechssl.decode.greedy import greedy_paths
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses, greedy_paths
+from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses
-from speechssl.scoring import score
-from speechssl.train.corpus_task import CorpusTask, make_sampler
+from speechssl.scoring.error_rates import score
 from speechssl.train.labelled import LabelledBatch, LabelledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
 from speechssl.train.run import RunConfig, digest_model, opened_run, refuse_bad_data, train_in_run
+from speechssl.train.task import CorpusTask, make_sampler
 from speechssl.train.trainer import TrainerConfig
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from speechssl.config import Config
 from speechssl.data.augment import change_speed
-from speechssl.data.loader import Example, TaskBatch, collate_audio
-from speechssl.data.text import Vocabulary, num_frames_needed
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, keyed_generator
+from speechssl.data.batches import Example, TaskBatch, collate_audio
+from speechssl.data.units import Vocabulary, num_frames_needed
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
 from speechssl.model.encoder import EncoderConfig
+from speechssl.rng import keyed_generator
 
 _HIDE = 3  # the purpose of the generator that masks frames and channels
 _SPEED = 6  # of the one that chooses speeds

@@ -10,9 +10,8 @@ from torch import nn
 
 from speechssl.checkpoint.native import ModelDescription, load_weights, save_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.command import print_status
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.loader import TaskBatch
+from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -20,9 +19,10 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.objective import FittedObjective, Losses, ObjectiveConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
-from speechssl.train.corpus_task import CorpusTask, make_sampler
-from speechssl.train.distributed import Ranks
+from speechssl.terminal import print_status
+from speechssl.train.parallel import Ranks
 from speechssl.train.run import RunConfig, opened_run, refuse_bad_data, train_in_run
+from speechssl.train.task import CorpusTask, make_sampler
 
 
 class PretrainConfig(RunConfig):

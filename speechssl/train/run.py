@@ -13,17 +13,17 @@ from pydantic import Field
 
 from speechssl.checkpoint.native import find_model
 from speechssl.checkpoint.training_state import load_progress, repair_links
-from speechssl.command import print_status
 from speechssl.config import Config, differences
+from speechssl.data.batches import DataConfig
 from speechssl.data.check import check_before_training
-from speechssl.data.loader import DataConfig
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
-from speechssl.train.distributed import Ranks, joined_ranks
+from speechssl.terminal import print_status
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.trainer import Task, TrainerConfig, train
 
 RUN_FILE = "run.json"

@@ -12,21 +12,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl.checkpoint.training_state import (
-    Progress,
-    load_optimizer,
-    load_progress,
-    save_checkpoint,
-)
+from speechssl.checkpoint.training_state import Progress, load_optimizer, load_progress, save_checkpoint
 from speechssl.config import Config
-from speechssl.data.loader import TaskBatch
+from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Losses
-from speechssl.train.distributed import Ranks
-from speechssl.train.metrics import MetricSums, RunLog
+from speechssl.train.curves import Watch
+from speechssl.train.guard import FiniteGuard
+from speechssl.train.log import MetricSums, RunLog
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from speechssl.train.reference import Watch
+from speechssl.train.parallel import Ranks
 
 _SMALL = 1_000_000  # convolution weights: below, oneDNN's code for one length costs more than it saves
 
@@ -130,7 +126,7 @@ def train(
     reading = task.train_batches(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
-    guard = _FiniteGuard(task.train_manifest)
+    guard = FiniteGuard(task.train_manifest)
     watch = Watch(config.reference, config.num_steps)
     replica: nn.Module = model
     with (
@@ -258,31 +254,3 @@ def _evaluate(task: Task, step: int, config: TrainerConfig, ranks: Ranks) -> dic
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + value
     return task.summarise(ranks.sum_named(totals))
-
-
-class _FiniteGuard:
-    """Stops the run at a number that is not finite, one update late so that a GPU is never waited for."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.losses: list[tuple[int, tuple[int, ...], Tensor]] = []
-        self.norms: list[tuple[int, Tensor]] = []
-
-    def watch(self, step: int, batch: TaskBatch, loss: Tensor) -> None:
-        self.losses.append((step, batch.audio.indices, loss.detach()))
-
-    def watch_gradient(self, step: int, norm: Tensor) -> None:
-        """A gradient can be infinite though its loss is not, or because of another rank's loss."""
-        self.norms.append((step, norm))
-
-    def check(self, before_step: int) -> None:
-        """Look at the losses and gradients of the updates before this one."""
-        for step, indices, loss in self.losses:
-            if step < before_step and not torch.isfinite(loss):
-                where = ", ".join(self.manifest.where(index) for index in indices)
-                raise TrainingError(f"step {step + 1}: expected a finite loss, found {loss.item()} on {where}")
-        for step, norm in self.norms:
-            if step < before_step and not torch.isfinite(norm):
-                raise TrainingError(f"step {step + 1}: expected a finite gradient, found one of norm {norm.item()}")
-        self.losses = [entry for entry in self.losses if entry[0] >= before_step]
-        self.norms = [entry for entry in self.norms if entry[0] >= before_step]

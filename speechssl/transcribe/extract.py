@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.native import load_encoder
-from speechssl.checkpoint.permissions import ordinary_permissions
-from speechssl.command import print_error, print_status
 from speechssl.data.audio import SAMPLE_RATE, Waveform
 from speechssl.errors import AudioError, ConfigError
+from speechssl.files import ordinary_permissions
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.moments import WaveformMoments
+from speechssl.terminal import print_error, print_status
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms
 from speechssl.transcribe.sources import Source, find_sources
 from speechssl.transcribe.windows import Blocks, cut_windows, length_of, whole_or_blocks, window_moments

@@ -110,7 +110,7 @@ class FileWriter:
         Raises:
             ConfigError: one cannot be written.
         """
-        from speechssl.data.text import write_text_file
+        from speechssl.files import write_text_file
 
         missing = self._missing(source)
         contents = [_render(source, transcript, output_format, self.words) for output_format, _ in missing]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, whole_rate
 from speechssl.data.recording import resample_blocks
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
+from speechssl.decode.greedy import join_repeats
+from speechssl.decode.words import Word, words_of_path
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
-from speechssl.model.ctc import join_repeats
 from speechssl.model.moments import RunningMoments, WaveformMoments
-from speechssl.transcribe.transcript import PAUSE_SECONDS, Word
-from speechssl.transcribe.words import words_of_path
+from speechssl.transcribe.transcript import PAUSE_SECONDS
 
 STEP_SECONDS = 0.5
 LEFT_SECONDS = 6.0

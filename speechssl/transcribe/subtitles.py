@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from speechssl.transcribe.transcript import Word
+    from speechssl.decode.words import Word
 
 LINE_CHARACTERS = 42
 CUE_SECONDS = (1.0, 7.0)

@@ -13,15 +13,17 @@ from torch import Tensor
 from speechssl.checkpoint.native import CTCCheckpoint, load_ctc
 from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
+from speechssl.decode.beam_search import BeamSearch
+from speechssl.decode.greedy import PathToken, greedy_path
+from speechssl.decode.settings import BeamSearchConfig
+from speechssl.decode.words import Word, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
-from speechssl.language.beam_search import BeamSearch
-from speechssl.language.settings import BeamSearchConfig
-from speechssl.model.ctc import CTCOutput, PathToken, greedy_path
+from speechssl.model.ctc import CTCOutput
 from speechssl.model.moments import WaveformMoments, measure_waveforms
 from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms, plan_batches, prefetch
 from speechssl.transcribe.pauses import VAD, FindSpeech, Piece, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
-from speechssl.transcribe.transcript import Transcript, Word
+from speechssl.transcribe.transcript import Transcript
 from speechssl.transcribe.windows import (
     WINDOW_SECONDS,
     Blocks,
@@ -31,7 +33,6 @@ from speechssl.transcribe.windows import (
     whole_or_blocks,
     window_moments,
 )
-from speechssl.transcribe.words import words_of_path
 
 BATCH_SECONDS = 60.0
 _POOL_BATCHES = 4  # read before they are sorted by length

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from speechssl.decode.words import Word
 from speechssl.transcribe.subtitles import format_srt, format_tsv, format_vtt, group_words
 
 JSON_FORMAT, JSON_VERSION = "speechssl-transcript", 1
@@ -13,32 +14,6 @@ PAUSE_SECONDS = 0.6
 """Silence between two words that ends a segment."""
 SEGMENT_SECONDS = 20.0
 """A segment is no longer than this, unless it is a single word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word and when it was said.
-
-    Attributes:
-        text: The word, without white space.
-        start: Seconds from the start of the recording; never before the end of the previous word.
-        end: Seconds from the start of the recording.
-        confidence: From 0 to 1, the geometric mean of the probabilities of its symbols.
-    """
-
-    text: str
-    start: float
-    end: float
-    confidence: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The word as plain JSON types, times to the millisecond."""
-        return {
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "text": self.text,
-            "confidence": round(self.confidence, 4),
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from speechssl.checkpoint.native import (
     load_description,
     load_encoder,
     load_weights,
-    replaced_folder,
     resolve_device,
     save_model,
 )
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError
+from speechssl.files import replaced_folder
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig

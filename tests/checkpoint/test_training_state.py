@@ -11,13 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from speechssl.checkpoint.training_state import (
-    Progress,
-    load_optimizer,
-    load_progress,
-    repair_links,
-    save_checkpoint,
-)
+from speechssl.checkpoint.training_state import Progress, load_optimizer, load_progress, repair_links, save_checkpoint
 from speechssl.errors import CheckpointError
 
 KILLED = 9

@@ -116,7 +116,7 @@ def test_one_channel_is_chosen_by_its_number_from_1(tmp_path: Path, file: str) -
 def test_many_channels_in_what_only_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     channels = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 10)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", channels, 16_000, subtype="FLOAT")
-    monkeypatch.setattr("speechssl.data.source._open_with_libsndfile", lambda _: None)
+    monkeypatch.setattr("speechssl.data.sources._open_with_libsndfile", lambda _: None)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), channels.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav", channel=10), channels[:, 9], atol=1e-6)
 

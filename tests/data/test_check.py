@@ -11,7 +11,7 @@ from speechssl.data.audio import audio_info
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_text, summarise, to_dict
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 
 VOCABULARY = Vocabulary.from_texts(["abc"])
 

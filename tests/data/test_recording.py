@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import recording, source
+from speechssl.data import recording
+from speechssl.data import sources as source
 from speechssl.data.audio import read_audio
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError

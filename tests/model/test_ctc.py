@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.model.ctc import CTCModel, CTCOutput, PathToken, consistency_losses, ctc_losses, greedy_paths
+from speechssl.decode.greedy import PathToken, greedy_paths
+from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 
 NUM_SYMBOLS = 7
 KINDS = pytest.mark.parametrize(

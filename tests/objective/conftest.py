@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig

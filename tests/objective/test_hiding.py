@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import SpeechEncoder, normalize_waveforms, silence_frames
 from speechssl.objective.contrastive import ContrastiveConfig

@@ -7,11 +7,11 @@ import scipy.fft
 import torch
 from torch.nn import functional as F
 
-from speechssl.data.loader import collate_audio
+from speechssl.data.batches import collate_audio
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
-from speechssl.objective.log_mel import Cepstra, LogMel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.objective.targets import Cepstra, LogMel
 
 CONFIG = MaskedPredictionConfig(
     mask=MaskConfig(start_prob=0.1, span_frames=3), num_clusters=7, num_bands=6, comparison_dim=8

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder

@@ -16,18 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.frames import MaskConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import ChannelNorm, FeatureEncoderConfig, FrameNorm
 from speechssl.model.quantizer import QuantizerConfig
 from speechssl.model.transformer import SelfAttention, TransformerConfig
-from speechssl.objective.contrastive import (
-    ContrastiveBatch,
-    ContrastiveConfig,
-    ContrastiveObjective,
-)
+from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveObjective
 from speechssl.objective.objective import Losses
 
 NUM_SYMBOLS = 11

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.data.text import Vocabulary
-from speechssl.language.arpa import write_arpa
-from speechssl.language.beam_search import BeamSearch
-from speechssl.language.kneser_ney import estimate_ngrams
-from speechssl.language.settings import BeamSearchConfig
+from speechssl.data.units import Vocabulary
+from speechssl.decode.arpa import write_arpa
+from speechssl.decode.beam_search import BeamSearch
+from speechssl.decode.kneser_ney import estimate_ngrams
+from speechssl.decode.settings import BeamSearchConfig
 
 kenlm = pytest.importorskip("flashlight.lib.text.decoder.kenlm")
 flashlight = pytest.importorskip("flashlight.lib.text.dictionary")

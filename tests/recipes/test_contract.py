@@ -12,7 +12,7 @@ import pytest
 from miniature import RECIPES
 
 from speechssl.train.finetune import FinetuneConfig
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig
 
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data")

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from speechssl.checkpoint.native import load_ctc, load_description, load_encoder, load_weights
 from speechssl.data.manifest import read_manifest, read_utterance, write_manifest
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
+from speechssl.decode.greedy import greedy_paths
 from speechssl.errors import CheckpointError, ConfigError, ManifestError, TrainingError
-from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses, greedy_paths
-from speechssl.train.distributed import Ranks
+from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.train.finetune import FinetuneConfig, FinetuneTask, finetune
 from speechssl.train.labelled import LabelledBatch
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
+from speechssl.train.parallel import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 NO_NOISE = (

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from speechssl.data.loader import Example
-from speechssl.data.text import Vocabulary
+from speechssl.data.batches import Example
+from speechssl.data.units import Vocabulary
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.train.labelled import LabelledCollate, RegularizationConfig
 

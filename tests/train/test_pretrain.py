@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from speechssl.checkpoint.native import load_description, load_encoder, load_weights
-from speechssl.data.loader import Example
+from speechssl.data.batches import Example
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError, TrainingError
 from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveObjective
-from speechssl.train.distributed import Ranks
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
+from speechssl.train.parallel import Ranks
 from speechssl.train.pretrain import PretrainConfig, PretrainTask, pretrain
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.train.distributed import Ranks
 from speechssl.train.finetune import finetune
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
+from speechssl.train.parallel import Ranks
 from speechssl.train.pretrain import pretrain
 from speechssl.train.run import locked_run
 

@@ -17,10 +17,10 @@ import torch
 from speechssl.checkpoint.native import find_model
 from speechssl.config import Config
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
-from speechssl.train.distributed import Ranks
+from speechssl.train.parallel import Ranks
 from speechssl.train.run import begin_or_resume, digest_model, locked_run, refuse_bad_data
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

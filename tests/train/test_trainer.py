@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.checkpoint.training_state import Progress, load_progress
-from speechssl.data.loader import AudioBatch, TaskBatch
+from speechssl.data.batches import AudioBatch, TaskBatch
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Losses
 from speechssl.train import trainer
-from speechssl.train.distributed import Ranks
-from speechssl.train.metrics import read_log
+from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.parallel import Ranks
 from speechssl.train.trainer import TrainerConfig, train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

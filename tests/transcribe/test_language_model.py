@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.commands import transcribe as cli
 from speechssl.data.audio import SAMPLE_RATE, audio_info
 from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.decode.arpa import read_arpa, write_arpa
+from speechssl.decode.kneser_ney import estimate_ngrams
+from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import ConfigError, LanguageModelError
-from speechssl.language.arpa import read_arpa, write_arpa
-from speechssl.language.kneser_ney import estimate_ngrams
-from speechssl.language.settings import BeamSearchConfig
-from speechssl.transcribe import cli, windows
+from speechssl.transcribe import windows
 from speechssl.transcribe.transcriber import Transcriber
 
 TEXTS = ["where is the cat", "the cat is where", "the dog", "где"]

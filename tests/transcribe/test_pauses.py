@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.commands.transcribe import app
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.data.recording import Recording
 from speechssl.errors import ConfigError
-from speechssl.transcribe.cli import app
 from speechssl.transcribe.pauses import (
     MAX_PIECE_SECONDS,
     FindSpeech,

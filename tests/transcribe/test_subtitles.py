@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.decode.words import Word
 from speechssl.transcribe.subtitles import shape_cues
-from speechssl.transcribe.transcript import Transcript, Word
+from speechssl.transcribe.transcript import Transcript
 
 Cues = list[tuple[int, int, list[str]]]
 

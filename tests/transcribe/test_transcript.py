@@ -1,6 +1,7 @@
 import json
 
-from speechssl.transcribe.transcript import Transcript, Word
+from speechssl.decode.words import Word
+from speechssl.transcribe.transcript import Transcript
 
 
 def spoken(*words: tuple[str, float, float]) -> Transcript:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription
 from speechssl.data.audio import Waveform
-from speechssl.data.text import Vocabulary
+from speechssl.data.units import Vocabulary
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.ctc import CTCModel

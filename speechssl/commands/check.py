@@ -1,0 +1,75 @@
+"""``speechssl check``."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.errors import ManifestError
+from speechssl.terminal import exit_on_error, print_error
+
+
+class ReportFormat(StrEnum):
+    """How the report of `check` is printed."""
+
+    TXT = "txt"
+    JSON = "json"
+
+
+def check(
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST", help="Splits of one corpus; what two of them share is reported.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Take frame lengths and letters from this model. Default: the frames of wav2vec 2.0, any letters.",
+        ),
+    ] = None,
+    report_format: Annotated[ReportFormat, typer.Option("--format", help="How the report is printed.")] = (
+        ReportFormat.TXT
+    ),
+) -> None:
+    """Read all audio and text of manifests before training, and report what is wrong or suspicious.
+
+    Errors (exit status 1): recordings that cannot be read or are shorter
+    than stated, labels that do not fit their frames, characters outside
+    the model's vocabulary, missing texts, splits that share audio.
+
+    Warnings: clipping, silence, recordings longer than stated, splits
+    that share texts.
+    """
+    with exit_on_error():
+        from speechssl.data.check import BASE_GEOMETRY, check_manifests
+        from speechssl.data.check_report import format_text, summarise, to_dict
+        from speechssl.data.manifest import read_manifest
+
+        geometry, vocabulary = BASE_GEOMETRY, None
+        if model is not None:
+            from speechssl.checkpoint.native import find_model, load_description
+            from speechssl.data.units import Vocabulary
+
+            description = load_description(model)
+            geometry = description.encoder.feature_encoder.geometry
+            if description.kind == "ctc":
+                vocabulary = Vocabulary.load(find_model(model) / "vocab.json")
+        read = []
+        for path in manifests:
+            try:
+                read.append(read_manifest(path))
+            except ManifestError as error:
+                print_error(error)
+        problems = check_manifests(read, geometry, vocabulary)
+        summaries = [summarise(split) for split in read]
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        if report_format is ReportFormat.JSON:
+            typer.echo(json.dumps(to_dict(summaries, problems), ensure_ascii=False, indent=2))
+        elif read:
+            typer.echo(format_text(summaries, problems))
+        if len(read) < len(manifests) or any(problem.is_error for problem in problems):
+            sys.exit(1)

@@ -1,0 +1,45 @@
+"""``speechssl evaluate``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.commands.options import LanguageModelFile
+from speechssl.terminal import exit_on_error
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
+    ],
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests with texts.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write everything as JSON: rates, confusions, each utterance's texts.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
+    ] = None,
+    lm: LanguageModelFile = None,
+) -> None:
+    """Measure word and character error rates, with 95 % bootstrap intervals.
+
+    Prints a row for RESULTS.md a manifest on stdout, the rest on stderr.
+    """
+    with exit_on_error():
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
+        from speechssl.evaluate.evaluate import evaluate_manifests
+
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        if not evaluate_manifests(model, manifests, output, device, lm):
+            sys.exit(1)

@@ -1,0 +1,44 @@
+"""``speechssl tune-lm``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.terminal import exit_on_error
+
+
+def tune_lm(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
+    ],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The dev set, with texts.")],
+    lm: Annotated[
+        Path,
+        typer.Option("--lm", metavar="FILE.arpa|FILE.toml", help="An ARPA file, or settings to look around in."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The settings found, for --lm of the others.")
+    ],
+    num_trials: Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Settings to try.")] = 40,
+    num_utterances: Annotated[
+        int,
+        typer.Option("--utterances", min=1, metavar="N", help="On how many, drawn at random if there are more."),
+    ] = 300,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
+    ] = None,
+) -> None:
+    """Find how much a language model should count beside a model.
+
+    Tries weights at random, half of them near the best so far, and keeps
+    those with the lowest word error rate.
+    """
+    with exit_on_error():
+        from speechssl.cpu import tune_cpu
+
+        tune_cpu()  # before torch is imported
+        from speechssl.evaluate.tune import tune_weights
+
+        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device)

@@ -1,0 +1,231 @@
+"""From batch plans to batches of audio, read by worker processes.
+
+Shapes: B batch, T samples.
+"""
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from threading import Thread
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from speechssl.config import Config
+from speechssl.cpu import tune_cpu
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.manifest import Manifest, Utterance, read_utterance
+from speechssl.data.sampler import BatchPlan
+from speechssl.errors import SpeechSSLError
+from speechssl.rng import keyed_generator
+
+_CROP = 1  # the purpose of the generator that places crops
+
+
+class DataConfig(Config):
+    """What to train on.
+
+    Attributes:
+        train: Manifest to train on.
+        dev: Manifest to measure progress on.
+        licence: Of the training data; it is written into every model trained on it.
+        num_workers: Processes that read audio; 0 reads in the training process.
+    """
+
+    train: Path
+    dev: Path
+    licence: str
+    num_workers: int = Field(2, ge=0)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance as read for one epoch.
+
+    Attributes:
+        index: Its number in the manifest.
+        epoch: The pass over the data.
+        waveform: (T,) float32.
+        text: Its transcript, if it has one.
+    """
+
+    index: int
+    epoch: int
+    waveform: npt.NDArray[np.float32]
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dataclass of tensors (and nested batches) that moves between devices as one."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with every tensor on the device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory; called by PyTorch's loader."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Batch):
+                changed[field.name] = value._map(function)
+            elif isinstance(value, Tensor):
+                changed[field.name] = function(value)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class AudioBatch(Batch):
+    """Waveforms of one batch.
+
+    Attributes:
+        waveforms: (B, T) float32, zeros behind each row's length.
+        lengths: (B,) int64 valid samples, or None if every row is valid throughout.
+        indices: The utterances' numbers in the manifest.
+    """
+
+    waveforms: Tensor
+    lengths: Tensor | None
+    indices: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the batch, padding included."""
+        return self.waveforms.numel() / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class TaskBatch(Batch):
+    """What every task's batches have.
+
+    Attributes:
+        audio: The waveforms.
+    """
+
+    audio: AudioBatch
+
+
+BatchType = TypeVar("BatchType", bound=Batch)
+
+
+def collate_audio(examples: Sequence[Example]) -> AudioBatch:
+    """Stack waveforms, padded with zeros to the longest."""
+    lengths = [len(example.waveform) for example in examples]
+    waveforms = torch.zeros(len(examples), max(lengths))
+    for row, example in zip(waveforms, examples, strict=True):
+        row[: len(example.waveform)] = torch.from_numpy(example.waveform)
+    same = min(lengths) == max(lengths)
+    return AudioBatch(waveforms, None if same else torch.tensor(lengths), tuple(e.index for e in examples))
+
+
+def make_loader(
+    manifest: Manifest,
+    plans: Iterable[BatchPlan],
+    collate: Callable[[list[Example]], BatchType],
+    *,
+    seed: int,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[BatchType]:
+    """Read batches in the given order, ahead of their use if there are workers.
+
+    What a batch holds depends on its plan and the seed alone, not on the workers.
+
+    Args:
+        manifest: The utterances.
+        plans: The batches to read.
+        collate: Makes a batch of its examples; runs in the worker.
+        seed: Of the crops.
+        num_workers: Processes; 0 reads when asked.
+        pin_memory: Whether batches land in page-locked memory, for copies to a GPU.
+    """
+    loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
+        _PlannedBatches(manifest, collate, seed),
+        sampler=plans,
+        batch_size=None,  # a plan is a whole batch
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if num_workers else None,
+        multiprocessing_context=_worker_context() if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
+    )
+    return map(_checked, iter(loader))
+
+
+def _checked(batch: BatchType | SpeechSSLError) -> BatchType:
+    if isinstance(batch, SpeechSSLError):
+        raise batch
+    return batch
+
+
+def _worker_context() -> BaseContext:
+    # Not forked from here: the training process has threads, and its locks must not be inherited. The server, which
+    # computes nothing, imports torch once for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _start_worker(worker: int) -> None:
+    tune_cpu()
+    Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End a worker whose training process was killed.
+
+    PyTorch's worker looks for a new parent process, but a forkserver's worker keeps its parent: the server, which
+    in turn lives as long as its workers.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):
+    def __init__(self, manifest: Manifest, collate: Callable[[list[Example]], BatchType], seed: int) -> None:
+        self.manifest = manifest
+        self.collate = collate
+        self.seed = seed
+
+    def __getitem__(self, plan: BatchPlan) -> BatchType | SpeechSSLError:
+        try:
+            return self.collate([self._read(plan, index) for index in plan.indices])
+        except SpeechSSLError as error:
+            return error  # raised by a worker, it would arrive with the worker's traceback in its message
+
+    def _read(self, plan: BatchPlan, index: int) -> Example:
+        utterance = self.manifest[index]
+        if plan.crop_samples is None:
+            waveform = read_utterance(utterance)
+        else:
+            spare = utterance.num_output_samples - plan.crop_samples
+            offset = int(keyed_generator(self.seed, plan.epoch, index, _CROP).integers(spare + 1))
+            waveform = _read_crop(utterance, offset, plan.crop_samples)
+        return Example(index, plan.epoch, waveform, utterance.text)
+
+
+def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:
+    """Read the samples [offset, offset + length) at 16 kHz, decoding no more of the file than they need."""
+    first = offset * utterance.sample_rate // SAMPLE_RATE
+    wanted = -(-length * utterance.sample_rate // SAMPLE_RATE)
+    wanted = min(wanted, utterance.num_samples - first)
+    part = replace(utterance, start=utterance.start + first, num_samples=wanted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*: silence$")  # a pause in the recording is none of its faults
+        return read_utterance(part)[:length]  # other rates can give a sample too many, never too few

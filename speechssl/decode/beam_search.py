@@ -1,0 +1,276 @@
+"""Prefix beam search: the likeliest text of a CTC model and a language model of words together."""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from functools import reduce
+from itertools import chain, groupby
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align
+
+from speechssl.data.units import Vocabulary
+from speechssl.decode.arpa import read_arpa
+from speechssl.decode.greedy import PathToken, join_repeats
+from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
+from speechssl.decode.settings import BeamSearchConfig
+from speechssl.errors import AudioError, LanguageModelError
+from speechssl.model.ctc import BLANK_ID
+
+_IMPOSSIBLE = -math.inf
+
+
+class BeamSearch:
+    """Looks for the text with the highest score: of all its CTC paths, of its words, and of their number.
+
+    Prefixes of the text grow letter by letter, with the probability of all paths that spell them (Graves and Jaitly,
+    2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
+    complete; until then a prefix is ranked by the likeliest known word that begins so. Words that the language model
+    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard.
+
+    Args:
+        config: The language model and the weights.
+        vocabulary: The CTC model's.
+        sentence_frames: Length of a sentence at most; longer recordings are parted at long pauses. None is any length.
+
+    Raises:
+        LanguageModelError: the file cannot be read, or the vocabulary can spell none of its words.
+    """
+
+    def __init__(self, config: BeamSearchConfig, vocabulary: Vocabulary, sentence_frames: int | None = None) -> None:
+        assert sentence_frames is None or sentence_frames > 1
+        self.config, self.vocabulary, self.sentence_frames = config, vocabulary, sentence_frames
+        self.model = read_arpa(config.lm)
+        self._unknown = self.model.score((), UNKNOWN)
+        self._look_ahead: dict[str, float] = {}
+        num_spelled = 0
+        for word in self.model.words:
+            if vocabulary.unknown_characters(word):
+                continue
+            num_spelled += 1
+            score = self.model.score((), word)
+            for length in range(1, len(word) + 1):
+                beginning = word[:length]
+                self._look_ahead[beginning] = max(score, self._look_ahead.get(beginning, _IMPOSSIBLE))
+        if not num_spelled:
+            example = min(self.model.words, default="no word")
+            raise LanguageModelError(
+                f"{config.lm}: expected words of the model's letters {''.join(vocabulary.symbols[2:])!r:.80}, "
+                f"found none of {len(self.model.words)}, such as {example!r:.40}"
+            )
+
+    def reweighted(self, config: BeamSearchConfig) -> "BeamSearch":
+        """The same with other weights of the same language model."""
+        other = copy(self)
+        other.config = config
+        return other
+
+    def find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
+        """The tokens of the best text of a recording, where the CTC model says them best.
+
+        A recording that is parted has the end of a word at each cut.
+
+        Args:
+            parts: (S, V) log probabilities, one after another.
+
+        Raises:
+            AudioError: the model does not give probabilities.
+        """
+        path: list[PathToken] = []
+        first_frame = 0
+        for sentence in self._sentences(parts):
+            if first_frame:
+                path.append(PathToken(self.vocabulary.word_delimiter_id, first_frame, first_frame, 0.0))
+            path += self._find_sentence(sentence, first_frame)
+            first_frame += len(sentence)
+        return path
+
+    def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The frames, parted at the longest pause in the second half of what is long enough."""
+        pending = torch.empty(0, len(self.vocabulary))
+        for part in parts:
+            pending = torch.cat((pending, part.cpu()))
+            while self.sentence_frames is not None and len(pending) > self.sentence_frames:
+                middle = self.sentence_frames // 2
+                stop = middle + self._longest_pause(pending[middle : self.sentence_frames])
+                yield pending[:stop]
+                pending = pending[stop:]
+        yield pending
+
+    def _longest_pause(self, log_probs: Tensor) -> int:
+        """The frame in the middle of the longest run without letters; if there is none, the last."""
+        pauses = []
+        stop = 0
+        for is_silent, run in groupby((log_probs.argmax(dim=1) <= self.vocabulary.word_delimiter_id).tolist()):
+            start, stop = stop, stop + sum(1 for _ in run)
+            if is_silent:
+                pauses.append((stop - start, (start + stop) // 2))
+        return max(pauses, default=(0, len(log_probs)))[1]
+
+    def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
+        if log_probs.isnan().any():
+            raise AudioError("expected probabilities of the model, found NaN")
+        labels = self._best(self._search(log_probs)).labels()
+        if not labels:
+            return []
+        targets = torch.tensor([labels], dtype=torch.int32)
+        path, scores = forced_align(log_probs[None], targets, blank=BLANK_ID)
+        return join_repeats(scores[0].tolist(), path[0].tolist(), first_frame)
+
+    def _search(self, log_probs: Tensor) -> "Beams":
+        """The prefixes that are left at the end."""
+        config = self.config
+        beams: Beams = {_Prefix(None, BLANK_ID, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
+        for frame in log_probs.tolist():
+            least = min(config.min_symbol_log_prob, max(frame))
+            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
+            kept, new = self._grow(beams, tried)
+            ranked = [(_log_add(*ends) + prefix.rank, prefix, None, 0.0) for prefix, ends in kept.items()]
+            best = heapq.nlargest(config.beam_size, chain(ranked, new), key=itemgetter(0))
+            lowest = best[0][0] - config.beam_threshold
+            previous, beams = beams, {}
+            for rank, prefix, symbol, mass in best:
+                if rank < lowest:
+                    break
+                if symbol is None:
+                    beams[prefix] = kept[prefix]
+                else:
+                    beams[self._extended(prefix, symbol)] = [_IMPOSSIBLE, mass]
+            for prefix in chain(previous, kept):
+                prefix.drop(beams)
+        return beams
+
+    def _grow(self, beams: "Beams", tried: Sequence[tuple[int, float]]) -> tuple["Beams", list["Extension"]]:
+        """What becomes of prefixes at a frame: those that are there already, and those that could be new."""
+        delimiter = self.vocabulary.word_delimiter_id
+        kept: Beams = {}
+        new: list[Extension] = []
+        for prefix, (blank, repeat) in beams.items():
+            either = _log_add(blank, repeat)
+            for symbol, score in tried:
+                if symbol == BLANK_ID:
+                    _add(kept, prefix, 0, either + score)
+                    continue
+                mass = either + score
+                if symbol == prefix.symbol:
+                    if symbol == delimiter:  # no text has two in a row
+                        _add(kept, prefix, 1, mass)
+                        continue
+                    _add(kept, prefix, 1, repeat + score)
+                    mass = blank + score
+                child = prefix.children.get(symbol)
+                if child is None and symbol == delimiter:
+                    child = self._extended(prefix, symbol)
+                if child is not None:
+                    _add(kept, child, 1, mass)
+                else:
+                    ahead = self._score_ahead(prefix.word + self.vocabulary.symbols[symbol])
+                    new.append((mass + prefix.score + ahead, prefix, symbol, mass))
+        return kept, new
+
+    def _best(self, beams: "Beams") -> "_Prefix":
+        """The best text; of its prefixes, with delimiters at its ends and without, the likeliest."""
+        masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
+        spelled: dict[str, list[_Prefix]] = {}
+        for prefix in beams:
+            spelled.setdefault(self.vocabulary.decode(prefix.labels()), []).append(prefix)
+        scores = {
+            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(prefixes[0])
+            for text, prefixes in spelled.items()
+        }
+        return max(spelled[max(scores, key=scores.__getitem__)], key=masses.__getitem__)
+
+    def _extended(self, prefix: "_Prefix", symbol: int) -> "_Prefix":
+        if (child := prefix.children.get(symbol)) is not None:
+            return child
+        if symbol == self.vocabulary.word_delimiter_id:
+            context, score = self._with_word(prefix)
+            child = _Prefix(prefix, symbol, "", context, score, score)
+        else:
+            word = prefix.word + self.vocabulary.symbols[symbol]
+            rank = prefix.score + self._score_ahead(word)
+            child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
+        prefix.children[symbol] = child
+        return child
+
+    def _score_ahead(self, beginning: str) -> float:
+        """A guess at the score of a word that begins so: of the likeliest one, or of an unknown one."""
+        config = self.config
+        known = self._look_ahead.get(beginning)
+        return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
+
+    def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
+        """The context after the word under way, if there is one, and the score with it."""
+        config, word = self.config, prefix.word
+        if not word:
+            return prefix.context, prefix.score
+        score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
+        if word not in self.model.words:
+            score += config.unknown_score
+        return self.model.shortened((*prefix.context, word)), score
+
+    def _finished_score(self, prefix: "_Prefix") -> float:
+        context, score = self._with_word(prefix)
+        return score + self.config.lm_weight * self.model.score(context, END)
+
+
+class _Prefix:
+    """The beginning of a text, a node in the tree of all that are kept.
+
+    Attributes:
+        parent: The same without its last symbol; None of the empty one.
+        symbol: Its last.
+        word: The letters of the word under way.
+        context: The words before that count.
+        score: Of its complete words, by the language model.
+        rank: The same with a guess at the word under way.
+        children: The prefixes with one more symbol that are kept, or lead to one.
+    """
+
+    __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
+
+    def __init__(
+        self, parent: "_Prefix | None", symbol: int, word: str, context: Ngram, score: float, rank: float
+    ) -> None:
+        self.parent, self.symbol, self.word, self.context = parent, symbol, word, context
+        self.score, self.rank = score, rank
+        self.children: dict[int, _Prefix] = {}
+
+    def labels(self) -> list[int]:
+        """Its symbols, from the first on."""
+        labels = []
+        prefix = self
+        while prefix.parent is not None:
+            labels.append(prefix.symbol)
+            prefix = prefix.parent
+        return labels[::-1]
+
+    def drop(self, kept: "Beams") -> None:
+        """Forget it unless it is kept, and those before it that lead nowhere else."""
+        prefix = self
+        while prefix.parent is not None and not prefix.children and prefix not in kept:
+            prefix.parent.children.pop(prefix.symbol, None)
+            prefix = prefix.parent
+
+
+Beams = dict[_Prefix, list[float]]
+"""The log probabilities of all paths of a prefix: of those that end in a blank, and of those that do not."""
+Extension = tuple[float, _Prefix, int | None, float]
+"""The rank of a prefix with one more symbol, the prefix, the symbol, and the log probability of its paths."""
+
+
+def _add(grown: Beams, prefix: _Prefix, end: int, score: float) -> None:
+    """Add paths of a prefix that end in a blank (0) or do not (1)."""
+    ends = grown.get(prefix)
+    if ends is None:
+        ends = grown[prefix] = [_IMPOSSIBLE, _IMPOSSIBLE]
+    ends[end] = _log_add(ends[end], score)
+
+
+def _log_add(first: float, second: float) -> float:
+    if first < second:
+        first, second = second, first
+    return first if second == _IMPOSSIBLE else first + math.log1p(math.exp(second - first))

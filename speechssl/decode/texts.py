@@ -1,0 +1,47 @@
+"""Sentences from manifests and text files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from speechssl.data.manifest import read_manifest
+from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.decode.ngram import find_mark
+from speechssl.errors import LanguageModelError
+
+
+def read_texts(paths: Sequence[Path], is_normalized: bool = False) -> Iterator[str]:
+    """The texts of manifests (``.tsv``; utterances without one are left out) and the lines of other files.
+
+    Args:
+        paths: The files.
+        is_normalized: Whether to reduce texts to their words by ``normalize_text``, leaving out those with digits.
+
+    Raises:
+        LanguageModelError: a file is missing or not in UTF-8, or a text has a mark of language models.
+        ManifestError: a manifest is malformed.
+    """
+    for where, text in (found for path in paths for found in _read(path)):
+        if mark := find_mark(text.split()):
+            raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
+        if not is_normalized:
+            yield text
+        elif not has_digits(text):
+            yield normalize_text(text)
+
+
+def _read(path: Path) -> Iterator[tuple[str, str]]:
+    """Where each text stands, and the text."""
+    if path.suffix == ".tsv":
+        manifest = read_manifest(path)
+        for index, utterance in enumerate(manifest):
+            if utterance.text is not None:
+                yield manifest.where(index), utterance.text
+        return
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield f"{path}:{number}", line
+    except OSError as error:
+        raise LanguageModelError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise LanguageModelError(f"{path}: expected UTF-8: {error}") from None

@@ -1,0 +1,137 @@
+"""What a run says: lines on the console, a JSONL log, TensorBoard."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from speechssl.objective.objective import Losses
+from speechssl.terminal import print_status
+from speechssl.train.parallel import Ranks
+
+LOG_FILE = "log.jsonl"
+_SPEED = "audio_seconds_per_second"
+
+
+class MetricSums:
+    """Sums of losses and their parts since the last report, kept on the device."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0.0
+        self._seconds = 0.0
+        self._start = time.monotonic()
+
+    def add(self, losses: Losses, seconds: float) -> None:
+        """Add one batch and the seconds of audio in it."""
+        for name, value in {"loss": losses.sum.detach(), **losses.parts}.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += losses.count
+        self._seconds += seconds
+
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """The means over all ranks, and the seconds of audio a second; the sums start anew."""
+        counts = torch.tensor([float(self._count), self._seconds], device=ranks.device)
+        totals = torch.cat([torch.stack(list(self._sums.values())).float(), counts])
+        *values, count, seconds = ranks.sum(totals).tolist()
+        means = {name: value / count for name, value in zip(self._sums, values, strict=True)}
+        means[_SPEED] = seconds / (time.monotonic() - self._start)
+        self._clear()
+        return means
+
+
+class RunLog:
+    """The log of a run's folder, continued where a checkpoint left it.
+
+    Args:
+        folder: The run's folder.
+        stage: Named on every line.
+        shown: The metrics that the console shows, in this order; the files have all.
+        first_step: Lines of later steps, written by a run that was killed, are deleted.
+        num_steps: For the time left.
+        remarks: What to say beneath a line on the console, given (step, split, metrics).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        shown: Sequence[str],
+        first_step: int,
+        num_steps: int,
+        remarks: Callable[[int, str, Mapping[str, float]], Sequence[str]] = lambda *_: (),
+    ) -> None:
+        self.stage = stage
+        self._remarks = remarks
+        self.shown = shown
+        self.num_steps = num_steps
+        self._file_path = folder / LOG_FILE
+        _trim(self._file_path, first_step)
+        self._file = self._file_path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
+        self._first_step = first_step
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Write one line to the log and the console, and the values to TensorBoard."""
+        record: dict[str, Any] = {"step": step, "split": split, **metrics}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._tensorboard.flush()  # a run that is killed and goes on has no other chance to draw them
+        shown = [f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in self.shown if name in metrics]
+        if _SPEED in metrics:
+            shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")
+        shown.append(f"left {self._time_left(step)}")
+        print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {'  '.join(shown)}")
+        for remark in self._remarks(step, split, metrics):
+            print_status(f"{self.stage}: {remark}")
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._first_step
+        left = round((time.monotonic() - self._start) / done * (self.num_steps - step))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, oldest first; a last line cut short by a kill is left out."""
+    file = folder / LOG_FILE
+    if not file.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in file.read_text("utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _trim(file: Path, last_step: int) -> None:
+    kept = [record for record in read_log(file.parent) if record["step"] <= last_step]
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+    temporary.replace(file)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2e}" if 0 < abs(value) < 0.01 else f"{value:.4g}"

@@ -1,0 +1,184 @@
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import groupby, product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.data.units import Vocabulary
+from speechssl.decode.arpa import write_arpa
+from speechssl.decode.beam_search import BeamSearch
+from speechssl.decode.greedy import greedy_path
+from speechssl.decode.kneser_ney import estimate_ngrams
+from speechssl.decode.settings import BeamSearchConfig
+from speechssl.errors import AudioError, ConfigError, LanguageModelError
+
+VOCABULARY = Vocabulary.from_texts(["ab"])
+TEXTS = ["a ab", "ab ab a", "ab", "ba ab"]
+WIDE = {"beam_size": 10_000, "beam_threshold": 1e6, "min_symbol_log_prob": -1e6}
+
+Make = Callable[..., BeamSearch]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A search with a model of texts."""
+
+    def make(
+        texts: list[str] = TEXTS, vocabulary: Vocabulary = VOCABULARY, frames: int | None = None, **settings: float
+    ) -> BeamSearch:
+        write_arpa(tmp_path / "lm.arpa", estimate_ngrams(texts, 2))
+        config = BeamSearchConfig.from_dict({"lm": str(tmp_path / "lm.arpa"), **settings}, "test")
+        return BeamSearch(config, vocabulary, frames)
+
+    return make
+
+
+def said(*frames: str, vocabulary: Vocabulary = VOCABULARY, sure: float = 0.9) -> Tensor:
+    """Log probabilities of frames of a symbol each, ``-`` the blank."""
+    probs = torch.full((len(frames), len(vocabulary)), (1 - sure) / (len(vocabulary) - 1))
+    for row, symbol in zip(probs, frames, strict=True):
+        row[0 if symbol == "-" else vocabulary.symbols.index(symbol)] = sure
+    return probs.log()
+
+
+def text_of(search: BeamSearch, log_probs: Tensor) -> str:
+    return search.vocabulary.decode(token.symbol_id for token in search.find_path([log_probs]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_wide_search_finds_the_best_of_all_texts(make: Make, seed: int) -> None:
+    weights = {"lm_weight": 0.7, "word_score": 0.9, "unknown_score": -1.5}
+    search = make(**weights, **WIDE)
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (2 * torch.randn(6, len(VOCABULARY), generator=generator)).log_softmax(dim=1)
+    masses: defaultdict[str, float] = defaultdict(float)
+    for path in product(range(len(VOCABULARY)), repeat=6):
+        mass = math.exp(sum(row[symbol] for row, symbol in zip(log_probs.tolist(), path, strict=True)))
+        masses[VOCABULARY.decode(symbol for symbol, _ in groupby(path))] += mass
+
+    def score(text: str) -> float:
+        total, context = math.log(masses[text]), ("<s>",)
+        for word in text.split():
+            total += 0.7 * search.model.score(context, word) + 0.9 - 1.5 * (word not in search.model.words)
+            context = (*context, word)
+        return total + 0.7 * search.model.score(context, "</s>")
+
+    assert text_of(search, log_probs) == max(masses, key=score)
+
+
+def test_all_paths_of_a_text_count(make: Make) -> None:
+    search = make(lm_weight=0.0, word_score=0.0, unknown_score=0.0)
+    log_probs = torch.tensor([[0.6, 1e-9, 0.4, 1e-9]] * 2).log()  # blank twice: 0.36; a in one of three ways: 0.64
+    assert greedy_path([log_probs]) == []
+    assert text_of(search, log_probs) == "a"
+
+
+def test_the_language_model_decides_what_the_ear_cannot(make: Make) -> None:
+    vocabulary = Vocabulary.from_texts(["catsno"])
+    heard = said(*"cat|sat|o", vocabulary=vocabulary)
+    heard[8] = torch.tensor([[0.01, 0.01, *(0.45 if letter in "on" else 0.02 for letter in "acnost")]]).log()
+    for last in "on":
+        search = make(["cat", "sat", f"cat sat {last}"] * 3, vocabulary)
+        assert text_of(search, heard) == f"cat sat {last}"
+
+
+def test_unknown_words_are_spelled_at_a_price(make: Make) -> None:
+    heard = said(*"bb-b-|", sure=0.8)
+    assert text_of(make(lm_weight=0.3, unknown_score=-1.0), heard) == "bb"
+    assert text_of(make(unknown_score=-100.0), heard) in {"ab", "ba", "a", ""}
+
+
+def test_more_for_a_word_makes_for_more_words(make: Make) -> None:
+    heard = said(*"a-|-a-b", sure=0.5)
+    numbers = [len(text_of(make(word_score=score, unknown_score=0.0), heard).split()) for score in (-20.0, 0.0, 20.0)]
+    assert numbers == sorted(numbers)
+    assert numbers[0] < numbers[2]
+
+
+def test_tokens_lie_where_they_are_said(make: Make) -> None:
+    heard = said(*"--aa-b||---ab-")
+    for parts in [heard], heard.split(5):
+        path = make().find_path(parts)
+        found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame, token.last_frame) for token in path]
+        assert found == [("a", 2, 3), ("b", 5, 5), ("|", 6, 7), ("a", 11, 11), ("b", 12, 12)]
+        assert all(token.log_prob == pytest.approx(math.log(0.9)) for token in path)
+
+
+def test_delimiters_before_the_first_word_are_no_part_of_it(make: Make) -> None:
+    path = make().find_path([said(*"||||ab|", sure=0.97)])
+    found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]
+    assert found == [("|", 0), ("a", 4), ("b", 5), ("|", 6)]
+
+
+@pytest.mark.parametrize("frames", ["", "-", "---", "|", "-|-|"])
+def test_silence_has_no_text(make: Make, frames: str) -> None:
+    assert text_of(make(word_score=0.0), said(*frames, sure=0.99)) == ""
+
+
+def test_long_recordings_are_parted_in_long_pauses(make: Make) -> None:
+    sentence = "ab|a--|" + "-" * 8
+    heard = said(*(sentence * 20))
+    letters = [(symbol, frame) for frame, symbol in enumerate(sentence * 20) if symbol in "ab"]
+    search = make(frames=31)
+    for parts in [heard], heard.split(37):
+        path = search.find_path(parts)
+        found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]
+        assert [(symbol, frame) for symbol, frame in found if symbol != "|"] == letters
+        assert VOCABULARY.decode(token.symbol_id for token in path) == " ".join(["ab a"] * 20)
+        assert [token.log_prob for token in path].count(0.0) >= 9  # the cuts
+    assert search.find_path([]) == []
+
+
+@pytest.mark.parametrize("frames", range(10, 18, 2))
+def test_words_on_both_sides_of_a_cut_stay_two(make: Make, frames: int) -> None:
+    heard = said(*"a-|b----------|a-|a", sure=0.99)
+    assert text_of(make(frames=frames, unknown_score=0.0), heard) == "a b a a"
+
+
+def test_without_a_pause_it_is_cut_all_the_same(make: Make) -> None:
+    path = make(frames=30).find_path([said(*("ab" * 50))])
+    assert path[-1].last_frame == 99
+
+
+@pytest.mark.parametrize("lm_weight", [0.5, 1.0, 1.5])
+def test_long_unknown_words_do_not_crowd_out_known_ones(make: Make, lm_weight: float) -> None:
+    texts = ["doctor zyx today"] * 30 + ["doctor today", "today"] * 20
+    vocabulary = Vocabulary.from_texts(texts)
+    heard = said(*"d-o-c-t-o-r-|z-y-x-|t-o-d-a-y-|", vocabulary=vocabulary)
+    assert text_of(make(texts, vocabulary, lm_weight=lm_weight), heard) == "doctor zyx today"
+
+
+def test_a_model_that_says_nan_is_an_error(make: Make) -> None:
+    heard = said(*"ab|")
+    heard[1] = math.nan
+    with pytest.raises(AudioError, match="expected probabilities of the model, found NaN"):
+        make().find_path([heard])
+
+
+def test_a_narrow_beam_forgets_and_finds(make: Make) -> None:
+    heard = said(*"a-|-aab|" * 30, sure=0.7)
+    wide, narrow = (make(beam_size=size, beam_threshold=1e6) for size in (100, 3))
+    assert text_of(narrow, heard) == text_of(wide, heard) == " ".join(["a ab"] * 30)
+
+
+def test_a_model_that_cannot_be_spelled_is_refused(make: Make) -> None:
+    with pytest.raises(
+        LanguageModelError, match=r"expected words of the model's letters 'ab', found none of 2, such as 'AB'"
+    ):
+        make(["AB", "BA"])
+
+
+def test_settings_come_from_a_toml_file_or_are_the_defaults(make: Make, tmp_path: Path) -> None:
+    make()
+    (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nlm_weight = 0.25\n')
+    config = BeamSearchConfig.read(tmp_path / "lm.toml")
+    assert (config.lm, config.lm_weight) == (tmp_path / "lm.arpa", 0.25)
+    assert config.describe() == "beam 50, lm.arpa x 0.25, word +2, unknown -10"
+    assert BeamSearchConfig.read(tmp_path / "lm.arpa") == BeamSearchConfig(lm=tmp_path / "lm.arpa")
+    (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nweight = 0.25\n')
+    with pytest.raises(ConfigError, match=r"lm\.toml: .*weight"):
+        BeamSearchConfig.read(tmp_path / "lm.toml")

@@ -1,0 +1,194 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from speechssl.__main__ import app
+from speechssl.checkpoint.native import CTCCheckpoint, TrainingData
+from speechssl.data.audio import audio_info
+from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.errors import AudioError, ManifestError
+from speechssl.evaluate.evaluate import evaluate_model, results_row
+from speechssl.scoring.error_rates import ErrorCounts
+
+# Reference, and what the recording says: one word of ten is wrong, one is lost, one is added.
+SAID = [
+    ("five six", "nine six"),
+    ("a very long sentence of words", "a very long sentence of words"),
+    ("где я", "где"),
+    ("", ""),
+    ("abc", "abc abc"),
+]
+
+Corpus = Callable[..., Path]
+
+
+@pytest.fixture
+def corpus(plant, tmp_path: Path) -> Corpus:
+    """Write a manifest of planted recordings, and give its path."""
+
+    def write(said: list[tuple[str, str]], speakers: list[str] | None = None, name: str = "test.tsv") -> Path:
+        utterances = []
+        for index, (reference, hypothesis) in enumerate(said):
+            path = plant(hypothesis.replace("я", ""), f"{name}.{index}.wav")
+            speaker = speakers[index] if speakers else None
+            utterances.append(Utterance(path, audio_info(path).num_samples, text=reference or None, speaker=speaker))
+        write_manifest(tmp_path / name, utterances, ".")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
+    """Any model folder holds the planted model."""
+    monkeypatch.setattr("speechssl.evaluate.evaluate.load_ctc", lambda path, device: checkpoint)
+    return checkpoint
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def test_planted_errors_are_found_in_the_order_of_the_manifest(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    said = [pair for pair in SAID if pair[0]]
+    result = evaluate_model(checkpoint, read_manifest(corpus(said)))
+    assert [utterance.hypothesis for utterance in result.score.utterances] == [hypothesis for _, hypothesis in said]
+    assert result.score.words == ErrorCounts(substitutions=1, deletions=1, insertions=1, reference_length=11)
+    assert result.wer.value == pytest.approx(3 / 11)
+    assert result.wer.low < result.wer.value < result.wer.high
+    assert result.cer.value == result.score.cer
+    assert result.num_parameters == 3
+
+
+def test_batches_are_bounded_and_change_nothing(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    manifest = read_manifest(corpus([("ab" * length, "ab" * length) for length in (1, 9, 3, 7, 2, 8, 4, 30)]))
+    whole = evaluate_model(checkpoint, manifest)
+    assert len(checkpoint.model.batch_shapes) == 1
+    checkpoint.model.batch_shapes.clear()
+    done: list[int] = []
+    bounded = evaluate_model(checkpoint, manifest, batch_seconds=1.0, report_progress=done.append)
+    assert bounded.score == whole.score
+    assert bounded.wer.value == 0
+    shapes = checkpoint.model.batch_shapes
+    assert shapes[0] == (1, 16_000 * 0.01 * (3 * 61 + 1))  # longer than the bound: alone
+    assert all(rows * samples <= 16_000 for rows, samples in shapes[1:])
+    assert 2 < len(shapes) < len(manifest)
+    assert done == sorted(done)
+    assert len(done) == len(shapes)
+    assert done[-1] == len(manifest)
+
+
+def test_speakers_are_resampled_whole(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    said = [("a", "a"), ("a", "a"), ("b", "c"), ("b", "c")] * 5
+    alone = evaluate_model(checkpoint, read_manifest(corpus(said, name="alone.tsv"))).wer
+    spoken = evaluate_model(
+        checkpoint, read_manifest(corpus(said, speakers=["anna", "anna", "boris", "boris"] * 5))
+    ).wer
+    assert (spoken.low, spoken.value, spoken.high) == (0.0, 0.5, 1.0)
+    assert 0 < alone.low < 0.5 < alone.high < 1
+
+
+def test_a_manifest_without_texts_is_refused_by_line(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    path = corpus(SAID)
+    with pytest.raises(ManifestError, match=r"test\.tsv:6: expected a text to score against, found none"):
+        evaluate_model(checkpoint, read_manifest(path))
+
+
+def test_an_unreadable_recording_is_named_with_its_line(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    path = corpus([("a", "a"), ("b", "b")])
+    (path.parent / "test.tsv.1.wav").unlink()
+    with pytest.raises(AudioError, match=r"test\.tsv:4: .*test\.tsv\.1\.wav"):
+        evaluate_model(checkpoint, read_manifest(path))
+
+
+def test_row_says_what_was_measured(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
+    heard = (TrainingData(stage="pretrain", licence="CC0", hours=1.5, labelled=False),)
+    trained = replace(checkpoint, description=checkpoint.description.model_copy(update={"training_data": heard}))
+    row = results_row(evaluate_model(trained, read_manifest(corpus([("a b", "a c")] * 3))), "runs/a|b")
+    assert row.startswith("| 20")
+    cells = row.replace("\\|", "!").strip("| ").split(" | ")
+    assert cells[1] == "runs/a!b"
+    assert cells[4:7] == ["pretrain 1.50 h", "7", "test.tsv: 3 utterances, 0.0 min"]
+    assert cells[-3:] == ["greedy", "50.0 [50.0, 50.0]", "33.3 [33.3, 33.3]"]
+
+
+def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp_path: Path) -> None:
+    said = [pair for pair in SAID if pair[0]]
+    first, second, output = corpus(said), corpus([("a", "a")], name="dev.tsv"), tmp_path / "new" / "scores.json"
+    result = run("some/model", first, second, "--output", output)
+    assert result.exit_code == 0, result.stderr
+    rows = result.stdout.splitlines()
+    assert ["test.tsv: 4" in rows[0], "dev.tsv: 1" in rows[1], len(rows)] == [True, True, 2]
+    head, rule = result.stderr.splitlines()[-2:]
+    assert head.count("|") == rule.count("|") == rows[0].count("|")
+    assert "five -> nine (1)" in result.stderr
+    text = output.read_text("utf-8")
+    assert "где" in text
+    report = json.loads(text)
+    assert {*report} == {"model", "num_parameters", "step", "training_data", "evaluations"}
+    assert (report["model"], report["step"]) == ("some/model", 7)
+    test, dev = report["evaluations"]
+    assert {*test} == {
+        *("manifest", "manifest_sha256", "num_utterances", "audio_seconds", "device", "seconds"),
+        *("decoding", "beam_search"),
+        *("wer", "cer", "words", "characters", "word_confusions", "character_confusions", "utterances"),
+    }
+    assert test["manifest"] == str(first)
+    assert test["words"] == {"substitutions": 1, "deletions": 1, "insertions": 1, "reference_length": 11}
+    assert {*test["wer"]} == {"value", "low", "high"}
+    assert {"edit": "substitution", "reference": "five", "hypothesis": "nine", "count": 1} in test["word_confusions"]
+    assert test["utterances"][2] | {"num_samples": 0, "characters": {}} == {
+        "path": str(tmp_path / "test.tsv.2.wav"),
+        "start": 0,
+        "num_samples": 0,
+        "speaker": None,
+        "reference": "где я",
+        "hypothesis": "где",
+        "words": {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_length": 2},
+        "characters": {},
+    }
+    assert dev["wer"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert [path.name for path in output.parent.iterdir()] == ["scores.json"]
+
+
+def test_bad_manifests_cost_a_line_each_and_the_good_ones_are_done(
+    loaded: CTCCheckpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    good, untold = corpus([("a", "a")]), corpus([("", "a")], name="untold.tsv")
+    result = run("m", tmp_path / "missing.tsv", untold, good, "--output", tmp_path / "out.json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(":")[1].strip() for line in errors] == [str(tmp_path / "missing.tsv"), str(untold)]
+    assert len(json.loads((tmp_path / "out.json").read_text())["evaluations"]) == 1
+
+
+def test_nothing_evaluated_writes_nothing(loaded: CTCCheckpoint, tmp_path: Path) -> None:
+    result = run("m", tmp_path / "missing.tsv", "--output", tmp_path / "out.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_missing_model_or_a_folder_as_output_is_one_line(corpus: Corpus, tmp_path: Path) -> None:
+    manifest = corpus([("a", "a")])
+    for arguments in (tmp_path / "nowhere", manifest), (tmp_path, manifest, "--output", tmp_path):
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: {arguments[0]}")
+        assert result.stderr.count("\n") == 1
+
+
+def test_only_the_syntax_exits_2(tmp_path: Path) -> None:
+    for arguments in [], ["model"], ["model", "test.tsv", "--nonsense"]:
+        assert run(*arguments).exit_code == 2
+
+
+def test_a_real_model_is_evaluated(model_folder: Path, corpus: Corpus) -> None:
+    result = run(model_folder, corpus([("ab", "ab"), ("c", "c")]), "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("| 20")

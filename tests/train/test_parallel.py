@@ -1,0 +1,138 @@
+"""Two processes train as one does."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from speechssl.checkpoint.native import load_weights
+from speechssl.checkpoint.training_state import load_progress
+from speechssl.errors import CheckpointError
+from speechssl.train.finetune import finetune
+from speechssl.train.log import read_log
+from speechssl.train.parallel import Ranks, joined_ranks
+from speechssl.train.pretrain import pretrain
+
+# AdamW divides by the gradient's size, so that with its usual epsilon it would turn the rounding errors of gradients
+# that are 0 (such as those of biases of attention's keys) into whole steps.
+SETTINGS = (
+    "trainer.num_steps=3",
+    "trainer.microbatches=4",
+    "trainer.log_steps=1",
+    "trainer.evaluate_steps=2",
+    "optimizer.epsilon=1e-3",
+    "optimizer.learning_rate=1e-2",
+)
+HEAD_FIRST = ("head_only_steps=1", "feature_encoder_is_frozen=true")
+
+
+@pytest.fixture(scope="module")
+def of_two(corpus: Any, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs "pretrain" and "finetune" of two processes each, at the same time because most of it is start-up."""
+    folder = tmp_path_factory.mktemp("two")
+    dev = corpus.write(folder / "dev.tsv", ["ab cd"])
+    settings = {
+        "pretrain": SETTINGS,
+        "finetune": (*SETTINGS, *HEAD_FIRST, f"init={pretrained}", f"data.dev={dev}"),
+    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    processes = {}
+    for stage in settings:
+        arguments = [stage, *corpus.arguments(stage, *settings[stage]), "--output", str(folder / stage)]
+        with (folder / f"{stage}.stdout").open("w") as stdout, (folder / f"{stage}.stderr").open("w") as stderr:
+            command = [*torchrun, "-m", "speechssl", *arguments]
+            processes[stage] = subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr)
+    for stage, process in processes.items():
+        status, said = process.wait(), (folder / f"{stage}.stderr").read_text()
+        assert status == 0, said
+        assert (folder / f"{stage}.stdout").read_text() == ""
+        assert said.count(f"{stage} train  step 3/3") == 1, "one process speaks for both"
+        assert "on 2 x cpu" in said
+    return folder
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], start: dict[str, Tensor]) -> None:
+    """The weights have moved the same way, relative to how far they moved."""
+    assert found.keys() == expected.keys()
+    moved = 0
+    for name, tensor in expected.items():
+        distance = (tensor - start[name]).norm()
+        moved += int(distance > 1e-4)
+        assert (found[name] - tensor).norm() <= 1e-3 * distance + 1e-5, name
+    assert moved > len(expected) / 2
+
+
+def assert_same_logs(found: Path, expected: Path) -> None:
+    one, two = read_log(found), read_log(expected)
+    assert [(record["step"], record["split"]) for record in one] == [
+        (record["step"], record["split"]) for record in two
+    ]
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"audio_seconds_per_second", "split"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (mine["step"], name)
+
+
+def initial_weights(run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, Tensor]:
+    """The weights after an update without effect."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda optimizer: None)
+        run()
+    return load_weights(folder)
+
+
+def test_two_processes_pretrain_as_one(
+    of_two: Path, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Noise and dropout are on: they belong to the microbatch, not to the process.
+    config = corpus.pretrain_config(*SETTINGS)
+    pretrain(config, tmp_path / "one")
+    start = initial_weights(lambda: pretrain(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
+    found, expected = load_weights(of_two / "pretrain" / "latest"), load_weights(tmp_path / "one" / "latest")
+    assert_close(found, expected, start)
+    assert_same_logs(of_two / "pretrain", tmp_path / "one")
+
+
+def test_two_processes_finetune_as_one(
+    of_two: Path, corpus: Any, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The dev set is one batch, so that the second process has none.
+    settings = [*SETTINGS, f"init={pretrained}", *HEAD_FIRST, f"data.dev={of_two / 'dev.tsv'}"]
+    config = corpus.finetune_config(*settings)
+    finetune(config, tmp_path / "one")
+    start = initial_weights(lambda: finetune(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
+    two = of_two / "finetune"
+    found, expected = load_weights(two / "latest"), load_weights(tmp_path / "one" / "latest")
+    learnt = {name for name in expected if not name.startswith("encoder.feature_encoder.")}
+    assert all(torch.equal(found[name], start[name]) for name in expected.keys() - learnt)
+    assert_close(*({name: weights[name] for name in learnt} for weights in (found, expected, start)))
+    assert_same_logs(two, tmp_path / "one")
+    states = [safetensors.torch.load_file(run / "latest" / "training.safetensors") for run in (tmp_path / "one", two)]
+    assert states[0].keys() == states[1].keys()
+    # What two processes began, one can go on with.
+    finetune(corpus.finetune_config(*settings, "trainer.num_steps=4"), two)
+    assert load_progress(two).step == 4
+
+
+def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined_ranks("cpu") as ranks:
+        assert ranks == Ranks(0, 1, torch.device("cpu"))
+        assert ranks.is_first
+        ranks.wait()
+        assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+        assert ranks.sum_named({"a": 1.0}) == {"a": 1.0}
+        assert not torch.distributed.is_initialized()
+
+
+def test_a_device_that_is_none_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="device teapot: not available"), joined_ranks("teapot"):
+        pass
