@@ -1,4 +1,4 @@
-"""Self-supervised speech representations: pretrain on unlabelled audio, fine-tune with CTC, transcribe."""
+"""Self-supervised speech representations: pretrain on unlabeled audio, fine-tune with CTC, transcribe."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Pretrain speech encoders on unlabelled audio, fine-tune them with CTC, evaluate them.",
+    help="Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them.",
 )
 
 app.command()(pretrain)

@@ -30,7 +30,7 @@ class FrameGeometry:
 
     @property
     def hop_samples(self) -> int:
-        """Samples between the starts of neighbouring frames."""
+        """Samples between the starts of neighboring frames."""
         return prod(self.strides)
 
     @property

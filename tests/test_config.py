@@ -117,8 +117,8 @@ class TestErrors:
 
     def test_an_unknown_section(self) -> None:
         with pytest.raises(ConfigError) as excinfo:
-            RunConfig.load(overrides=["manifest=a.tsv", "optimiser.learning_rate=1"])
-        assert message(excinfo).endswith(": optimiser: unknown setting")
+            RunConfig.load(overrides=["manifest=a.tsv", "optimization.learning_rate=1"])
+        assert message(excinfo).endswith(": optimization: unknown setting")
 
     def test_a_required_setting_that_is_missing(self) -> None:
         with pytest.raises(ConfigError) as excinfo:

@@ -187,7 +187,7 @@ class TestMasks:
             alone = draw_mask(lengths[index], config, keyed_generator(3, 1, index))
             assert (alone == in_order[index]).all()
 
-    def test_of_neighbouring_utterances_epochs_and_seeds_are_unrelated(self) -> None:
+    def test_of_neighboring_utterances_epochs_and_seeds_are_unrelated(self) -> None:
         keys = [(seed, epoch, index) for seed in range(3) for epoch in range(3) for index in range(20)]
         drawn = np.stack([draw_mask(400, MaskConfig(), keyed_generator(*key)) for key in keys])
         assert len(np.unique(drawn, axis=0)) == len(keys)

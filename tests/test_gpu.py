@@ -27,7 +27,7 @@ from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.objective import FittedObjective
 from speechssl.scoring.error_rates import score
 from speechssl.train.finetune import FinetuneModel
-from speechssl.train.labelled import LabelledCollate, RegularizationConfig
+from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 from speechssl.train.log import MetricSums, read_log
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 from speechssl.transcribe.transcriber import Transcriber
@@ -79,13 +79,13 @@ def _no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gumbel noise of 0, which leaves the way that the gradient takes through the quantiser."""
+    """Gumbel noise of 0, which leaves the way that the gradient takes through the quantizer."""
     monkeypatch.setattr(Tensor, "exponential_", lambda tensor: tensor.fill_(1.0))
 
 
 def load(config: Path, objective: str) -> PretrainConfig:
     """A configuration without dropout, and with another objective than it may have."""
-    values = PretrainConfig.load([config], ["data.train=none", "data.dev=none", "data.licence=none"]).to_dict()
+    values = PretrainConfig.load([config], ["data.train=none", "data.dev=none", "data.license=none"]).to_dict()
     context = values["encoder"]["context"]
     context |= {name: 0.0 for name in DROPOUTS if name in context}
     if values["objective"]["kind"] != objective:
@@ -182,7 +182,7 @@ def build_ctc(config: PretrainConfig, lengths: Sequence[float]) -> tuple[Finetun
     """The same for fine-tuning: two views with masks in time and channels, one text for all."""
     encoder, vocabulary = config.encoder, Vocabulary.from_texts(["abc"])
     regularization = RegularizationConfig(consistency=0.2)
-    collate = LabelledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, regularization, 0)
+    collate = LabeledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, regularization, 0)
     torch.manual_seed(0)
     return FinetuneModel(CTCModel(encoder, len(vocabulary)), regularization).train(), collate(noises(lengths))
 
@@ -262,7 +262,7 @@ def train_whole_and_stopped(
     for setting in (
         *settings,
         *(f"trainer.{other}" for other in others),
-        *("data.licence=CC", "data.num_workers=0", "batches.seconds=8", "batches.num_buckets=2"),
+        *("data.license=CC", "data.num_workers=0", "batches.seconds=8", "batches.num_buckets=2"),
     ):
         arguments += ["--set", setting]
     whole, again, stopped, first = (folder / command[0] / name for name in ("whole", "again", "stopped", "first"))
@@ -280,7 +280,7 @@ def train_whole_and_stopped(
     change = difference(weights_of(first), weights_of(whole))
     usual, found = (difference(weights_of(path), weights_of(whole)) / change for path in (again, stopped))
     losses = [[line["loss"] for line in read_log(path) if line["split"] == "train"] for path in (whole, stopped)]
-    print(f"{command[0]}: weights differ by {found:.1e} of what they learnt, {usual:.1e} undisturbed")  # noqa: T201
+    print(f"{command[0]}: weights differ by {found:.1e} of what they learned, {usual:.1e} undisturbed")  # noqa: T201
     assert len(losses[0]) == 8
     if device == "cpu":
         assert found == usual == 0

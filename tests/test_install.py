@@ -61,7 +61,7 @@ def test_the_version_is_stated_once_and_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_its_licence(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_and_its_license(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(file.relative_to(ROOT)) for file in (ROOT / "speechssl").rglob("*.py")}
     assert sources <= set(names)

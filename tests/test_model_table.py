@@ -43,7 +43,7 @@ def program() -> ModuleType:
 def load(folder: Path, text: str) -> PretrainConfig:
     file = folder / "config.toml"
     file.write_text(text)
-    return PretrainConfig.load([file], ["data.train=none", "data.dev=none", "data.licence=none"])
+    return PretrainConfig.load([file], ["data.train=none", "data.dev=none", "data.license=none"])
 
 
 def flops(parts: list, *names: str) -> float:

@@ -54,19 +54,19 @@ def main() -> None:
     x = torch.randn(len(SHARES), 512, frames, device=arguments.device, requires_grad=True)
     frame_lengths = encoder.geometry.layer_lengths(lengths)[0]
 
-    def normalise(valid: torch.Tensor | None) -> None:
+    def normalize(valid: torch.Tensor | None) -> None:
         norm(x, valid).sum().backward()
 
     def encode(valid: torch.Tensor | None) -> None:
         with torch.inference_mode():
-            encoder.contextualise(encoder.extract_frames(waveforms, valid))
+            encoder.contextualize(encoder.extract_frames(waveforms, valid))
 
     print(
         f"{len(SHARES)} x {SECONDS} s on {arguments.device}, {arguments.threads} threads, best of {arguments.repeats}"
     )
     print("| | all valid | padded | ratio |\n|---|---:|---:|---:|")
     for name, function, valid in (
-        ("group norm of the first layer, forward and backward", normalise, frame_lengths),
+        ("group norm of the first layer, forward and backward", normalize, frame_lengths),
         ("base encoder, forward", encode, lengths),
     ):
         full, padded = best_times(

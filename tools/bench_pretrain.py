@@ -14,7 +14,7 @@ batches of the recipe's size of clips of 20 s with 15 letters a second. Nothing 
 would draw it while the clock runs.
 
 What differs: dropped layers are left out there and computed here, so that every process trains every parameter; where
-waveforms are normalised, theirs come normalised; they have no penalty on the features.
+waveforms are normalized, theirs come normalized; they have no penalty on the features.
 
 FLOPs are counted by model_table.py, three times the forward ones for both sides, once those of what is frozen; their
 share of what the processor can do (MFU) is told if --peak-tflops says how much that is. Peak memory is what one side
@@ -50,7 +50,7 @@ from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: 
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses  # noqa: E402
 from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
-from speechssl.train.labelled import LabelledBatch, LabelledCollate, RegularizationConfig  # noqa: E402
+from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
 from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402
 
@@ -63,7 +63,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SIDES = ("speechssl", "transformers")
 FINETUNED_SECONDS = 20.0  # of a clip: LibriSpeech's training has few as long and none over 25
 LETTERS_PER_SECOND = 15
-NO_DATA = ("data.train=none", "data.dev=none", "data.licence=none")
+NO_DATA = ("data.train=none", "data.dev=none", "data.license=none")
 TINY = (
     "encoder.feature_encoder.dims=[16, 16, 16, 16, 16, 16, 16]",
     "encoder.context.num_layers=2",
@@ -146,7 +146,7 @@ class Case(ABC):
 
     @property
     def their_waveforms(self) -> Tensor:
-        """(B, T) float32, normalised if the model normalises."""
+        """(B, T) float32, normalized if the model normalizes."""
         waveforms = self.batch.audio.waveforms
         return normalize_waveforms(waveforms, None) if self.pretraining.encoder.normalize_waveforms else waveforms
 
@@ -209,7 +209,7 @@ class FinetuneCase(Case):
     """With a CTC head, and convolutions that stay as they are."""
 
     config: FinetuneConfig
-    batch: LabelledBatch
+    batch: LabeledBatch
 
     @property
     def count(self) -> float:
@@ -264,7 +264,7 @@ def make_case(stage: str, name: str, batch_seconds: float | None, is_tiny: bool)
     config = FinetuneConfig.load(files, [*NO_DATA, "init=none", *batches])
     clip_seconds = min(config.batches.max_seconds, FINETUNED_SECONDS)
     examples = make_examples(batch_seconds or config.batches.seconds, clip_seconds)
-    collate = LabelledCollate(geometry, pretraining.encoder.mask_dim, VOCABULARY, regularization=None, seed=config.seed)
+    collate = LabeledCollate(geometry, pretraining.encoder.mask_dim, VOCABULARY, regularization=None, seed=config.seed)
     return FinetuneCase(name, pretraining, config, collate(examples))
 
 

@@ -191,7 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_error():
         # What to train on does not matter here, but a configuration must say.
-        data = ["data.train=none", "data.dev=none", "data.licence=none"]
+        data = ["data.train=none", "data.dev=none", "data.license=none"]
         print(format_table(PretrainConfig.load(arguments.configs, data), arguments.seconds))
 
 

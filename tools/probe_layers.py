@@ -37,7 +37,7 @@ REACH = 2  # frames on each side of a letter's that count with it, and that are 
 NUM_BANDS = 40
 
 Array = npt.NDArray[np.float32]
-Analyse = Callable[[Tensor], Sequence[Tensor]]  # (1, T) to (S, D) a layer
+Analyze = Callable[[Tensor], Sequence[Tensor]]  # (1, T) to (S, D) a layer
 
 
 def read_letters(model: torch.nn.Module, waveforms: Sequence[Waveform]) -> list[npt.NDArray[np.int64]]:
@@ -55,17 +55,17 @@ def read_letters(model: torch.nn.Module, waveforms: Sequence[Waveform]) -> list[
     return letters
 
 
-def encoder_layers(encoder: SpeechEncoder) -> Analyse:
+def encoder_layers(encoder: SpeechEncoder) -> Analyze:
     """The input of the context network, and the output of each of its layers."""
     return lambda waveforms: [context[0] for context in encoder.layer_outputs(encoder.extract_frames(waveforms))]
 
 
-def spectra(encoder: SpeechEncoder) -> Analyse:
+def spectra(encoder: SpeechEncoder) -> Analyze:
     """Log-mel spectra with their changes, alone and with those beside them."""
-    analyse = LogMel(encoder.geometry, NUM_BANDS)
+    analyze = LogMel(encoder.geometry, NUM_BANDS)
 
     def layers(waveforms: Tensor) -> Sequence[Tensor]:
-        alone = analyse(waveforms)[0]
+        alone = analyze(waveforms)[0]
         padded = torch.cat((alone[:1].expand(REACH, -1), alone, alone[-1:].expand(REACH, -1)))
         return alone, torch.cat([padded[first : first + len(alone)] for first in range(2 * REACH + 1)], dim=1)
 
@@ -97,7 +97,7 @@ def main() -> None:
     geometry = aligner.encoder.geometry
     waveforms = [waveform for waveform in waveforms if geometry.num_frames(len(waveform))]
     letters = read_letters(aligner, waveforms)
-    sources: dict[str, Analyse] = {"log-mel, alone and with two on each side": spectra(aligner.encoder)}
+    sources: dict[str, Analyze] = {"log-mel, alone and with two on each side": spectra(aligner.encoder)}
     torch.manual_seed(0)
     first = load_encoder(arguments.models[0], "cpu")
     sources["fresh weights"] = encoder_layers(SpeechEncoder(first.config).eval())
@@ -112,10 +112,10 @@ def main() -> None:
         f"{arguments.manifest}: {num_frames} frames; the most frequent answer is right in {100 * most_frequent:.1f} %\n"
     )
     print("| features | right letters %, layer by layer |\n|---|---|")
-    for name, analyse in sources.items():
+    for name, analyze in sources.items():
         layers: list[list[Array]] = []
         for waveform in waveforms:
-            for number, features in enumerate(analyse(torch.from_numpy(waveform)[None])):
+            for number, features in enumerate(analyze(torch.from_numpy(waveform)[None])):
                 if number == len(layers):
                     layers.append([])
                 layers[number].append(features.numpy())

@@ -66,16 +66,16 @@ def prepare(place: Path, folder: Path) -> None:
     parts: dict[str, list[Recording]] = {"train": [], "dev": [], "test": []}
     for recording in recordings:
         parts[_part(recording.character)].append(recording)
-    labelled = {name: _labelled(part, preparation) for name, part in parts.items()}
-    splits = {name: preparation.utterances([clip for _, clip in clips]) for name, clips in labelled.items()}
-    keys = [random_key("amazon_queen", name) for name, _ in labelled["train"]]
+    labeled = {name: _labeled(part, preparation) for name, part in parts.items()}
+    splits = {name: preparation.utterances([clip for _, clip in clips]) for name, clips in labeled.items()}
+    keys = [random_key("amazon_queen", name) for name, _ in labeled["train"]]
     splits |= {name: label_subset(splits["train"], keys, minutes) for name, minutes in SUBSETS.items()}
     splits |= {f"pretrain_{name}": _pieces(parts[name], preparation) for name in ("train", "dev")}
     preparation.write(splits, folder)
     preparation.report_dropped()
-    ours, neighbours = _agreement([clip for _, clips in sorted(labelled.items()) for _, clip in clips])
+    ours, neighbors = _agreement([clip for _, clips in sorted(labeled.items()) for _, clip in clips])
     print_status(
-        f"the letters of a line go with its seconds by a correlation of {ours:.2f}, next lines by {neighbours:.2f}"
+        f"the letters of a line go with its seconds by a correlation of {ours:.2f}, next lines by {neighbors:.2f}"
     )
 
 
@@ -143,7 +143,7 @@ def _part(character: str) -> str:
     return "dev" if character in DEV_CHARACTERS else "test" if character in TEST_CHARACTERS else "train"
 
 
-def _labelled(recordings: Sequence[Recording], preparation: Preparation) -> list[tuple[str, Clip]]:
+def _labeled(recordings: Sequence[Recording], preparation: Preparation) -> list[tuple[str, Clip]]:
     """The clips whose text is what is heard, with their names."""
     clips = []
     for recording in recordings:
@@ -167,7 +167,7 @@ def _clip(first: Recording, end: int, text: str | None = None) -> Clip:
 
 
 def _pieces(recordings: Sequence[Recording], preparation: Preparation) -> list[Utterance]:
-    """Join neighbours in the files while they stay within 8 s, which is what pretraining wants."""
+    """Join neighbors in the files while they stay within 8 s, which is what pretraining wants."""
     pieces: list[tuple[Recording, int]] = []  # the first recording, and where the last one ends
     for recording in recordings:
         end = recording.start + recording.num_samples

@@ -48,8 +48,8 @@ def prepare(stated: str, folder: Path, min_count: int | None) -> None:
     preparation = Preparation(folder)
     lists = {name: read_list(corpus / f"{name}.tsv", preparation) for name in (*SPLITS, *UNLABELLED[1:], "invalidated")}
     splits = disjoint_splits(lists, preparation)
-    unlabelled = for_pretraining(lists, preparation)
-    clips = {row.path: row for rows in (*splits.values(), unlabelled) for row in rows}
+    unlabeled = for_pretraining(lists, preparation)
+    clips = {row.path: row for rows in (*splits.values(), unlabeled) for row in rows}
     speakers = short_names({row.speaker for rows in lists.values() for row in rows})
     found = {
         utterance.path: utterance
@@ -70,7 +70,7 @@ def prepare(stated: str, folder: Path, min_count: int | None) -> None:
     dev = within_alphabet("dev: character outside the alphabet", dev, letters, preparation)
     report_unwritable(folder / "test.tsv", test, letters)
     manifests = {
-        "pretrain_train": [trainable[row.path] for row in unlabelled if row.path in trainable],
+        "pretrain_train": [trainable[row.path] for row in unlabeled if row.path in trainable],
         "pretrain_dev": [trainable[row.path] for row in splits["dev"] if row.path in trainable],
         "train": train,
         "dev": dev,

@@ -191,7 +191,7 @@ def extract(file: Path, inside: str, target: Path) -> None:
         source = temporary / inside
         if not source.is_dir():
             raise SpeechSSLError(f"{file}: expected a folder {inside} in the archive, found none")
-        for document in source.parent.glob("*.TXT"):  # the same in every archive: speakers, chapters, licence
+        for document in source.parent.glob("*.TXT"):  # the same in every archive: speakers, chapters, license
             document.replace(target.parent / document.name)
         source.rename(target)
         shutil.rmtree(temporary)

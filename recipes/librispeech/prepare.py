@@ -54,7 +54,7 @@ def prepare(corpus: Path, librilight: Path | None, folder: Path) -> None:
     for name, utterances in subsets.items():
         if len(utterances) != NUM_RECORDINGS[name]:
             print_status(f"{root / name}: {len(utterances)} recordings, {NUM_RECORDINGS[name]} were published")
-    splits = dict(_pretraining(subsets)) | dict(_labelled(LABELLED, subsets))
+    splits = dict(_pretraining(subsets)) | dict(_labeled(LABELLED, subsets))
     if not splits:
         raise ManifestError(
             f"{root}: expected recordings as SUBSET/SPEAKER/CHAPTER/*.flac, found none that can be read"
@@ -66,7 +66,7 @@ def prepare(corpus: Path, librilight: Path | None, folder: Path) -> None:
         print_status(f"no {names}: LIBRILIGHT names no folder, and there is no {FINETUNING} beside {root}")
     else:
         parts = read_parts(limited_root, LIMITED["train_10h"], preparation)
-        limited = dict(_labelled(LIMITED, parts))
+        limited = dict(_labeled(LIMITED, parts))
         preparation.write(limited, limited_root)
     for name in {*PRETRAINING, *LABELLED, *LIMITED} - splits.keys() - limited.keys():
         (folder / f"{name}.tsv").unlink(missing_ok=True)  # of an earlier preparation
@@ -134,7 +134,7 @@ def _pretraining(subsets: Mapping[str, Sequence[Utterance]]) -> Iterator[tuple[s
         )
 
 
-def _labelled(
+def _labeled(
     manifests: Mapping[str, Sequence[str]], parts: Mapping[str, Sequence[Utterance]]
 ) -> Iterator[tuple[str, list[Utterance]]]:
     for manifest, names in manifests.items():

@@ -1,4 +1,4 @@
-"""Which labelled utterances are for training, and which are held out to measure with."""
+"""Which labeled utterances are for training, and which are held out to measure with."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Drop = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Splits:
-    """Labelled utterances by their use.
+    """Labeled utterances by their use.
 
     Attributes:
         train, dev, test: The utterances, in the order given.

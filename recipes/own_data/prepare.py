@@ -11,7 +11,7 @@ from pathlib import Path
 
 from held_out import SEED, Splits, draw_splits, held_out_seconds, keep_splits
 from label_files import read_labels, read_texts_beside
-from labelled import Corpus, label
+from labeled import Corpus, label
 
 from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Utterance
@@ -43,7 +43,7 @@ def prepare(folder: Path, out: Path, labels: Path | None, kept: Path | None, as_
         out: Where the manifests go.
         labels: What is said in them, a file or a folder; None reads text files beside the recordings, NO_LABELS none.
         kept: The manifests of an earlier preparation, whose dev and test are kept.
-        as_is: Whether texts are learnt as they are written.
+        as_is: Whether texts are learned as they are written.
 
     Raises:
         ManifestError: there is nothing to prepare, or something cannot be read or written.
@@ -78,7 +78,7 @@ def prepare(folder: Path, out: Path, labels: Path | None, kept: Path | None, as_
 
 
 def split(corpus: Corpus, utterances: Sequence[Utterance], kept: Path | None) -> Splits:
-    """Divide labelled utterances into train, dev and test.
+    """Divide labeled utterances into train, dev and test.
 
     Raises:
         ManifestError: there are too few.
@@ -97,11 +97,11 @@ def for_pretraining(
     """All audio in pieces, less the recordings and voices that are held out.
 
     The dev set of pretraining only tells whether the loss falls on audio that is not trained on: single pieces, of the
-    labelled dev recordings first, which are not trained on anyway.
+    labeled dev recordings first, which are not trained on anyway.
 
     Args:
         corpus: The recordings.
-        splits: The labelled utterances, if there are any.
+        splits: The labeled utterances, if there are any.
         voices: Who speaks in which recording.
     """
     in_dev = {utterance.path for utterance in splits.dev} if splits else set()
@@ -175,7 +175,7 @@ def write_alphabet(folder: Path, splits: Mapping[str, Sequence[Utterance]]) -> N
     if rare:
         listed = ", ".join(rare[:_NUM_LISTED]) + (" ..." if len(rare) > _NUM_LISTED else "")
         print_status(
-            f"warning: {len(rare)} letters occur less than {RARE} times in train, too seldom to be learnt or by "
+            f"warning: {len(rare)} letters occur less than {RARE} times in train, too seldom to be learned or by "
             f"mistake: {listed}"
         )
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the manifests go")
     parser.add_argument("--labels", type=Path, help="a csv, tsv, jsonl or a Kaldi folder; none; default: .txt beside")
     parser.add_argument("--keep", type=Path, help="the folder of an earlier preparation whose dev and test are kept")
-    parser.add_argument("--texts", choices=("normalised", "asis"), default="normalised", help="how texts are learnt")
+    parser.add_argument("--texts", choices=("normalized", "asis"), default="normalized", help="how texts are learned")
     arguments = parser.parse_args()
     with exit_on_error():
         prepare(arguments.recordings, arguments.folder, arguments.labels, arguments.keep, arguments.texts == "asis")

@@ -2,10 +2,10 @@
 # From a folder of recordings, with some texts, to a model: prepare, unpack, check, pretrain, finetune, evaluate,
 # language_model.
 #
-#     CORPUS=recordings LABELS=labels.csv LICENCE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
+#     CORPUS=recordings LABELS=labels.csv LICENSE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
 # CORPUS is the folder of recordings. LABELS says what is said in some of them: a csv, tsv or jsonl file or a Kaldi
-# folder; default: .txt files beside the recordings; none: no texts. LICENCE is written into the models.
+# folder; default: .txt files beside the recordings; none: no texts. LICENSE is written into the models.
 # SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
 # pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the
 # dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. LM_TEXTS names a file of more
@@ -19,9 +19,9 @@ stages=(prepare unpack check pretrain finetune evaluate language_model)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-small}
 UNPACK=${UNPACK:-0}
-TEXTS=${TEXTS:-normalised}
+TEXTS=${TEXTS:-normalized}
 require_one_of UNPACK "$UNPACK" 0 1
-require_one_of TEXTS "$TEXTS" normalised asis
+require_one_of TEXTS "$TEXTS" normalized asis
 prepared=$OUT/data
 data=$prepared
 [[ $UNPACK == 0 ]] || data=$OUT/unpacked
@@ -45,9 +45,10 @@ if [[ -n ${LM_TEXTS:-} && ! -f $LM_TEXTS ]]; then
     echo "error: LM_TEXTS=$LM_TEXTS: expected a file, found none" >&2
     exit 1
 fi
-if [[ -z ${LICENCE:-} ]]; then
-    LICENCE=unknown
-    echo "note: the models will say that the licence of their data is unknown; LICENCE=... says what it is" >&2
+LICENSE=${LICENSE:-${LICENCE:-}} # as it was spelled before
+if [[ -z ${LICENSE:-} ]]; then
+    LICENSE=unknown
+    echo "note: the models will say that the license of their data is unknown; LICENSE=... says what it is" >&2
 fi
 
 stop_without_labels() { # before the stages that need them
@@ -87,14 +88,14 @@ if wanted pretrain; then
     else
         "${train[@]}" pretrain "${ENCODER:-$encoder}" "${pretrain[@]}" --output "$pretrained" \
             --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" \
-            --set data.licence="$LICENCE" "$@"
+            --set data.license="$LICENSE" "$@"
     fi
 fi
 
 if wanted finetune; then
     stop_without_labels finetune
     "${train[@]}" finetune "${finetune[@]}" --output "$OUT/finetune" --set init="$pretrained" \
-        --set data.train="$data/train.tsv" --set data.dev="$data/dev.tsv" --set data.licence="$LICENCE" "$@"
+        --set data.train="$data/train.tsv" --set data.dev="$data/dev.tsv" --set data.license="$LICENSE" "$@"
 fi
 
 if wanted evaluate; then

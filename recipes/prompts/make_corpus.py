@@ -21,7 +21,7 @@ import numpy as np
 from prepare import COLUMNS, SAMPLE_RATE, write_manifests
 from recordings import Samples, decode, encode, pauses
 from splits import group_names, split_groups
-from transcripts import UncertainReadingError, comparable, is_sound, normalise
+from transcripts import UncertainReadingError, comparable, is_sound, normalize
 
 from speechssl.errors import SpeechSSLError
 from speechssl.terminal import exit_on_error, print_status
@@ -59,7 +59,7 @@ class Prompt:
 
     @property
     def is_train_only(self) -> bool:
-        """Single letters tell little about a recogniser; a clip too long to be labelled would be lost elsewhere."""
+        """Single letters tell little about a recognizer; a clip too long to be labeled would be lost elsewhere."""
         is_letter = self.language == "en" and len(self.text or "") == 1
         return is_letter or self.seconds > MAX_LABELLED_SECONDS
 
@@ -137,12 +137,12 @@ def select(prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[tuple[str, 
 
 
 def label(prompts: Sequence[Prompt]) -> None:
-    """Give each clip its normalised text, or a note why it has none."""
+    """Give each clip its normalized text, or a note why it has none."""
     for prompt in prompts:
         if prompt.source_text:
             prompt.comparable = comparable(prompt.source_text, prompt.language)
             try:
-                prompt.text = normalise(prompt.source_text, prompt.language)
+                prompt.text = normalize(prompt.source_text, prompt.language)
             except UncertainReadingError as error:
                 prompt.note = str(error)
     for language in VOICES:

@@ -65,7 +65,7 @@ def read_clips(path: Path) -> list[Clip]:
     ]
 
 
-def labelled(clips: Sequence[Clip], language: str, part: str, folder: Path) -> list[Utterance]:
+def labeled(clips: Sequence[Clip], language: str, part: str, folder: Path) -> list[Utterance]:
     """The clips with a text, one an utterance."""
     return [_utterance(clip, folder) for clip in clips if (clip.language, clip.part) == (language, part) and clip.text]
 
@@ -135,7 +135,7 @@ def write_manifests(folder: Path) -> None:
     for language in dict.fromkeys(clip.language for clip in clips):
         suffix = "" if language == "en" else f"_{language}"
         for part in ("train", "dev", "test"):
-            manifests[f"{part}{suffix}"] = labelled(clips, language, part, folder)
+            manifests[f"{part}{suffix}"] = labeled(clips, language, part, folder)
     for name, utterances in manifests.items():
         write_manifest(folder / f"{name}.tsv", utterances, ".")
         total = sum(utterance.seconds for utterance in utterances) / 60

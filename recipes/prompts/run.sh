@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From unlabelled speech to transcripts: unpack, check, pretrain, finetune, evaluate, language_model, transcribe.
+# From unlabeled speech to transcripts: unpack, check, pretrain, finetune, evaluate, language_model, transcribe.
 #
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
@@ -57,7 +57,7 @@ if wanted evaluate; then
     evaluate "$OUT/finetune" "$data/test.tsv"
 fi
 
-if wanted language_model; then # of the texts that were learnt from, no others
+if wanted language_model; then # of the texts that were learned from, no others
     language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "$data/$LABELS.tsv"
 fi
 

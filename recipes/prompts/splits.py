@@ -94,7 +94,7 @@ def split_groups(groups: Mapping[str, Sequence[Splittable]]) -> dict[str, str]:
 
     English decides: groups are drawn in an order of their own (a hash of seed and name), stratum by stratum of clip
     length, until test and dev hold the stratum's share of their seconds. A group stays in train if one of its clips
-    must, or if it is too large. Groups without labelled English are drawn by their share.
+    must, or if it is too large. Groups without labeled English are drawn by their share.
 
     Args:
         groups: the clips of each group by its name.

@@ -103,7 +103,7 @@ def is_sound(text: str) -> bool:
     return bool(_WHOLE_NOTE.fullmatch(text) or _TONE.fullmatch(text))
 
 
-def normalise(text: str, language: str) -> str:
+def normalize(text: str, language: str) -> str:
     """Return what is said: lower-case words of the language's alphabet, single spaces between them.
 
     Args:

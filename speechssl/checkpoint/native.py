@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -19,10 +19,12 @@ from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.files import ordinary_permissions
 from speechssl.model.ctc import CTCModel
+from speechssl.model.device import resolve_device
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 
 _CONFIG, _WEIGHTS, _VOCABULARY = "config.json", "model.safetensors", "vocab.json"
 _ENCODER_PREFIX = "encoder."
+_FORMER_WEIGHTS = {"objective.centres": "objective.centers"}  # names of earlier versions
 
 
 class TrainingData(Config):
@@ -30,15 +32,15 @@ class TrainingData(Config):
 
     Attributes:
         stage: What it was used for.
-        licence: Its licence, as given by the training configuration.
+        license: Its license, as given by the training configuration.
         hours: Audio in it.
-        labelled: Whether its transcripts were used.
+        labeled: Whether its transcripts were used.
     """
 
     stage: str
-    licence: str
+    license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
     hours: float
-    labelled: bool
+    labeled: bool = Field(validation_alias=AliasChoices("labeled", "labelled"))  # the latter of earlier versions
 
 
 class ModelDescription(Config):
@@ -144,11 +146,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     file = find_model(path) / _WEIGHTS
     try:
-        return safetensors.torch.load_file(file)
+        weights = safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None
+    return {_FORMER_WEIGHTS.get(name, name): tensor for name, tensor in weights.items()}
 
 
 def load_ctc(path: Path | str, device: torch.device | str | None = None) -> CTCCheckpoint:
@@ -191,23 +194,6 @@ def load_encoder(path: Path | str, device: torch.device | str | None = None) -> 
     }
     _fill(encoder, weights, find_model(path))
     return encoder.eval().to(resolve_device(device))
-
-
-def resolve_device(device: torch.device | str | None) -> torch.device:
-    """The device by name; None is the GPU if there is one, else the CPU.
-
-    Raises:
-        CheckpointError: the name is unknown or there is no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.zeros(1, device=resolved).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"device {device}: not available: {reason}") from None
-    return resolved
 
 
 def _fill(model: torch.nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -46,7 +46,7 @@ def check(
     """
     with exit_on_error():
         from speechssl.data.check import BASE_GEOMETRY, check_manifests
-        from speechssl.data.check_report import format_text, summarise, to_dict
+        from speechssl.data.check_report import format_text, summarize, to_dict
         from speechssl.data.manifest import read_manifest
 
         geometry, vocabulary = BASE_GEOMETRY, None
@@ -65,7 +65,7 @@ def check(
             except ManifestError as error:
                 print_error(error)
         problems = check_manifests(read, geometry, vocabulary)
-        summaries = [summarise(split) for split in read]
+        summaries = [summarize(split) for split in read]
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         if report_format is ReportFormat.JSON:
             typer.echo(json.dumps(to_dict(summaries, problems), ensure_ascii=False, indent=2))

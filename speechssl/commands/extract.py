@@ -33,7 +33,7 @@ def extract(
     """Write what the encoder says of each frame of recordings.
 
     The file holds, by the path of each recording, its features (frames,
-    channels) and in "PATH:times" the centre of each frame in seconds; with
+    channels) and in "PATH:times" the center of each frame in seconds; with
     --layer all "PATH:0", "PATH:1" and so on. Recordings that cannot be
     read are named on stderr, the others are still written.
     """

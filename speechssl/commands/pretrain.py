@@ -5,7 +5,7 @@ from speechssl.terminal import exit_on_error
 
 
 def pretrain(configs: Configurations, output: RunFolder, overrides: Overrides = None) -> None:
-    """Pretrain an encoder on unlabelled audio. Under torchrun, on many GPUs."""
+    """Pretrain an encoder on unlabeled audio. Under torchrun, on many GPUs."""
     with exit_on_error():
         from speechssl.cpu import tune_cpu
 

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,13 +38,13 @@ class DataConfig(Config):
     Attributes:
         train: Manifest to train on.
         dev: Manifest to measure progress on.
-        licence: Of the training data; it is written into every model trained on it.
+        license: Of the training data; it is written into every model trained on it.
         num_workers: Processes that read audio; 0 reads in the training process.
     """
 
     train: Path
     dev: Path
-    licence: str
+    license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
     num_workers: int = Field(2, ge=0)
 
 

@@ -176,7 +176,7 @@ def _listen(utterance: Utterance) -> tuple[str, str] | None:
     levels = np.abs(samples)
     if levels.max() < SILENCE_PEAK:
         return "silence", f"{utterance.path}: no sample exceeds {SILENCE_PEAK} of full scale"
-    # One sample at full scale is what normalising to the peak leaves; a flat top is longer.
+    # One sample at full scale is what normalizing to the peak leaves; a flat top is longer.
     full = levels >= _FULL_SCALE
     num_flat = int((full[:-2] & full[1:-1] & full[2:]).sum())
     if num_flat:

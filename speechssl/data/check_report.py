@@ -66,7 +66,7 @@ class ManifestSummary:
     speakers: tuple[Group, ...]
 
 
-def summarise(manifest: Manifest) -> ManifestSummary:
+def summarize(manifest: Manifest) -> ManifestSummary:
     """Count what is in a manifest."""
     seconds = np.array([utterance.seconds for utterance in manifest])
     texts = [utterance.text for utterance in manifest if utterance.text]

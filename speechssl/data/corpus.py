@@ -27,7 +27,7 @@ class Clip:
 
     Attributes:
         path: The recording.
-        text: What is said, already as it shall be learnt, or None if unknown.
+        text: What is said, already as it shall be learned, or None if unknown.
         speaker: Who says it, or None if unknown.
         language: In which language, or None if unknown.
         start: Seconds from which on it counts.
@@ -158,7 +158,7 @@ def expect_folder(path: Path, contents: str) -> None:
 
 
 class _Headers:
-    """Headers of recordings, in a file that grows as they are read; recognised by path, size and time of change."""
+    """Headers of recordings, in a file that grows as they are read; recognized by path, size and time of change."""
 
     def __init__(self, file: Path) -> None:
         self.path = file

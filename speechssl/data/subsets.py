@@ -1,4 +1,4 @@
-"""Parts of a labelled set, drawn the same way everywhere."""
+"""Parts of a labeled set, drawn the same way everywhere."""
 
 import hashlib
 from collections.abc import Sequence

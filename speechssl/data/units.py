@@ -115,7 +115,7 @@ def split_words(text: str) -> list[str]:
 
 
 def num_frames_needed(labels: Sequence[int]) -> int:
-    """The fewest frames that can carry labels: CTC puts a blank between equal neighbours."""
+    """The fewest frames that can carry labels: CTC puts a blank between equal neighbors."""
     return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 

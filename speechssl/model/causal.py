@@ -82,7 +82,7 @@ class CausalContext(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every parameter as published.
+        """Initialize every parameter as published.
 
         | parameter | weight | bias |
         |---|---|---|
@@ -101,7 +101,7 @@ class CausalContext(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
     ) -> Tensor:
-        """Contextualise frames.
+        """Contextualize frames.
 
         Args:
             frames: (B, S, C).

@@ -67,7 +67,7 @@ class CTCModel(nn.Module):
         frames = self.encoder.extract_frames(waveforms, lengths, moments=moments)
         if mask is not None:
             frames = frames.repeated(len(mask) // len(waveforms))
-        context = self.encoder.contextualise(frames, mask, channel_mask)
+        context = self.encoder.contextualize(frames, mask, channel_mask)
         with torch.autocast(context.device.type, enabled=False):
             log_probs = self.head(context.float()).log_softmax(dim=2)
         frame_lengths = frames.lengths

@@ -44,7 +44,7 @@ class Frames:
     """What the feature encoder gives.
 
     Attributes:
-        values: (B, S, C), layer-normalised if the configuration says so.
+        values: (B, S, C), layer-normalized if the configuration says so.
         lengths: (B,) valid frames of each row, or None if every row is valid throughout.
         energy: (B,) mean square over the valid frames before the layer norm, what the feature penalty weighs.
     """
@@ -78,7 +78,7 @@ class SpeechEncoder(nn.Module):
     """What pretraining trains and every task uses: a feature encoder and a context network.
 
     With the default configuration it is wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477) without
-    its pretraining heads. Every part initialises itself; the tables are in their ``reset_parameters``.
+    its pretraining heads. Every part initializes itself; the tables are in their ``reset_parameters``.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -107,8 +107,8 @@ class SpeechEncoder(nn.Module):
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
             silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
-                normalised if the configuration says so.
-            moments: For inference: of the recordings that the rows are, or are windows of. Then normalisations over
+                normalized if the configuration says so.
+            moments: For inference: of the recordings that the rows are, or are windows of. Then normalizations over
                 time have their statistics, and what lies past a row's length has no meaning.
         """
         if self.config.normalize_waveforms:
@@ -131,7 +131,7 @@ class SpeechEncoder(nn.Module):
             energy = (square * valid).sum(dim=1) / frame_lengths.clamp(min=1)
         return Frames(self.frame_norm(features), frame_lengths, energy)
 
-    def contextualise(
+    def contextualize(
         self,
         frames: Frames,
         mask: Tensor | None = None,
@@ -159,7 +159,7 @@ class SpeechEncoder(nn.Module):
     ) -> Iterator[Tensor]:
         """The input of the context network's first layer, then the output of each, as they are computed.
 
-        The arguments are those of `contextualise`. A final norm of the network, which belongs to no layer, is left out.
+        The arguments are those of `contextualize`. A final norm of the network, which belongs to no layer, is left out.
         """
         outputs: Iterator[Tensor] = self.context.layer_outputs(frames.values, frames.lengths, mask, channel_mask)
         return outputs
@@ -169,7 +169,7 @@ class SpeechEncoder(nn.Module):
         """Represent a batch of recordings, each as it would be alone.
 
         Args:
-            waveforms: (B, T) float32 in [-1, 1], at 16 kHz, as read: the model's own normalisation is applied here.
+            waveforms: (B, T) float32 in [-1, 1], at 16 kHz, as read: the model's own normalization is applied here.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
             layer: The layer of the context network to return, from 1; 0 is the input of the first; None is the final
                 output.
@@ -197,7 +197,7 @@ class SpeechEncoder(nn.Module):
         self.eval()
         try:
             frames = self.extract_frames(waveforms, lengths if is_padded else None)
-            return Encoded(self.contextualise(frames, layer=layer), self.geometry.num_frames(lengths))
+            return Encoded(self.contextualize(frames, layer=layer), self.geometry.num_frames(lengths))
         finally:
             self.train(training)
 
@@ -208,15 +208,15 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         return F.layer_norm(waveforms, waveforms.shape[1:])
     valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
     count = lengths.clamp(min=1)[:, None]
-    centred = (waveforms - (waveforms * valid).sum(dim=1, keepdim=True) / count) * valid
-    variance = centred.square().sum(dim=1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + 1e-5)
+    centered = (waveforms - (waveforms * valid).sum(dim=1, keepdim=True) / count) * valid
+    variance = centered.square().sum(dim=1, keepdim=True) / count
+    return centered * torch.rsqrt(variance + 1e-5)
 
 
 def silence_frames(waveforms: Tensor, silenced: Tensor, geometry: FrameGeometry) -> Tensor:
     """Set to zero every sample that a frame sees.
 
-    Neighbouring frames overlap: a frame beside a silenced span hears a part of what it would.
+    Neighboring frames overlap: a frame beside a silenced span hears a part of what it would.
 
     Args:
         waveforms: (B, T).

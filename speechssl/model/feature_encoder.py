@@ -28,13 +28,13 @@ class FeatureEncoderConfig(Config):
         dims: Output channels of each layer.
         kernels: Width of each layer, in its input's steps.
         strides: Step of each layer.
-        norm: "group" normalises each channel over time after the first layer only (base); "layer" normalises each
-            frame over its channels after every layer (large); "utterance" normalises over channels and time together
+        norm: "group" normalizes each channel over time after the first layer only (base); "layer" normalizes each
+            frame over its channels after every layer (large); "utterance" normalizes over channels and time together
             after every layer (wav2vec).
         activation: After each layer (wav2vec: "relu").
         bias: Whether the convolutions have a bias.
         log_compression: Whether the last layer's output x becomes log(|x| + 1) (wav2vec).
-        frame_norm: Whether each frame is layer-normalised after the stack (not in wav2vec).
+        frame_norm: Whether each frame is layer-normalized after the stack (not in wav2vec).
         gradient_scale: Factor on the gradient that reaches the encoder (0.1 in base, 1 in large).
     """
 
@@ -84,7 +84,7 @@ class FeatureEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every parameter as published.
+        """Initialize every parameter as published.
 
         | parameter | norm | weight | bias |
         |---|---|---|---|
@@ -145,7 +145,7 @@ class FeatureEncoder(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    """Convolution, normalisation over the valid frames, activation."""
+    """Convolution, normalization over the valid frames, activation."""
 
     def __init__(self, conv: nn.Conv1d, norm: Norm | None, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from speechssl.frames import FrameGeometry
 
-_EPSILON = 1e-5  # of the waveforms' normalisation
+_EPSILON = 1e-5  # of the waveforms' normalization
 _BLOCK_WINDOWS = 1 << 16  # measured at once
 
 

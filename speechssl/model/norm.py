@@ -1,4 +1,4 @@
-"""Normalisations of the convolutional networks; statistics see valid frames only, and are float32.
+"""Normalizations of the convolutional networks; statistics see valid frames only, and are float32.
 
 The published models take the statistics over padding too, so that a recording's features depend on what it is batched
 with. Here they do not.

@@ -1,4 +1,4 @@
-"""The product quantiser: frames to discrete targets, differentiable through the Gumbel softmax.
+"""The product quantizer: frames to discrete targets, differentiable through the Gumbel softmax.
 
 Shapes: N frames, C conv channels, G codebooks, V entries, E width of the target.
 """
@@ -61,7 +61,7 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Product quantisation with a straight-through Gumbel softmax (Baevski et al., 2020, section 2).
+    """Product quantization with a straight-through Gumbel softmax (Baevski et al., 2020, section 2).
 
     Args:
         config: Sizes and temperature.
@@ -84,7 +84,7 @@ class Quantizer(nn.Module):
         nn.init.uniform_(self.codebooks)
 
     def forward(self, frames: Tensor, weights: Tensor, temperature: float) -> Quantized:
-        """Quantise frames.
+        """Quantize frames.
 
         Args:
             frames: (N, C).

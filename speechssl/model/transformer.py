@@ -28,7 +28,7 @@ class TransformerConfig(Config):
         model_dim: Width D of the context.
         num_heads: Attention heads.
         ffn_dim: Inner width of the feed-forward part.
-        norm_first: Normalise the input of each part (large) rather than the sum after it (base).
+        norm_first: Normalize the input of each part (large) rather than the sum after it (base).
         position_kernel: Frames that the positional convolution sees.
         position_groups: Groups of the positional convolution.
         input_dropout: On the projected frames.
@@ -91,7 +91,7 @@ class TransformerContext(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every parameter as published.
+        """Initialize every parameter as published.
 
         | parameter | weight | bias |
         |---|---|---|
@@ -119,7 +119,7 @@ class TransformerContext(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
     ) -> Tensor:
-        """Contextualise frames.
+        """Contextualize frames.
 
         Args:
             frames: (B, S, C).
@@ -169,7 +169,7 @@ class TransformerContext(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution over neighbouring frames, added to them as their position."""
+    """A wide grouped convolution over neighboring frames, added to them as their position."""
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class ContrastiveConfig(HidingConfig):
         return ContrastiveCollate(MaskedCollate(geometry, self.mask, seed), self.num_distractors)
 
     def build(self, encoder: EncoderConfig) -> "ContrastiveObjective":
-        """Quantiser and projections for this encoder."""
+        """Quantizer and projections for this encoder."""
         return ContrastiveObjective(self, encoder.feature_encoder.dims[-1], encoder.context.model_dim)
 
 
@@ -89,7 +89,7 @@ class ContrastiveCollate:
     def __call__(self, examples: Sequence[Example]) -> ContrastiveBatch:
         """Draw masks and distractors, and stack the audio.
 
-        A hidden frame that is the only one is its own distractor, which the loss recognises as equal and leaves out.
+        A hidden frame that is the only one is its own distractor, which the loss recognizes as equal and leaves out.
         """
         batch = self.masked(examples)
         distractors = torch.zeros(*batch.hidden.shape, self.num_distractors, dtype=torch.int64)
@@ -101,7 +101,7 @@ class ContrastiveCollate:
 
 
 class ContrastiveObjective(nn.Module):
-    """Quantised targets, distractors and their loss (Baevski et al., 2020, section 3.2).
+    """Quantized targets, distractors and their loss (Baevski et al., 2020, section 3.2).
 
     Args:
         config: Sizes and weights.

@@ -27,7 +27,7 @@ class SilenceConfig(Config):
     """Hide the spans in the waveform instead of behind the feature encoder.
 
     Every sample that a hidden frame sees is set to zero before the feature encoder (after the waveform's
-    normalisation, if there is one); frames beside a span share samples with it and hear only the rest of theirs. The
+    normalization, if there is one); frames beside a span share samples with it and hear only the rest of theirs. The
     context network gets what the feature encoder makes of that. Targets come from the recording as it sounds, by a
     second pass of the feature encoder. A penalty on the features weighs the silenced pass alone.
 
@@ -69,7 +69,7 @@ class WeighedHidingConfig(HidingConfig):
     """What the configurations share in which the context of every frame is compared, and visible frames may count.
 
     Attributes:
-        spectra: What targets are made of: ``log_mel`` spectra and their changes, or ``cepstra``, standardised.
+        spectra: What targets are made of: ``log_mel`` spectra and their changes, or ``cepstra``, standardized.
         num_bands: Mel bands of the spectra.
         comparison_dim: Width in which context and targets are compared.
         logit_temperature: Divides the cosine similarities.
@@ -92,7 +92,7 @@ class WeighedHidingConfig(HidingConfig):
         return MaskedCollate(geometry, self.mask, seed)
 
     def make_spectrum(self, geometry: FrameGeometry) -> LogMel | Cepstra:
-        """What analyses the samples of each frame."""
+        """What analyzes the samples of each frame."""
         return (Cepstra if self.spectra == "cepstra" else LogMel)(geometry, self.num_bands)
 
 
@@ -138,7 +138,7 @@ class MaskedCollate:
 
 
 def masked_context(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None) -> tuple[Frames, Tensor]:
-    """Contextualise a recording of which spans are hidden.
+    """Contextualize a recording of which spans are hidden.
 
     Args:
         encoder: Feature encoder and context network.
@@ -151,7 +151,7 @@ def masked_context(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceC
     audio = batch.audio
     frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
     hides_frames = silence is None or silence.mask_embedding
-    return frames, encoder.contextualise(frames, batch.mask if hides_frames else None)
+    return frames, encoder.contextualize(frames, batch.mask if hides_frames else None)
 
 
 def sounding_frames(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None, heard: Frames) -> Tensor:

@@ -52,14 +52,14 @@ class MaskedPredictionObjective(nn.Module):
         context_dim: Width D of the context.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, config: MaskedPredictionConfig, geometry: FrameGeometry, context_dim: int) -> None:
         super().__init__()
         self.config = config
         self.fit_seconds = config.fit_seconds
         self.spectrum = config.make_spectrum(geometry)
-        self.register_buffer("centres", torch.zeros(config.num_clusters, self.spectrum.dim))
+        self.register_buffer("centers", torch.zeros(config.num_clusters, self.spectrum.dim))
         self.projection = nn.Linear(context_dim, config.comparison_dim)
         self.embeddings = nn.Parameter(torch.rand(config.num_clusters, config.comparison_dim))
 
@@ -69,7 +69,7 @@ class MaskedPredictionObjective(nn.Module):
 
         Args:
             batches: Recordings without padding.
-            seed: Of the first centres.
+            seed: Of the first centers.
 
         Raises:
             TrainingError: the recordings have fewer frames than there are to be clusters.
@@ -85,14 +85,14 @@ class MaskedPredictionObjective(nn.Module):
             )
         k_means = KMeans(self.config.num_clusters, n_init=1, max_iter=50, random_state=seed)
         with threadpool_limits(1):  # several threads would add in an order of their own each time
-            self.centres.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
+            self.centers.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
 
     @torch.no_grad()
     def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The cluster of each frame: (B, T) to (B, S) int64."""
         spectra = self.spectrum(waveforms, lengths)
-        with torch.autocast(waveforms.device.type, enabled=False):  # or near centres would be one
-            nearest: Tensor = (self.centres.square().sum(dim=1) - 2 * spectra @ self.centres.T).argmin(dim=2)
+        with torch.autocast(waveforms.device.type, enabled=False):  # or near centers would be one
+            nearest: Tensor = (self.centers.square().sum(dim=1) - 2 * spectra @ self.centers.T).argmin(dim=2)
         return nearest
 
     def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:

@@ -2,7 +2,7 @@
 
 The contrast of wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477) with two differences. What is told
 apart are spectra of exactly the samples a frame sees, or cepstra, which reach into the frames beside it, behind a
-learnt linear map, rather than learnt codes, which in a small budget stay at chance. And visible frames can count as
+learned linear map, rather than learned codes, which in a small budget stay at chance. And visible frames can count as
 well. All other frames of the recording are distractors.
 
 Shapes: B batch, S frames, D model dim, E width of the comparison.

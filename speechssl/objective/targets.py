@@ -41,7 +41,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Analyse recordings, each as it would be alone.
+        """Analyze recordings, each as it would be alone.
 
         Args:
             waveforms: (B, T) float32.
@@ -61,16 +61,16 @@ class LogMel(nn.Module):
             count = self.geometry.num_frames(lengths)[:, None]
         valid = (positions < count)[:, :, None]
         bands = bands - (bands * valid).sum(dim=1, keepdim=True) / count[:, :, None]
-        neighbours = (positions[:, :, None] + torch.arange(-2, 3, device=bands.device)).clamp(min=0)
-        neighbours = torch.minimum(neighbours, count[:, :, None] - 1)  # (B, S, 5)
+        neighbors = (positions[:, :, None] + torch.arange(-2, 3, device=bands.device)).clamp(min=0)
+        neighbors = torch.minimum(neighbors, count[:, :, None] - 1)  # (B, S, 5)
         rows = torch.arange(len(bands), device=bands.device)[:, None, None]
-        around = bands[rows, neighbours]  # (B, S, 5, F)
+        around = bands[rows, neighbors]  # (B, S, 5, F)
         change = torch.einsum("bsnf,n->bsf", around, _CHANGE.to(bands.device))
         return torch.cat((around[:, :, 2], change), dim=2)
 
 
 class Cepstra(nn.Module):
-    """Mel cepstra and their changes, of each frame and those beside it, standardised over the recording.
+    """Mel cepstra and their changes, of each frame and those beside it, standardized over the recording.
 
     Loudness alone moves all log-mel bands at once, so that clusters of them part frames by it first of all; here every
     coefficient counts the same.
@@ -93,7 +93,7 @@ class Cepstra(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Analyse recordings, each as it would be alone: as `LogMel`, (B, S, ``dim``)."""
+        """Analyze recordings, each as it would be alone: as `LogMel`, (B, S, ``dim``)."""
         spectra = self.log_mel(waveforms, lengths)
         num_frames = spectra.shape[1]
         positions = torch.arange(num_frames, device=spectra.device)

@@ -115,9 +115,9 @@ class Wav2vecObjective(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every parameter as published: the default of PyTorch's ``ConvTranspose2d``.
+        """Initialize every parameter as published: the default of PyTorch's ``ConvTranspose2d``.
 
-        | parameter | initialisation |
+        | parameter | initialization |
         |---|---|
         | weight | uniform within +-1 / sqrt(C x N) |
         | bias | uniform within +-1 / sqrt(C x N) |
@@ -139,7 +139,7 @@ class Wav2vecObjective(nn.Module):
             the right frame scores higher than every distractor.
         """
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
-        context = encoder.contextualise(frames)
+        context = encoder.contextualize(frames)
         predictions = self._predictions(context)
         with torch.autocast(context.device.type, enabled=False):
             candidates = _candidates(frames.values.float(), batch.distractors)

@@ -43,7 +43,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceScore:
-    """One utterance as it was scored, both texts normalised."""
+    """One utterance as it was scored, both texts normalized."""
 
     reference: str
     hypothesis: str
@@ -90,27 +90,27 @@ class Score:
         return tuple(utterance.characters for utterance in self.utterances)
 
 
-def normalise_text(text: str) -> str:
+def normalize_text(text: str) -> str:
     """The form in which texts are compared: lower case, Unicode NFC, single spaces, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text.lower()).split())
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
-    """Score hypotheses against references, both normalised first.
+    """Score hypotheses against references, both normalized first.
 
     An empty reference is allowed: every word of its hypothesis is an insertion.
 
     Args:
         references: What was said, a text an utterance.
-        hypotheses: What was recognised, in the same order.
+        hypotheses: What was recognized, in the same order.
 
     Raises:
         ValueError: the two differ in number.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"expected as many hypotheses as references ({len(references)}), found {len(hypotheses)}")
-    references = [normalise_text(text) for text in references]
-    hypotheses = [normalise_text(text) for text in hypotheses]
+    references = [normalize_text(text) for text in references]
+    hypotheses = [normalize_text(text) for text in hypotheses]
     words, word_confusions = _count(jiwer.process_words(references, hypotheses))
     characters, character_confusions = _count(jiwer.process_characters(references, hypotheses))
     return Score(

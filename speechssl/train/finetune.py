@@ -26,7 +26,7 @@ from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_los
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses
 from speechssl.scoring.error_rates import score
-from speechssl.train.labelled import LabelledBatch, LabelledCollate, RegularizationConfig
+from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
 from speechssl.train.run import RunConfig, digest_model, opened_run, refuse_bad_data, train_in_run
 from speechssl.train.task import CorpusTask, make_sampler
@@ -77,7 +77,7 @@ class FinetuneModel(nn.Module):
         self.num_views = regularization.num_views
         self.consistency = regularization.consistency
 
-    def forward(self, batch: LabelledBatch, step: int) -> Losses:
+    def forward(self, batch: LabeledBatch, step: int) -> Losses:
         """The CTC loss and what the views are apart, summed over utterances; of views the mean."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
         labels, lengths = batch.labels.repeat(self.num_views), batch.label_lengths.repeat(self.num_views)
@@ -91,7 +91,7 @@ class FinetuneModel(nn.Module):
         return Losses(total, len(batch.texts), parts)
 
 
-class FinetuneTask(CorpusTask[LabelledBatch]):
+class FinetuneTask(CorpusTask[LabeledBatch]):
     """CTC fine-tuning, as the trainer sees it."""
 
     stage = "finetune"
@@ -115,8 +115,8 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             dev_manifest,
             make_sampler(train_manifest, config.batches, config.seed, crop=False),
             make_sampler(dev_manifest, everything, config.seed, crop=False),
-            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed),
-            LabelledCollate(ctc.encoder.geometry, mask_dim, vocabulary, None, config.seed),
+            LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed),
+            LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, None, config.seed),
             config.seed,
         )
         self.config = config
@@ -137,7 +137,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             self.model.ctc.encoder.feature_encoder.requires_grad_(False)
         return True
 
-    def evaluate(self, batch: LabelledBatch, step: int) -> Mapping[str, float]:
+    def evaluate(self, batch: LabeledBatch, step: int) -> Mapping[str, float]:
         """Loss and errors of the greedy path over a dev batch."""
         output: CTCOutput = self.model.ctc(batch.audio.waveforms, batch.audio.lengths)
         loss = ctc_losses(output, batch.labels, batch.label_lengths).sum().item()
@@ -152,7 +152,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             "characters": float(result.characters.reference_length),
         }
 
-    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Word and character error rates and the mean loss."""
         return {
             "loss": sums["loss"] / sums["utterances"],
@@ -166,7 +166,7 @@ class FinetuneTask(CorpusTask[LabelledBatch]):
             kind="ctc",
             step=step,
             encoder=self.model.ctc.encoder.config,
-            training_data=(*self.past_data, self.training_data(self.stage, labelled=True)),
+            training_data=(*self.past_data, self.training_data(self.stage, labeled=True)),
         )
         save_model(folder, description, self.model.ctc.state_dict(), self.vocabulary)
 
@@ -216,10 +216,10 @@ def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Vocabu
     """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
     texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
     vocabulary = Vocabulary.from_texts(texts)
-    unlearnt = Vocabulary.from_texts(texts[: len(train_manifest)]).unknown_characters(" ".join(texts))
-    if unlearnt:
-        listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearnt)
+    unlearned = Vocabulary.from_texts(texts[: len(train_manifest)]).unknown_characters(" ".join(texts))
+    if unlearned:
+        listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearned)
         warnings.warn(
-            f"{dev_manifest.path}: letters that {train_manifest.path} lacks cannot be learnt: {listed}", stacklevel=3
+            f"{dev_manifest.path}: letters that {train_manifest.path} lacks cannot be learned: {listed}", stacklevel=3
         )
     return vocabulary

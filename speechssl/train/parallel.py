@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from speechssl.checkpoint.native import resolve_device
+from speechssl.model.device import resolve_device
 
 
 @dataclass(frozen=True)

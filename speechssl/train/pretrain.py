@@ -1,4 +1,4 @@
-"""Pretraining: an encoder and an objective on unlabelled audio."""
+"""Pretraining: an encoder and an objective on unlabeled audio."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class PretrainConfig(RunConfig):
 
     Attributes:
         encoder: The architecture.
-        objective: What is learnt, of the kind that its ``kind`` names.
+        objective: What is learned, of the kind that its ``kind`` names.
     """
 
     encoder: EncoderConfig = EncoderConfig()
@@ -63,7 +63,7 @@ class PretrainModel(nn.Module):
 
 
 class PretrainTask(CorpusTask[TaskBatch]):
-    """A self-supervised objective on unlabelled audio, as the trainer sees it."""
+    """A self-supervised objective on unlabeled audio, as the trainer sees it."""
 
     stage = "pretrain"
 
@@ -105,7 +105,7 @@ class PretrainTask(CorpusTask[TaskBatch]):
         values = {"loss": losses.sum.item(), "count": float(losses.count)}
         return values | {name: part.item() for name, part in losses.parts.items()}
 
-    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over what was predicted."""
         return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
 
@@ -116,7 +116,7 @@ class PretrainTask(CorpusTask[TaskBatch]):
             step=step,
             encoder=self.config.encoder,
             objective=self.config.objective.to_dict(),
-            training_data=(self.training_data(self.stage, labelled=False),),
+            training_data=(self.training_data(self.stage, labeled=False),),
         )
         save_model(folder, description, self.model.state_dict())
 

@@ -44,7 +44,7 @@ class RunConfig(Config):
     """What every training run is told; the defaults are those of wav2vec 2.0 base's pretraining.
 
     Attributes:
-        seed: Of initialisation, order, crops, masks and noise.
+        seed: Of initialization, order, crops, masks and noise.
         data: What to train on.
         batches: How utterances are put together.
         optimizer: AdamW.
@@ -62,7 +62,7 @@ class RunConfig(Config):
 
 @contextmanager
 def opened_run(run: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> Iterator[Ranks | None]:
-    """Join the run's processes, lock its folder, check that it may go on, and seed the initialisation.
+    """Join the run's processes, lock its folder, check that it may go on, and seed the initialization.
 
     Args:
         run: The run's folder.
@@ -78,7 +78,7 @@ def opened_run(run: Path, stage: str, config: RunConfig, inputs: Mapping[str, st
     """
     with joined_ranks(config.trainer.device) as ranks, locked_run(run, ranks):
         is_unfinished = begin_or_resume(run, stage, config, inputs, config.trainer.num_steps, ranks)
-        torch.manual_seed(config.seed)  # for the initialisation; the trainer seeds all noise
+        torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
         yield ranks if is_unfinished else None
 
 

@@ -14,7 +14,7 @@ class CorpusTask(Generic[BatchType]):
     """A task whose batches come from a training and a dev manifest.
 
     Args:
-        data: Licence and workers.
+        data: License and workers.
         train_manifest: What to train on.
         dev_manifest: What to measure progress on.
         sampler: The batches of the training manifest.
@@ -60,10 +60,10 @@ class CorpusTask(Generic[BatchType]):
         plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
         return make_loader(self.dev_manifest, plans, self.dev_collate, seed=self.seed, num_workers=0)
 
-    def training_data(self, stage: str, *, labelled: bool) -> TrainingData:
+    def training_data(self, stage: str, *, labeled: bool) -> TrainingData:
         """What a model of this task says it was trained on."""
         hours = sum(utterance.seconds for utterance in self.train_manifest) / 3600
-        return TrainingData(stage=stage, licence=self.data.licence, hours=hours, labelled=labelled)
+        return TrainingData(stage=stage, license=self.data.license, hours=hours, labeled=labeled)
 
 
 def make_sampler(manifest: Manifest, batches: BatchConfig, seed: int, *, crop: bool) -> BatchSampler:

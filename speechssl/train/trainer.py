@@ -82,7 +82,7 @@ class Task(Protocol):
     def evaluate(self, batch: Any, step: int) -> Mapping[str, float]:
         """Sums over a dev batch, with the model in evaluation mode."""
 
-    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Dev metrics from the sums over all dev batches."""
 
     def write_model(self, folder: Path, step: int) -> None:
@@ -253,4 +253,4 @@ def _evaluate(task: Task, step: int, config: TrainerConfig, ranks: Ranks) -> dic
             sums = task.evaluate(batch.to(ranks.device), step)
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + value
-    return task.summarise(ranks.sum_named(totals))
+    return task.summarize(ranks.sum_named(totals))

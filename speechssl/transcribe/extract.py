@@ -44,7 +44,7 @@ def extract_files(model: Path, files: Sequence[str], layer: str | None, output: 
         files: As for `find_sources`.
         layer: A number from 0 (the input of the first layer), "all", or None for the final output.
         output: A ``.safetensors`` or ``.npz`` file, written at once. By the path of each recording it has features
-            (S, D) float32, in ``path:times`` the centres of the frames (S,) float64 in seconds; with all layers,
+            (S, D) float32, in ``path:times`` the centers of the frames (S,) float64 in seconds; with all layers,
             ``path:0``, ``path:1`` and so on instead of ``path``. Metadata: ``model``, ``layer``, ``hop_seconds``
             (npz: a JSON object in ``__metadata__``).
         device: As for `load_encoder`.
@@ -117,7 +117,7 @@ def encode_layers(
         on_device = batch.to(device), None if lengths is None else lengths.to(device)
         frames = encoder.extract_frames(*on_device, moments=moments)
         if len(layers) == 1:
-            contexts: Iterable[Tensor] = (encoder.contextualise(frames, layer=layers[0]),)
+            contexts: Iterable[Tensor] = (encoder.contextualize(frames, layer=layers[0]),)
         else:
             contexts = (context for n, context in enumerate(encoder.layer_outputs(frames)) if n in layers)
         outputs = [context.float().cpu().numpy() for context in contexts]
@@ -131,7 +131,7 @@ def encode_recording(encoder: SpeechEncoder, blocks: Blocks, layers: Sequence[in
 
     Args:
         encoder: As for `encode_layers`.
-        blocks: (n,) each, mono at 16 kHz; gone through twice where the encoder normalises over time.
+        blocks: (n,) each, mono at 16 kHz; gone through twice where the encoder normalizes over time.
         layers: As for `encode_layers`.
 
     Returns:
@@ -147,9 +147,9 @@ def encode_recording(encoder: SpeechEncoder, blocks: Blocks, layers: Sequence[in
 
 
 def frame_times(geometry: FrameGeometry, num_frames: int) -> npt.NDArray[np.float64]:
-    """The centre of what each frame sees, in seconds: (S,)."""
-    centre = geometry.receptive_field_samples / 2
-    return (np.arange(num_frames) * geometry.hop_samples + centre) / SAMPLE_RATE
+    """The center of what each frame sees, in seconds: (S,)."""
+    center = geometry.receptive_field_samples / 2
+    return (np.arange(num_frames) * geometry.hop_samples + center) / SAMPLE_RATE
 
 
 def _parse_layer(layer: str | None, num_layers: int) -> list[int | None]:
@@ -165,7 +165,7 @@ def _parse_layer(layer: str | None, num_layers: int) -> list[int | None]:
 def _extract(
     encoder: SpeechEncoder, sources: Sequence[Source], layers: Sequence[int | None]
 ) -> Iterator[tuple[Source, Features | AudioError]]:
-    """Each recording's features or what is wrong with it, in order; batches are of neighbours."""
+    """Each recording's features or what is wrong with it, in order; batches are of neighbors."""
     for batch in _batches(encoder.geometry, sources):
         readable = [(source, recording) for source, recording in batch if not isinstance(recording, AudioError)]
         found = iter(_encode(encoder, readable, layers))

@@ -58,7 +58,7 @@ def stream_transcripts(
     ``RIGHT_SECONDS`` + ``step_seconds`` and a chunk after its end, besides what the model takes. Memory does not grow.
 
     The models are trained on whole recordings, and a window is not one: its text differs a little from that of
-    `transcribe`, more so in the first seconds. Where a model normalises over time, it does so by statistics of all
+    `transcribe`, more so in the first seconds. Where a model normalizes over time, it does so by statistics of all
     that was heard so far, which at first is little (wav2vec's norm "utterance": of the window). A pause ends a word
     even where the model says no delimiter. Each second costs the model (``LEFT_SECONDS`` + ``RIGHT_SECONDS``) /
     ``step_seconds`` seconds of audio and a step more: a model that is no faster needs longer steps.

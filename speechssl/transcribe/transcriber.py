@@ -315,7 +315,7 @@ class Transcriber:
 
     @torch.inference_mode()
     def _score(self, waveforms: Sequence[Waveform], moments: WaveformMoments | None = None) -> CTCOutput:
-        """The model's word on a batch, normalised by the statistics of its rows or by those given."""
+        """The model's word on a batch, normalized by the statistics of its rows or by those given."""
         batch, lengths = pad_waveforms(waveforms)
         try:
             on_device = batch.to(self.device), None if lengths is None else lengths.to(self.device)

@@ -1,11 +1,11 @@
 """Recordings of any length in constant memory: overlapping windows, of which the inner frames are kept.
 
 Frames out of the feature encoder are those of the whole recording, but for rounding: a window starts on a multiple of
-the hop, and where the model normalises over time (the waveform, each channel of the group norm), it does so by
+the hop, and where the model normalizes over time (the waveform, each channel of the group norm), it does so by
 statistics that a first pass over the recording has gathered. The context network sees its window alone; only frames
 with enough context on both sides, or at an end of the recording, are kept.
 
-Models that normalise over an utterance in every layer (wav2vec's norm "utterance", and its causal context) have no such
+Models that normalize over an utterance in every layer (wav2vec's norm "utterance", and its causal context) have no such
 statistics: there each window is an utterance of its own.
 """
 
@@ -112,7 +112,7 @@ def whole_or_blocks(recording: Waveform | Recording) -> Waveform | Blocks:
 
 
 def window_moments(config: EncoderConfig, blocks: Blocks) -> WaveformMoments | None:
-    """The statistics by which an encoder normalises the windows of a recording; None if it needs none."""
+    """The statistics by which an encoder normalizes the windows of a recording; None if it needs none."""
     if config.feature_encoder.norm == "group" or config.normalize_waveforms:
         return measure_recording(map(torch.from_numpy, blocks), config.feature_encoder.geometry)
     return None

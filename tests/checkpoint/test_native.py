@@ -37,8 +37,8 @@ CONFIG = EncoderConfig(
     ),
 )
 DATA = (
-    TrainingData(stage="pretrain", licence="CC-BY-4.0: five languages", hours=0.5, labelled=False),
-    TrainingData(stage="finetune", licence="CC0: «тест»", hours=0.1, labelled=True),
+    TrainingData(stage="pretrain", license="CC-BY-4.0: five languages", hours=0.5, labeled=False),
+    TrainingData(stage="finetune", license="CC0: «тест»", hours=0.1, labeled=True),
 )
 CTC = ModelDescription(kind="ctc", step=7, encoder=CONFIG, training_data=DATA)
 PRETRAINED = ModelDescription(kind="pretrained", step=3, encoder=CONFIG, objective={"a": [1]}, training_data=DATA[:1])
@@ -116,11 +116,11 @@ def test_saving_changes_neither_the_model_nor_its_weights_on_the_way(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_config_json_names_the_licences_of_all_training_data(folder: Path) -> None:
+def test_config_json_names_the_licenses_of_all_training_data(folder: Path) -> None:
     text = (folder / "config.json").read_text("utf-8")
     assert "CC0: «тест»" in text  # as a person reads it
     values = json.loads(text)
-    assert [(data["stage"], data["licence"], data["labelled"]) for data in values["training_data"]] == [
+    assert [(data["stage"], data["license"], data["labeled"]) for data in values["training_data"]] == [
         ("pretrain", "CC-BY-4.0: five languages", False),
         ("finetune", "CC0: «тест»", True),
     ]
@@ -194,7 +194,7 @@ def test_a_vocabulary_of_another_model_is_refused(folder: Path) -> None:
         ("{", "expected JSON"),
         ("\xff", "expected JSON"),
         ('{"format": "speechssl", "format_version": 2, "kind": "ctc", "step": 1, "encoder": {}}', "format_version"),
-        ('{"format": "speechssl", "kind": "ctc", "step": 1, "encoder": {}, "colour": 1}', "colour: unknown setting"),
+        ('{"format": "speechssl", "kind": "ctc", "step": 1, "encoder": {}, "color": 1}', "color: unknown setting"),
         ('{"format": "speechssl", "kind": "tts", "step": 1, "encoder": {}}', "kind"),
         ('{"format": "speechssl", "kind": "ctc", "step": 1}', "encoder: this setting is required"),
     ],

@@ -17,7 +17,7 @@ CONFIG = """
 [data]
 train = "{folder}/train.tsv"
 dev = "{folder}/train.tsv"
-licence = "CC0"
+license = "CC0"
 num_workers = 0
 
 [batches]
@@ -121,7 +121,7 @@ def test_wrong_configurations(folder: Path, stage: str) -> None:
     (folder / "bad.toml").write_text("[trainer\n")
     assert_one_line(run(stage, folder / "bad.toml", "-o", folder / "run"), "bad.toml: expected TOML")
     for override, message in (
-        ("trainer.colour=1", "trainer.colour: unknown setting"),
+        ("trainer.color=1", "trainer.color: unknown setting"),
         ("trainer.num_steps=0", "trainer.num_steps: "),
         ("trainer.num_steps=many", "trainer.num_steps: "),
         ("trainer.num_steps", "--set trainer.num_steps: expected section.key=value"),
@@ -132,7 +132,7 @@ def test_wrong_configurations(folder: Path, stage: str) -> None:
     ):
         assert_one_line(run(stage, config, "-o", folder / "run", "--set", override), message)
     (folder / "no-data.toml").write_text('[data]\ntrain = "a.tsv"\ndev = "b.tsv"\n')
-    assert_one_line(run(stage, folder / "no-data.toml", "-o", folder / "run"), "data.licence: this setting is required")
+    assert_one_line(run(stage, folder / "no-data.toml", "-o", folder / "run"), "data.license: this setting is required")
     assert not (folder / "run" / "checkpoints").exists()
 
 

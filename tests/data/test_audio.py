@@ -393,7 +393,7 @@ def test_a_few_frames_of_channels_are_not_taken_for_channels_of_samples(num_fram
         np.testing.assert_allclose(as_waveform(frames.T, 16_000), frames.mean(axis=1), atol=1e-6)
 
 
-def test_unsigned_bytes_are_centred() -> None:
+def test_unsigned_bytes_are_centered() -> None:
     np.testing.assert_array_equal(
         as_waveform(np.array([0, 128, 192], np.uint8), 16_000), np.array([-1, 0, 0.5], np.float32)
     )

@@ -9,7 +9,7 @@ import soundfile
 from speechssl.data import check
 from speechssl.data.audio import audio_info
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
-from speechssl.data.check_report import format_text, summarise, to_dict
+from speechssl.data.check_report import format_text, summarize, to_dict
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.units import Vocabulary
 
@@ -134,8 +134,8 @@ def test_what_only_listening_finds(folder: Path) -> None:
 
 
 def test_texts_are_checked_only_where_there_are_some(folder: Path) -> None:
-    unlabelled = make_manifest(folder, [Utterance(folder / "a.wav", 16_000)])
-    assert check_manifests([unlabelled], BASE_GEOMETRY, VOCABULARY) == []
+    unlabeled = make_manifest(folder, [Utterance(folder / "a.wav", 16_000)])
+    assert check_manifests([unlabeled], BASE_GEOMETRY, VOCABULARY) == []
     rows = [Utterance(folder / "a.wav", 16_000, text="xyz"), Utterance(folder / "b.wav", 16_000, text=" ")]
     partly = make_manifest(folder, rows)
     assert kinds(check_manifests([partly], BASE_GEOMETRY, None)) == [("empty text", "4")]
@@ -199,7 +199,7 @@ def test_the_report(folder: Path) -> None:
     ]
     manifest = make_manifest(folder, rows)
     problems = [Problem("too long", f"x:{i}", "detail") for i in range(25)] + [Problem("silence", "y:1", "quiet")]
-    text = format_text([summarise(manifest)], problems)
+    text = format_text([summarize(manifest)], problems)
     assert text.splitlines() == [
         f"{manifest.path}: 3 utterances, 0.1 minutes; 0.50 to 3.50 s, median 1.50 s",
         "  texts: 3, 4 words, 5 different characters: abабв",
@@ -217,7 +217,7 @@ def test_the_report(folder: Path) -> None:
         "  y:1: quiet",
         "25 errors, 1 warning",
     ]
-    values = json.loads(json.dumps(to_dict([summarise(manifest)], problems)))
+    values = json.loads(json.dumps(to_dict([summarize(manifest)], problems)))
     assert values["errors"]["too long"]["count"] == 25
     assert len(values["errors"]["too long"]["first"]) == 20
     assert values["warnings"] == {"silence": {"count": 1, "first": [{"where": "y:1", "detail": "quiet"}]}}

@@ -180,9 +180,9 @@ def test_fairseq_manifests(tmp_path: Path) -> None:
     (tmp_path / "train.wrd").write_text("HELLO YOU\nÉTÉ\n")
     assert [utterance.text for utterance in read_manifest(path)] == ["HELLO YOU", "ÉTÉ"]
     (tmp_path / "train.ltr").write_text("H E L L O | M E |\nÉ T É |\n")
-    labelled = read_manifest(path)
-    assert [utterance.text for utterance in labelled] == ["HELLO ME", "ÉTÉ"]
-    assert labelled.digest != bare.digest
+    labeled = read_manifest(path)
+    assert [utterance.text for utterance in labeled] == ["HELLO ME", "ÉTÉ"]
+    assert labeled.digest != bare.digest
 
     (tmp_path / "train.ltr").write_text("H E |\n")
     with pytest.raises(ManifestError) as caught:

@@ -98,7 +98,7 @@ def test_a_missing_vocabulary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("labels", "frames"), [([], 0), ([2], 1), ([2, 3, 2], 3), ([2, 2, 2, 1], 6)])
-def test_equal_neighbours_need_a_blank_between_them(labels: list[int], frames: int) -> None:
+def test_equal_neighbors_need_a_blank_between_them(labels: list[int], frames: int) -> None:
     assert num_frames_needed(labels) == frames
 
 

@@ -107,7 +107,7 @@ def test_an_unreadable_recording_is_named_with_its_line(checkpoint: CTCCheckpoin
 
 
 def test_row_says_what_was_measured(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
-    heard = (TrainingData(stage="pretrain", licence="CC0", hours=1.5, labelled=False),)
+    heard = (TrainingData(stage="pretrain", license="CC0", hours=1.5, labeled=False),)
     trained = replace(checkpoint, description=checkpoint.description.model_copy(update={"training_data": heard}))
     row = results_row(evaluate_model(trained, read_manifest(corpus([("a b", "a c")] * 3))), "runs/a|b")
     assert row.startswith("| 20")

@@ -54,7 +54,7 @@ def test_a_batch_equals_its_utterances() -> None:
         assert (row[:length] - alone).norm() / alone.norm() < 1e-5
 
 
-class Unnormalised(nn.Module):
+class Unnormalized(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         return x
 
@@ -67,7 +67,7 @@ def test_without_norms_a_frame_sees_the_receptive_field_alone(
 ) -> None:
     network = make_network(kernels=kernels, residual=residual).double()
     for layer in network.layers:
-        layer.norm = Unnormalised()
+        layer.norm = Unnormalized()
         for parameter in layer.parameters():
             parameter.data.abs_()  # so that no ReLU is shut and nothing cancels
     frames = torch.rand(1, 120, 6, dtype=torch.float64, requires_grad=True)

@@ -196,7 +196,7 @@ class TestModel:
         assert output.log_probs.dtype == torch.float32
         torch.testing.assert_close(output.log_probs.exp().sum(dim=2), torch.ones(5, 49), rtol=1e-5, atol=0)
 
-    def test_initialisation_of_the_head(self, tiny_config) -> None:
+    def test_initialization_of_the_head(self, tiny_config) -> None:
         torch.manual_seed(0)
         head = CTCModel(tiny_config(), 300).head
         bound = (6 / (32 + 300)) ** 0.5

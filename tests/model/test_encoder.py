@@ -78,7 +78,7 @@ def wide_encoder() -> SpeechEncoder:
     )
 
 
-class TestInitialisation:
+class TestInitialization:
     def check_deviation(self, weight: Tensor, deviation: float) -> None:
         sampling = deviation / weight.numel() ** 0.5
         assert weight.std().item() == pytest.approx(deviation, abs=4 * sampling)
@@ -147,7 +147,7 @@ class TestFrames:
         assert frames.lengths is not None
         assert frames.lengths.tolist() == [29, 49, 1, 21, 49]
         assert frames.energy.shape == (5,)
-        assert encoder.contextualise(frames).shape == (5, 49, 32)
+        assert encoder.contextualize(frames).shape == (5, 49, 32)
         assert encoder.extract_frames(waveforms).lengths is None
 
     def test_values_are_layer_normed_and_energy_is_from_before(self, tiny_config, padded_batch) -> None:
@@ -168,7 +168,7 @@ class TestHiding:
         frames = encoder.extract_frames(*padded_batch)
         mask = torch.rand(5, 49) < 0.4
         frames.values.retain_grad()
-        encoder.contextualise(frames, mask)[valid_frames(encoder, padded_batch[1], 49)].square().sum().backward()
+        encoder.contextualize(frames, mask)[valid_frames(encoder, padded_batch[1], 49)].square().sum().backward()
         gradient = frames.values.grad.abs().amax(dim=2)
         is_seen = valid_frames(encoder, padded_batch[1], 49) & ~mask
         assert not gradient[~is_seen].any()
@@ -179,7 +179,7 @@ class TestHiding:
         encoder = make_encoder(tiny_config())
         frames = encoder.extract_frames(*padded_batch)
         none, no_channels = torch.zeros(5, 49, dtype=torch.bool), torch.zeros(5, 32, dtype=torch.bool)
-        assert torch.equal(encoder.contextualise(frames, none, no_channels), encoder.contextualise(frames))
+        assert torch.equal(encoder.contextualize(frames, none, no_channels), encoder.contextualize(frames))
 
 
 class TestPadding:
@@ -191,12 +191,12 @@ class TestPadding:
         waveforms, lengths = padded_batch
         mask = torch.rand(5, 49) < 0.4
         frames = encoder.extract_frames(waveforms, lengths)
-        context = encoder.contextualise(frames, mask)
+        context = encoder.contextualize(frames, mask)
         for row, (length, count) in enumerate(zip(lengths.tolist(), frames.lengths.tolist(), strict=True)):
             alone = encoder.extract_frames(waveforms[row : row + 1, :length])
             assert_near(frames.values[row, :count], alone.values[0])
             assert frames.energy[row].item() == pytest.approx(alone.energy.item(), rel=1e-5)
-            assert_near(context[row, :count], encoder.contextualise(alone, mask[row : row + 1, :count])[0])
+            assert_near(context[row, :count], encoder.contextualize(alone, mask[row : row + 1, :count])[0])
 
     @KINDS
     def test_garbage_in_the_padding_changes_nothing(
@@ -210,20 +210,20 @@ class TestPadding:
         expected, found = encoder.extract_frames(waveforms, lengths), encoder.extract_frames(garbage, lengths)
         assert_near(found.values[valid], expected.values[valid])
         assert_near(found.energy, expected.energy)
-        assert_near(encoder.contextualise(found)[valid], encoder.contextualise(expected)[valid])
+        assert_near(encoder.contextualize(found)[valid], encoder.contextualize(expected)[valid])
 
     def test_lengths_that_are_all_full_are_as_none(self, tiny_config, padded_batch) -> None:
         encoder = make_encoder(tiny_config(normalize_waveforms=True))
         waveforms = padded_batch[0]
-        stated = encoder.contextualise(encoder.extract_frames(waveforms, torch.full((5,), 1000)))
-        assert_near(stated, encoder.contextualise(encoder.extract_frames(waveforms)))
+        stated = encoder.contextualize(encoder.extract_frames(waveforms, torch.full((5,), 1000)))
+        assert_near(stated, encoder.contextualize(encoder.extract_frames(waveforms)))
 
 
 class TestGradientScale:
     def gradients(self, config: EncoderConfig, waveforms: Tensor, lengths: Tensor, part: str) -> dict[str, Tensor]:
         encoder = make_encoder(config)
         frames = encoder.extract_frames(waveforms, lengths)
-        loss = frames.energy.sum() if part == "energy" else encoder.contextualise(frames)[0].square().sum()
+        loss = frames.energy.sum() if part == "energy" else encoder.contextualize(frames)[0].square().sum()
         loss.backward()
         return {name: parameter.grad for name, parameter in encoder.named_parameters() if parameter.grad is not None}
 
@@ -241,7 +241,7 @@ class TestGradientScale:
     def test_frozen_convolutions_get_none(self, tiny_config, padded_batch) -> None:
         encoder = make_encoder(tiny_config())
         encoder.feature_encoder.requires_grad_(False)
-        encoder.contextualise(encoder.extract_frames(*padded_batch))[0].square().sum().backward()
+        encoder.contextualize(encoder.extract_frames(*padded_batch))[0].square().sum().backward()
         assert all(parameter.grad is None for parameter in encoder.feature_encoder.parameters())
         assert encoder.context.projection.weight.grad.any()
 
@@ -249,9 +249,9 @@ class TestGradientScale:
 def test_input_dropout_acts_in_training_alone(tiny_config, padded_batch) -> None:
     encoder = make_encoder(tiny_config(input_dropout=0.5))
     frames = encoder.extract_frames(*padded_batch)
-    quiet = make_encoder(tiny_config()).contextualise(frames)
-    assert torch.equal(encoder.contextualise(frames), quiet)
-    assert not torch.allclose(encoder.train().contextualise(frames), quiet, atol=1e-2)
+    quiet = make_encoder(tiny_config()).contextualize(frames)
+    assert torch.equal(encoder.contextualize(frames), quiet)
+    assert not torch.allclose(encoder.train().contextualize(frames), quiet, atol=1e-2)
 
 
 class TestNormalizeWaveforms:
@@ -292,7 +292,7 @@ class TestEncode:
         layers = [encoder.encode(*padded_batch, layer=layer).context for layer in (0, 1, 2, None)]
         frames = encoder.extract_frames(*padded_batch)
         for number, context in zip((0, 1, 2, None), layers, strict=True):
-            assert torch.equal(context, encoder.contextualise(frames, layer=number))
+            assert torch.equal(context, encoder.contextualize(frames, layer=number))
         assert torch.equal(layers[3], encoder.context.norm(layers[2]))
 
     def test_result_can_train_something_on_top(self, tiny_config, padded_batch) -> None:

@@ -101,7 +101,7 @@ def test_other_norms_stand_after_every_layer(tiny_config, norm: str, kind: type)
 
 
 @NORMS
-def test_initialisation_is_the_published_one(norm: str) -> None:
+def test_initialization_is_the_published_one(norm: str) -> None:
     torch.manual_seed(0)
     config = FeatureEncoderConfig(dims=(64, 96), kernels=(30, 5), strides=(2, 2), norm=norm, bias=True)
     for layer, inputs in zip(FeatureEncoder(config).layers, (30, 5 * 64), strict=True):

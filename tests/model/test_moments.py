@@ -30,7 +30,7 @@ def make_encoder(norm: str, normalize: bool = False, bias: bool = False) -> Spee
 
 
 def hum(num_samples: int) -> Tensor:
-    """Smooth and off centre, so that neighbouring samples say nearly the same."""
+    """Smooth and off center, so that neighboring samples say nearly the same."""
     torch.manual_seed(num_samples)
     return 0.05 + 0.2 * torch.sin(torch.arange(num_samples) / 40) + 0.01 * torch.randn(num_samples)
 

@@ -56,12 +56,12 @@ class TestNormsOverTime:
         lengths = torch.tensor([5, 7, 1])
         valid = torch.arange(7) < lengths[:, None, None]
 
-        def normalise(*inputs: Tensor) -> Tensor:
+        def normalize(*inputs: Tensor) -> Tensor:
             x, weight, bias = inputs
             return _ValidGroupNorm.apply(x, lengths, weight, bias, 4 if kind is ChannelNorm else 1) * valid
 
         inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, 4, 7), (4,), (4,))]
-        assert torch.autograd.gradcheck(normalise, inputs)
+        assert torch.autograd.gradcheck(normalize, inputs)
 
     def test_the_layout_in_memory_does_not_matter(self, kind: type[Norm]) -> None:
         norm, frames, lengths = make_norm(kind), torch.randn(4, 50, 6), torch.tensor(LENGTHS)
@@ -110,11 +110,11 @@ class TestNormsOverTime:
     def test_statistics_are_float32(self, kind: type[Norm], lengths: Tensor | None) -> None:
         norm = make_norm(kind)
         x = (torch.randn(2, 6, 200) + 30).bfloat16()  # a sum in bfloat16 would lose the deviation
-        normalised = norm(x, lengths)
-        assert normalised.dtype == torch.bfloat16
+        normalized = norm(x, lengths)
+        assert normalized.dtype == torch.bfloat16
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(norm(x, lengths), normalised, rtol=0, atol=0)
-        torch.testing.assert_close(normalised, norm(x.float(), lengths).bfloat16(), rtol=0, atol=0)
+            torch.testing.assert_close(norm(x, lengths), normalized, rtol=0, atol=0)
+        torch.testing.assert_close(normalized, norm(x.float(), lengths).bfloat16(), rtol=0, atol=0)
 
 
 class TestFrameNorm:
@@ -126,6 +126,6 @@ class TestFrameNorm:
 
     def test_statistics_are_float32(self) -> None:
         norm, x = FrameNorm(64), (torch.randn(2, 64, 20) + 30).bfloat16()
-        normalised = norm(x, None)
-        assert normalised.dtype == torch.bfloat16
-        torch.testing.assert_close(normalised, norm(x.float(), None).bfloat16(), rtol=0, atol=0)
+        normalized = norm(x, None)
+        assert normalized.dtype == torch.bfloat16
+        torch.testing.assert_close(normalized, norm(x.float(), None).bfloat16(), rtol=0, atol=0)

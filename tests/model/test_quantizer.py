@@ -192,7 +192,7 @@ class TestTemperature:
         assert config.temperature(599_145) == 0.1
 
 
-def test_initialisation() -> None:
+def test_initialization() -> None:
     torch.manual_seed(0)
     quantizer = Quantizer(QuantizerConfig(), 64)
     assert quantizer.projection.weight.shape == (640, 64)

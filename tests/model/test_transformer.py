@@ -133,7 +133,7 @@ class TestPositionalConvolution:
             assert position(torch.randn(3, num_frames, 8)).shape == (3, num_frames, 8)
 
     @pytest.mark.parametrize(("kernel", "before", "after"), [(8, 4, 3), (7, 3, 3), (4, 2, 1)])
-    def test_frame_sees_its_neighbours(self, kernel: int, before: int, after: int) -> None:
+    def test_frame_sees_its_neighbors(self, kernel: int, before: int, after: int) -> None:
         position = PositionalConvolution(8, kernel, 2)
         x = torch.randn(1, 40, 8, requires_grad=True)
         position(x)[0, 20].sum().backward()

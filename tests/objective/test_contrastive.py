@@ -66,7 +66,7 @@ class Given:
     def extract_frames(self, *_: object) -> Frames:
         return self.frames
 
-    def contextualise(self, *_: object) -> Tensor:
+    def contextualize(self, *_: object) -> Tensor:
         return self.context
 
 

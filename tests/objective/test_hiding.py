@@ -68,14 +68,14 @@ class TestSilence:
         frames = encoder.extract_frames(silenced_by_hand(encoder.geometry, audio.waveforms, batch.mask), audio.lengths)
         assert torch.equal(heard.values, frames.values)
         assert torch.equal(heard.energy, frames.energy)
-        assert torch.equal(context, encoder.contextualise(frames, batch.mask if mask_embedding else None))
+        assert torch.equal(context, encoder.contextualize(frames, batch.mask if mask_embedding else None))
 
     def test_without_it_frames_are_hidden_from_the_context_network(self, make_encoder: Any, batch: MaskedBatch) -> None:
         encoder = make_encoder()
         heard, context = masked_context(encoder, batch, None)
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
         assert torch.equal(heard.values, frames.values)
-        assert torch.equal(context, encoder.contextualise(frames, batch.mask))
+        assert torch.equal(context, encoder.contextualize(frames, batch.mask))
         assert sounding_frames(encoder, batch, None, heard) is heard.values
 
     def test_hidden_samples_reach_the_context_in_no_way(self, make_encoder: Any, batch: MaskedBatch) -> None:

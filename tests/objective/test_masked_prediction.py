@@ -61,7 +61,7 @@ class TestLogMel:
 
 
 class TestCepstra:
-    def test_are_standardised_coefficients_of_three_frames(self) -> None:
+    def test_are_standardized_coefficients_of_three_frames(self) -> None:
         geometry = FrameGeometry((400,), (320,))
         waveform = torch.randn(1, 8000)
         found = Cepstra(geometry, 40)(waveform)[0].numpy()
@@ -87,38 +87,38 @@ class TestCepstra:
     def test_are_clustered_if_wished(self, make_encoder: Any, make_examples: Any) -> None:
         objective = CONFIG.model_copy(update={"spectra": "cepstra"}).build(make_encoder().config)
         objective.fit((collate_audio([example]) for example in make_examples()), seed=0)
-        assert objective.centres.shape == (7, 3 * 12)
+        assert objective.centers.shape == (7, 3 * 12)
         audio = collate_audio(make_examples())
-        expected = torch.cdist(objective.spectrum(audio.waveforms, audio.lengths), objective.centres[None])
+        expected = torch.cdist(objective.spectrum(audio.waveforms, audio.lengths), objective.centers[None])
         assert torch.equal(objective.targets(audio.waveforms, audio.lengths), expected.argmin(dim=2))
 
 
 class TestTargets:
-    def test_are_the_nearest_centres_of_well_filled_clusters(
+    def test_are_the_nearest_centers_of_well_filled_clusters(
         self, objective: MaskedPredictionObjective, make_examples: Any
     ) -> None:
         audio = collate_audio(make_examples())
         targets = objective.targets(audio.waveforms, audio.lengths)
         spectra = objective.spectrum(audio.waveforms, audio.lengths)
-        assert torch.equal(targets, torch.cdist(spectra, objective.centres[None]).argmin(dim=2))
+        assert torch.equal(targets, torch.cdist(spectra, objective.centers[None]).argmin(dim=2))
         assert len(targets.unique()) == 7
 
     def test_are_exact_under_autocast(self, objective: MaskedPredictionObjective, make_examples: Any) -> None:
         audio = collate_audio(make_examples((1000,)))
         torch.manual_seed(0)
-        objective.centres.copy_(objective.spectrum(audio.waveforms)[0, 0] + 0.01 * torch.randn(7, 12))
+        objective.centers.copy_(objective.spectrum(audio.waveforms)[0, 0] + 0.01 * torch.randn(7, 12))
         expected = objective.targets(audio.waveforms, None)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(objective.targets(audio.waveforms, None), expected)
 
     def test_fit_is_the_same_for_the_same_seed(self, make_encoder: Any, make_examples: Any) -> None:
-        centres = []
+        centers = []
         for seed in (0, 0, 1):
             objective = CONFIG.build(make_encoder().config)
             objective.fit((collate_audio([example]) for example in make_examples()), seed)
-            centres.append(objective.centres)
-        assert torch.equal(centres[0], centres[1])
-        assert not torch.equal(centres[0], centres[2])
+            centers.append(objective.centers)
+        assert torch.equal(centers[0], centers[1])
+        assert not torch.equal(centers[0], centers[2])
 
     def test_more_clusters_than_frames_are_refused(self, make_encoder: Any, make_examples: Any) -> None:
         objective = CONFIG.model_copy(update={"num_clusters": 50}).build(make_encoder().config)
@@ -128,8 +128,8 @@ class TestTargets:
     def test_are_kept_with_the_weights(self, objective: MaskedPredictionObjective, make_encoder: Any) -> None:
         other = CONFIG.build(make_encoder().config)
         other.load_state_dict(objective.state_dict())
-        assert torch.equal(other.centres, objective.centres)
-        assert other.centres.any()
+        assert torch.equal(other.centers, objective.centers)
+        assert other.centers.any()
 
 
 class TestLoss:
@@ -146,7 +146,7 @@ class TestLoss:
         encoder, batch = make_encoder(), CONFIG.make_collate(geometry, 0)(make_examples())
         losses = objective(encoder, batch, 0)
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
-        context = encoder.contextualise(frames, batch.mask)
+        context = encoder.contextualize(frames, batch.mask)
         targets = objective.targets(batch.audio.waveforms, batch.audio.lengths)
         expected, count, hidden_losses, hidden_correct = 0.0, 0.0, [], []
         for row, length in enumerate(frames.lengths.tolist()):

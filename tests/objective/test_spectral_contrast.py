@@ -29,7 +29,7 @@ def test_the_right_spectrum_is_told_from_those_of_all_other_frames(
     encoder, batch = make_encoder(), CONFIG.make_collate(geometry, 0)(make_examples())
     losses = objective(encoder, batch, 0)
     frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
-    context = encoder.contextualise(frames, batch.mask)
+    context = encoder.contextualize(frames, batch.mask)
     expected, count, hidden_losses, visible_correct = 0.0, 0.0, [], []
     for row, length in enumerate(frames.lengths.tolist()):
         num_samples = int(batch.audio.lengths[row])

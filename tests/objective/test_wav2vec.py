@@ -48,7 +48,7 @@ class Given:
     def extract_frames(self, *_: object) -> Frames:
         return self.frames
 
-    def contextualise(self, *_: object) -> Tensor:
+    def contextualize(self, *_: object) -> Tensor:
         return self.context
 
 
@@ -227,7 +227,7 @@ class TestPlantedAnswers:
         assert not losses.parts["accuracy"].requires_grad
 
 
-class TestInitialisation:
+class TestInitialization:
     def test_is_that_of_a_transposed_convolution(self) -> None:
         torch.manual_seed(0)
         objective = Wav2vecObjective(Wav2vecConfig(), GEOMETRY, frame_dim=64, context_dim=48)
@@ -247,7 +247,7 @@ def test_the_published_models_are_configured(
     name: str, wide_kernels: int, num_layers: int, context_taps: int, seen: int
 ) -> None:
     file = Path(__file__).parents[2] / "recipes" / "models" / f"{name}.toml"
-    config = PretrainConfig.load([file], ["data.train=a.tsv", "data.dev=b.tsv", "data.licence=none"])
+    config = PretrainConfig.load([file], ["data.train=a.tsv", "data.dev=b.tsv", "data.license=none"])
     geometry, context = config.encoder.feature_encoder.geometry, config.encoder.context
     assert (geometry.hop_samples, geometry.receptive_field_samples) == (160, 465)
     assert prediction_offset(geometry) == 3

@@ -91,11 +91,11 @@ class Case:
         hooks = [layers[0].register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))]
         hooks += [layer.register_forward_hook(lambda _, arguments, output: states.append(output)) for layer in layers]
         frames = self.encoder.extract_frames(self.waveforms, self.lengths)
-        context = self.encoder.contextualise(frames, mask)
+        context = self.encoder.contextualize(frames, mask)
         for hook in hooks:
             hook.remove()
         for layer in (0, 1, len(layers)):
-            assert torch.equal(self.encoder.contextualise(frames, mask, layer=layer), states[layer])
+            assert torch.equal(self.encoder.contextualize(frames, mask, layer=layer), states[layer])
         return [*states, context]
 
     def losses(self, step: int = 0) -> Losses:
@@ -334,7 +334,7 @@ def assert_close() -> Close:
 
 @pytest.fixture
 def gumbel_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise that is the same for every frame, whatever the order in which frames are quantised."""
+    """Noise that is the same for every frame, whatever the order in which frames are quantized."""
 
     def draw(tensor: Tensor) -> Tensor:
         return tensor.copy_((torch.arange(tensor.shape[-1]) * 0.37 % 1 + 0.05).expand_as(tensor))

@@ -1,6 +1,6 @@
 """Encoder and CTC against torchaudio: the same weights and input give the same numbers.
 
-torchaudio has neither mask embedding nor quantiser. Its ``extract_features`` gives the output of every layer but not
+torchaudio has neither mask embedding nor quantizer. Its ``extract_features`` gives the output of every layer but not
 the input of the first, which is therefore not compared; a large model's last layer comes without the final norm, as it
 does with our ``layer``.
 """
@@ -111,7 +111,7 @@ class TestCTC:
     @torch.no_grad()
     def test_scores(self, case: Case, model: CTCModel, theirs: Theirs, assert_close: Any) -> None:
         logits, lengths = theirs(case.waveforms, case.lengths)
-        context = case.encoder.contextualise(case.encoder.extract_frames(case.waveforms, case.lengths))
+        context = case.encoder.contextualize(case.encoder.extract_frames(case.waveforms, case.lengths))
         assert_close(model.head(context)[case.valid], logits[case.valid])
         found = model(case.waveforms, case.lengths)
         assert_close(found.log_probs[case.valid], logits.log_softmax(dim=2)[case.valid])
@@ -164,10 +164,10 @@ class TestDeviations:
         frames, features = replace(frames, values=frames.values.double()), features.double()
         case.encoder.double(), theirs.double()
         with torch.no_grad():
-            ours, batched = case.encoder.contextualise(frames), theirs.encoder.extract_features(features, lengths)[-1]
+            ours, batched = case.encoder.contextualize(frames), theirs.encoder.extract_features(features, lengths)[-1]
             for row, length in enumerate(lengths.tolist()):
                 one = replace(frames, values=frames.values[row : row + 1, :length], lengths=None)
-                alone = case.encoder.contextualise(one)[0]
+                alone = case.encoder.contextualize(one)[0]
                 assert_close(ours[row, :length], alone)
                 theirs_alone = theirs.encoder.extract_features(features[row : row + 1, :length])[-1][0]
                 difference = (batched[row, :length] - theirs_alone).norm() / theirs_alone.norm()
@@ -199,7 +199,7 @@ class TestDeviations:
         together, _ = normalize(waveforms)
         assert (together - ours).norm() / ours.norm() > 0.5
 
-    def test_their_positional_convolution_keeps_the_initialisation_of_pytorch(self, peer: Any, make_case: Any) -> None:
+    def test_their_positional_convolution_keeps_the_initialization_of_pytorch(self, peer: Any, make_case: Any) -> None:
         convolution = peer("torchaudio.models.wav2vec2.components").ConvolutionalPositionalEmbedding(256, 128, 16)
         published = (4 / (128 * 256)) ** 0.5
         assert convolution.conv.weight.std().item() == pytest.approx((3 * 128 * 256 / 16) ** -0.5, rel=0.02)

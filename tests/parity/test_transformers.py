@@ -82,7 +82,7 @@ class TestEncoder:
             assert_close(found[case.valid], expected[case.valid])
 
     def test_every_weight_matters_to_the_comparison(self, make_case: Any, make_theirs: Make, assert_close: Any) -> None:
-        """Or a name mixed up with its neighbour could go unnoticed."""
+        """Or a name mixed up with its neighbor could go unnoticed."""
         case = make_case("tiny-layer-pre", is_padded=True)
         model = case.ctc()
         theirs = make_theirs(model)
@@ -106,7 +106,7 @@ class TestCTC:
         found = model(case.waveforms, case.lengths)
         logits = theirs(case.waveforms, attention_mask=attention_mask(case)).logits
         assert_close(found.log_probs[case.valid], logits.log_softmax(dim=2)[case.valid])
-        context = case.encoder.contextualise(case.encoder.extract_frames(case.waveforms, case.lengths))
+        context = case.encoder.contextualize(case.encoder.extract_frames(case.waveforms, case.lengths))
         assert_close(model.head(context)[case.valid], logits[case.valid])
         assert found.frame_lengths.tolist() == case.valid.sum(dim=1).tolist()
 
@@ -199,7 +199,7 @@ class TestDeviations:
         assert (noisy - plain).norm() / plain.norm() > 1e-2
         assert_close(model.train()(case.waveforms).log_probs, plain)
 
-    def test_their_positional_convolution_keeps_the_initialisation_of_pytorch(self, make_case: Any, peer: Any) -> None:
+    def test_their_positional_convolution_keeps_the_initialization_of_pytorch(self, make_case: Any, peer: Any) -> None:
         """They draw the published normal weights into a tensor that weight norm computes, which changes nothing."""
         case = make_case("tiny-layer-post", is_padded=False)
         dim, kernel, groups = 256, 128, 16

@@ -1,4 +1,4 @@
-"""Quantiser, contrastive loss and masks against transformers, given the same weights, masks and distractors.
+"""Quantizer, contrastive loss and masks against transformers, given the same weights, masks and distractors.
 
 Conventions that differ: in evaluation, their perplexity and diversity loss are of the entries chosen, which have no
 gradient, in training of the averaged distribution; ours reports both and takes the diversity from the second always.
@@ -132,7 +132,7 @@ class TestQuantizer:
     @torch.no_grad()
     def test_targets_and_predictions(self, case: Case, theirs: Theirs, assert_close: Any) -> None:
         frames = case.encoder.extract_frames(case.waveforms, case.lengths)
-        context = case.encoder.contextualise(frames, case.batch.mask)
+        context = case.encoder.contextualize(frames, case.batch.mask)
         quantized = case.objective.quantizer(frames.values.flatten(0, 1), case.valid.flatten().float(), 1.0)
         targets = case.objective.target_projection(quantized.codes).unflatten(0, context.shape[:2])
         expected = ask(theirs, case)

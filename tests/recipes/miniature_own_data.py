@@ -11,7 +11,7 @@ NUM_SPEAKERS = 10
 
 
 def clips() -> dict[str, Speech]:
-    """The labelled clips by the paths of their recordings."""
+    """The labeled clips by the paths of their recordings."""
     return {f"field 1/{n:02d}.wav": clip for n, clip in enumerate(speech(NUM_LABELLED))}
 
 
@@ -49,5 +49,5 @@ def make_tree(folder: Path) -> dict[str, str]:
     return {
         "CORPUS": str(folder / "my recordings"),
         "LABELS": str(folder / "labels.csv"),
-        "LICENCE": "CC-BY-SA-3.0, CC-BY-3.0",
+        "LICENSE": "CC-BY-SA-3.0, CC-BY-3.0",
     }

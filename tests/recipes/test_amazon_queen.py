@@ -313,7 +313,7 @@ def test_every_stage_runs_at_the_gpus_size(tmp_path: Path, tiny: dict[str, str])
     assert scores["evaluations"][0]["num_utterances"] == 10
     training_data = described(out / "finetune_10min")["training_data"]
     assert [data["stage"] for data in training_data] == ["pretrain", "finetune"]
-    assert all("freeware" in data["licence"] for data in training_data)
+    assert all("freeware" in data["license"] for data in training_data)
 
 
 @pytest.mark.parametrize(("size", "num_parameters"), [("cpu", 918_416), ("gpu", 16_527_872)])
@@ -325,5 +325,5 @@ def test_encoders_have_the_stated_sizes(size: str, num_parameters: int) -> None:
         encoder = SpeechEncoder(config.encoder)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == num_parameters
     finetuning = FinetuneConfig.load([*files, prompts / "finetune.toml", RECIPE / f"finetune_{size}.toml"], data)
-    assert "freeware" in config.data.licence
-    assert config.data.licence == finetuning.data.licence
+    assert "freeware" in config.data.license
+    assert config.data.license == finetuning.data.license

@@ -477,7 +477,7 @@ def test_pretraining_has_an_hour_an_update_on_one_to_eight_gpus() -> None:
     config = PretrainConfig.load([RECIPES / "models" / "wav2vec2_base.toml", RECIPE / "pretrain.toml"], DATA)
     assert config.trainer.microbatches * config.batches.seconds >= 3600
     assert all(config.trainer.microbatches % gpus == 0 for gpus in (1, 2, 3, 4, 6, 8))
-    published = PretrainConfig.load([RECIPES / "models" / "wav2vec2_base.toml"], [*DATA, "data.licence=x"])
+    published = PretrainConfig.load([RECIPES / "models" / "wav2vec2_base.toml"], [*DATA, "data.license=x"])
     assert config.encoder == published.encoder
     quantizer, original = config.objective.quantizer, published.objective.quantizer
     for share in (0.25, 0.5, 0.69, 0.7, 1.0):  # the same temperature at the same share of the run
@@ -487,7 +487,7 @@ def test_pretraining_has_an_hour_an_update_on_one_to_eight_gpus() -> None:
         )
         assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3)
     assert quantizer.temperature(config.trainer.num_steps) == 0.5
-    assert config.data.licence.startswith("CC0-1.0")
+    assert config.data.license.startswith("CC0-1.0")
 
 
 @pytest.mark.parametrize("files", [["finetune.toml"], ["finetune.toml", "finetune_train.toml"]])
@@ -495,4 +495,4 @@ def test_fine_tuning_trains_the_encoder_too(files: list[str]) -> None:
     config = FinetuneConfig.load([RECIPE / file for file in files], [*DATA, "init=none"])
     assert config.head_only_steps < config.trainer.num_steps
     assert config.trainer.microbatches * config.batches.seconds == 1600
-    assert config.data.licence.startswith("CC0-1.0")
+    assert config.data.license.startswith("CC0-1.0")

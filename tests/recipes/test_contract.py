@@ -84,7 +84,7 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
         steps = [line["step"] for line in read_log(folder) if line["split"] == "train"]
         assert steps == list(range(1, NUM_STEPS + 1)), folder
         description = json.loads((folder / "best" / "config.json").read_text("utf-8"))
-        assert description["training_data"][-1]["licence"]
+        assert description["training_data"][-1]["license"]
     greedy, *others = [path.read_text("utf-8") for path in sorted(scores.parent.glob("results_rows*.md"))]
     assert rows == "".join([greedy, *others])
     assert greedy.count("| greedy |") == len(json.loads(scores.read_text("utf-8"))["evaluations"]) > 0
@@ -114,7 +114,7 @@ def test_two_processes_share_an_update_as_it_is_said(
 ) -> None:
     settings = ["trainer.microbatches=2", f"batches.seconds={seconds}"]
     assert " ".join(f"--set {setting}" for setting in settings) in (RECIPES / place).read_text("utf-8")
-    data = ["data.train=none", "data.dev=none", "data.licence=none"]
+    data = ["data.train=none", "data.dev=none", "data.license=none"]
     data += ["init=none"] if configuration is FinetuneConfig else []
     paths = [RECIPES / f"{file}.toml" for file in files.split()]
     shipped, shared = configuration.load(paths, data), configuration.load(paths, [*data, *settings])

@@ -181,7 +181,7 @@ def test_links_to_the_corpus_and_to_librilight(copy: Path, tmp_path: Path) -> No
     disk, home = tmp_path / "disk", tmp_path / "home"
     for folder in (disk, home):
         folder.mkdir()
-    (disk / "LibriSpeech").symlink_to(copy / "LibriSpeech")  # its neighbour is beside what it is a link to
+    (disk / "LibriSpeech").symlink_to(copy / "LibriSpeech")  # its neighbor is beside what it is a link to
     assert prepared(disk, None) == before
     (disk / "librispeech_finetuning").symlink_to(copy / "librispeech_finetuning")
     for stated in (None, disk):
@@ -201,8 +201,8 @@ def test_manifests_that_no_longer_apply_are_removed(copy: Path, tmp_path: Path) 
     shutil.rmtree(copy / "librispeech_finetuning" / "9h" / "other")
     prepare.prepare(copy, None, tmp_path / "data")
     found = {path.stem for path in (tmp_path / "data").glob("*.tsv")} - {"headers", "dropped"}
-    labelled = {*prepare.LABELLED, *prepare.LIMITED} - {"dev_other", "train_10h"}
-    assert found == {"pretrain_train", "pretrain_dev", *labelled}
+    labeled = {*prepare.LABELLED, *prepare.LIMITED} - {"dev_other", "train_10h"}
+    assert found == {"pretrain_train", "pretrain_dev", *labeled}
     shutil.rmtree(copy / "librispeech_finetuning")
     for name in layout.NUM_RECORDINGS:
         if name.startswith("train"):
@@ -656,7 +656,7 @@ def test_finetuning_is_as_published(name: str) -> None:
     optimizer, schedule = config.optimizer, config.schedule
     assert (optimizer.betas, optimizer.epsilon, optimizer.weight_decay) == ((0.9, 0.98), 1e-8, 0.0)
     assert (schedule.kind, schedule.warmup, schedule.hold, schedule.end_scale) == ("tri_stage", 0.1, 0.4, 0.05)
-    assert "CC-BY-4.0" in config.data.licence
+    assert "CC-BY-4.0" in config.data.license
 
 
 @pytest.mark.parametrize(
@@ -677,4 +677,4 @@ def test_pretraining_is_as_published(
     assert batches.min_seconds * 16_000 == 32_000
     assert (optimizer.betas, optimizer.epsilon, optimizer.weight_decay) == ((0.9, 0.98), 1e-6, 0.01)
     assert optimizer.max_gradient_norm is None
-    assert "CC-BY-4.0" in config.data.licence
+    assert "CC-BY-4.0" in config.data.license

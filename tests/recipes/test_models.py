@@ -8,7 +8,7 @@ import torch
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-DATA = ["data.train=none", "data.dev=none", "data.licence=none"]
+DATA = ["data.train=none", "data.dev=none", "data.license=none"]
 MODELS = {
     "wav2vec2_base": (94_371_712, 95_044_608),
     "wav2vec2_large": (315_438_720, 317_390_592),

@@ -34,8 +34,8 @@ def prepare(
     return {path.stem: read_manifest(path) for path in out.glob("*.tsv") if path.stem in (*LABELLED, *PRETRAIN)}
 
 
-def labelled(manifests: dict[str, Manifest]) -> dict[tuple[str, float], tuple[str | None, str | None]]:
-    """Text and speaker of every labelled utterance, by file name and start in seconds."""
+def labeled(manifests: dict[str, Manifest]) -> dict[tuple[str, float], tuple[str | None, str | None]]:
+    """Text and speaker of every labeled utterance, by file name and start in seconds."""
     return {
         (utterance.path.name, utterance.start / utterance.sample_rate): (utterance.text, utterance.speaker)
         for name in LABELLED
@@ -137,7 +137,7 @@ class TestForms:
         self, recordings: Path, tmp_path: Path, form: Callable[[Path, Path], Path]
     ) -> None:
         manifests = prepare(recordings, tmp_path / "out", form(tmp_path, recordings))
-        assert labelled(manifests) == expected()
+        assert labeled(manifests) == expected()
         for name in LABELLED:  # whole recordings, rounded durations or not
             assert all(u.num_samples == audio_info(u.path).num_samples for u in manifests[name])
         assert not any("text" in reason or "row" in reason for reason in dropped(tmp_path / "out"))
@@ -151,7 +151,7 @@ class TestForms:
         (corpus / "radio" / "contents.txt").write_text("of no recording", "utf-8")
         (corpus / "radio" / "show.txt").write_text(" \n", "utf-8")
         manifests = prepare(corpus, tmp_path / "out")
-        assert labelled(manifests) == expected(with_speakers=False)
+        assert labeled(manifests) == expected(with_speakers=False)
         assert [what.startswith(str(corpus / "radio/jingle.txt")) for what in dropped_texts(tmp_path / "out")] == [True]
         assert dropped(tmp_path / "out")["empty text"] == [str(corpus / "radio" / "show.txt")]
         manifests = prepare(corpus, tmp_path / "out", Path("none"))
@@ -172,7 +172,7 @@ class TestForms:
             "".join(f"rec{n}-{i} {text}\n" for n, i, _, _, text in texts) + "odd a\nshort b\nlost c\n", "utf-8"
         )
         manifests = prepare(corpus, tmp_path / "out", data)
-        assert labelled(manifests) == {(f"rec{n}.wav", start): (text, None) for n, _, start, _, text in texts}
+        assert labeled(manifests) == {(f"rec{n}.wav", start): (text, None) for n, _, start, _, text in texts}
         ends = {(u.path.stem, u.start + u.num_samples) for name in LABELLED for u in manifests[name]}
         assert ("rec4", 20 * 16_000) in ends
         assert ("rec3", round(19.5 * 16_000)) in ends
@@ -187,7 +187,7 @@ class TestForms:
         run = tmp_path / "was run"
         scp.write_text("\n".join([f"utt0 touch '{run}' |", "utt1 sph2pipe -f wav a.sph |", *lines[2:]]), "utf-8")
         manifests = prepare(recordings, tmp_path / "out", tmp_path)
-        assert set(expected()) - set(labelled(manifests)) == {("00.wav", 0.0), ("01.wav", 0.0)}
+        assert set(expected()) - set(labeled(manifests)) == {("00.wav", 0.0), ("01.wav", 0.0)}
         assert [what.split(": ")[0] for what in dropped(tmp_path / "out")[COMMAND]] == [f"{scp}:1", f"{scp}:2"]
         scp.write_text("\n".join(f"utt{n} sox a.wav -t wav - |" for n in range(20)), "utf-8")
         with pytest.raises(ManifestError, match=r"wav\.scp: expected the paths of recordings, found commands only"):
@@ -291,7 +291,7 @@ class TestDrops:
         file = tmp_path / "labels.csv"
         file.write_text("\n".join(lines), "utf-8", errors="surrogateescape")
         manifests = prepare(recordings, tmp_path / "out", file)
-        assert labelled(manifests) == expected()
+        assert labeled(manifests) == expected()
         found = dropped(tmp_path / "out")
         for number, (reason, row) in enumerate(rows, 2):
             assert any(f"{what}: ".startswith(f"{file}:{number}: ") for what in found[reason]), (row, found)
@@ -303,7 +303,7 @@ class TestDrops:
         lines = file.read_text("utf-8").splitlines()
         lines.append('field 1/00.wav,"open,7,\na\nb')
         file.write_text("\n".join(lines), "utf-8")
-        assert labelled(prepare(recordings, tmp_path / "out", file)) == expected()
+        assert labeled(prepare(recordings, tmp_path / "out", file)) == expected()
         assert dropped(tmp_path / "out")["row with more or fewer cells than the header"] == [f"{file}:22-24: 2 for 4"]
 
     def test_json_that_is_none(self, recordings: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ class TestDrops:
         bad = ["{", "[1]", '{"path": ["a"], "text": "a"}', '{"path": "\\u0000", "text": "a"}', '{"path": "a.wav"}']
         bad += [f'{{"path": "a.wav", "text": "a", "offset": 1{"0" * 400}}}', '{"path": "a", "text": "\\ud800"}']
         file.write_text(file.read_text("utf-8") + "\n".join(bad), "utf-8")
-        assert labelled(prepare(recordings, tmp_path / "out", file)) == expected()
+        assert labeled(prepare(recordings, tmp_path / "out", file)) == expected()
         found = dropped(tmp_path / "out")
         assert len(found["line that is no JSON object"]) == 2
         assert len(found["value that is neither text nor number"]) == 1
@@ -326,7 +326,7 @@ class TestTexts:
         file.write_text(
             file.read_text("utf-8").replace('""!', '  ¹-’a\u0308""!') + "radio/beep.wav,a|b,,voice 1\n", "utf-8"
         )
-        texts = labelled(prepare(recordings, tmp_path / "out", file, as_is=True))
+        texts = labeled(prepare(recordings, tmp_path / "out", file, as_is=True))
         assert texts["00.wav", 0.0][0] == f'"{miniature_own_data.clips()["field 1/00.wav"].text.upper()} ¹-’\u00e4"!'
         assert len(texts) == 20
         assert dropped(tmp_path / "out")["text with |, which stands for the space"] == [f"{file}:22"]
@@ -353,7 +353,7 @@ def seconds(utterances: Sequence[Utterance] | Manifest) -> float:
 
 
 def assert_held_out(manifests: dict[str, Manifest]) -> None:
-    """No recording is in two labelled splits, and none of dev and test in pretraining."""
+    """No recording is in two labeled splits, and none of dev and test in pretraining."""
     paths = {name: {utterance.path for utterance in manifest} for name, manifest in manifests.items()}
     assert paths["train"].isdisjoint(paths["dev"] | paths["test"])
     assert paths["dev"].isdisjoint(paths["test"])
@@ -523,7 +523,7 @@ class TestPretraining:
         corpus = tmp_path / "corpus"
         write_long_recordings(corpus, number=1)
         manifests = prepare(corpus, tmp_path / "out", kaldi_in(tmp_path / "data", recordings))
-        assert labelled(manifests) == expected()
+        assert labeled(manifests) == expected()
         assert {u.path.name for u in manifests["pretrain_train"]} > {u.path.name for u in manifests["train"][:3]}
 
     def test_labels_that_vanish_take_their_manifests_along(self, recordings: Path, tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def kaldi_in(folder: Path, recordings: Path) -> Path:
 
 
 def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("CORPUS", "LABELS", "LICENCE")}
+    environment = {name: value for name, value in os.environ.items() if name not in ("CORPUS", "LABELS", "LICENSE")}
     return subprocess.run(
         ["bash", str(RECIPE / "run.sh"), *arguments],
         env=environment | {"OUT": str(out)} | settings,
@@ -561,7 +561,7 @@ def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.Comple
 
 class TestRun:
     def test_refusals_are_one_line(self, tmp_path: Path) -> None:
-        settings = {"LICENCE": "CC0"}
+        settings = {"LICENSE": "CC0"}
         result = run_recipe(tmp_path / "out", CORPUS=str(tmp_path / "no such"), **settings)
         assert result.returncode == 1
         line = f"error: CORPUS={tmp_path}/no such: expected a folder with recordings, found none"
@@ -574,12 +574,12 @@ class TestRun:
         assert result.stderr.splitlines() == ["error: SIZE=huge: expected one of small base"]
         result = run_recipe(tmp_path / "out", TEXTS="foo", **settings)
         assert result.returncode == 1
-        assert result.stderr.splitlines() == ["error: TEXTS=foo: expected one of normalised asis"]
+        assert result.stderr.splitlines() == ["error: TEXTS=foo: expected one of normalized asis"]
 
     def test_recordings_are_unpacked_if_asked_for(self, recordings: Path, tmp_path: Path) -> None:
         (tmp_path / "out" / "unpacked").mkdir(parents=True)
         (tmp_path / "out" / "unpacked" / "train.tsv").touch()  # of an earlier preparation, which had texts
-        settings = {"CORPUS": str(recordings), "LICENCE": "CC0", "UNPACK": "1", "TO": "check", "LABELS": "none"}
+        settings = {"CORPUS": str(recordings), "LICENSE": "CC0", "UNPACK": "1", "TO": "check", "LABELS": "none"}
         result = run_recipe(tmp_path / "out", **settings)
         manifest = read_manifest(tmp_path / "out" / "unpacked" / "pretrain_train.tsv")
         assert len(manifest) == len(read_manifest(tmp_path / "out" / "data" / "pretrain_train.tsv"))
@@ -593,7 +593,7 @@ class TestRun:
         result = run_recipe(out, CORPUS=str(tmp_path / "my recordings"), INIT=str(out / "pretrain"))
         assert result.returncode == 0, result.stderr
         lines = result.stderr.splitlines()
-        assert "licence of their data is unknown" in lines[0]
+        assert "license of their data is unknown" in lines[0]
         stages = [line for line in lines if line.startswith("== ")]
         assert stages == ["== prepare", "== unpack", "== check", "== pretrain", "== finetune"]
         stopped = f"stopped before finetune: there are no texts in {out}/data (LABELS=... says where they are)"
@@ -604,7 +604,7 @@ class TestRun:
         from speechssl.train.finetune import FinetuneConfig
         from speechssl.train.pretrain import PretrainConfig
 
-        data = ["data.train=a", "data.dev=b", "data.licence=c"]
+        data = ["data.train=a", "data.dev=b", "data.license=c"]
         prompts, models = RECIPES / "prompts", RECIPES / "models"
         small = [RECIPE / "encoder_small.toml", prompts / "pretrain.toml", RECIPE / "small_pretrain.toml"]
         base = [models / "wav2vec2_base.toml", RECIPE / "base_pretrain.toml"]

@@ -184,7 +184,7 @@ def test_a_span_read_by_seeking_is_the_slice_of_the_whole(manifests):
         assert np.sum((waveform - expected) ** 2) < 1e-3 * np.sum(expected**2)
 
 
-def test_the_licence_names_the_credits():
+def test_the_license_names_the_credits():
     text = (CORPUS / "LICENSE.md").read_text(encoding="utf-8")
     names = ["Allison Smith", "June Wallack", "Carlo Flora", "Maxim Topal", "Digium", "Unlimitel", "BGM Informatique"]
     names += ["Silvia Petrin", "Clod Patry", "Kristopher Lalletti", "modified"]
@@ -221,8 +221,8 @@ class TestTranscripts:
             ("ru", "ПИН-код", "пин код"),
         ],
     )
-    def test_normalise(self, language, text, expected):
-        assert transcripts.normalise(text, language) == expected
+    def test_normalize(self, language, text, expected):
+        assert transcripts.normalize(text, language) == expected
 
     @pytest.mark.parametrize(
         ("language", "text", "reason"),
@@ -243,7 +243,7 @@ class TestTranscripts:
     )
     def test_an_open_reading_is_refused(self, language, text, reason):
         with pytest.raises(transcripts.UncertainReadingError, match=reason):
-            transcripts.normalise(text, language)
+            transcripts.normalize(text, language)
         assert isinstance(transcripts.comparable(text, language), str)
 
     def test_sounds_are_no_speech(self):
@@ -293,7 +293,7 @@ class TestMaking:
         )
         return tmp_path
 
-    def test_clips_are_read_selected_and_labelled(self, packages):
+    def test_clips_are_read_selected_and_labeled(self, packages):
         prompts = [prompt for language in ("en", "fr") for prompt in make_corpus.read_prompts(packages, language)]
         assert [len(prompt.samples) for prompt in prompts if prompt.prompt == "hello"] == [16_384, 16_384]
         kept, dropped = make_corpus.select(prompts)

@@ -11,7 +11,7 @@ from speechssl.train.pretrain import PretrainConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "prompts" / "run.sh"
 CHECKPOINT = RECIPE.parent / "checkpoints" / "masked_prediction_24000"
-DATA = ("data.train=none", "data.dev=none", "data.licence=none")
+DATA = ("data.train=none", "data.dev=none", "data.license=none")
 VARIANTS = [("wav2vec", "wav2vec", "causal"), ("wav2vec2", "contrastive", "transformer")]
 SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
 
@@ -37,7 +37,7 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     assert (out / "pretrain" / "best" / "model.safetensors").is_file()
     description = json.loads((out / "finetune" / "best" / "config.json").read_text("utf-8"))
     assert [data["stage"] for data in description["training_data"]] == ["pretrain", "finetune"]
-    assert all("CC-BY" in data["licence"] for data in description["training_data"])
+    assert all("CC-BY" in data["license"] for data in description["training_data"])
     scores = json.loads((out / "finetune" / "scores.json").read_text("utf-8"))["evaluations"][0]
     assert scores["num_utterances"] == len(scores["utterances"]) > 100
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5

@@ -13,7 +13,7 @@ MODELS = RECIPES / "models"
 PROMPTS = RECIPES / "prompts"
 SETTINGS = {
     *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
-    *("UNPACK", "INIT", "LICENCE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
+    *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
     *("HEAD", "CONDA_PREFIX"),
 }
 MANIFESTS = (
@@ -195,11 +195,11 @@ def test_own_data_preparation(run: Recipes, tmp_path: Path) -> None:
     corpus = str(tmp_path / "a corpus")
     ran = run("own_data")
     places = [corpus, str(ran.out / "data")]
-    assert ran.one("prepare.py") == [*places, "--texts", "normalised"]
-    assert ran.override("pretrain", "data.licence") == ran.override("finetune", "data.licence") == "unknown"
-    ran = run("own_data", TEXTS="asis", LABELS="my labels.csv", KEEP="exp/mine/data", LICENCE="CC-BY-4.0, ours")
+    assert ran.one("prepare.py") == [*places, "--texts", "normalized"]
+    assert ran.override("pretrain", "data.license") == ran.override("finetune", "data.license") == "unknown"
+    ran = run("own_data", TEXTS="asis", LABELS="my labels.csv", KEEP="exp/mine/data", LICENSE="CC-BY-4.0, ours")
     assert ran.one("prepare.py") == [*places, "--texts", "asis", "--labels", "my labels.csv", "--keep", "exp/mine/data"]
-    assert ran.override("pretrain", "data.licence") == ran.override("finetune", "data.licence") == "CC-BY-4.0, ours"
+    assert ran.override("pretrain", "data.license") == ran.override("finetune", "data.license") == "CC-BY-4.0, ours"
 
 
 def test_own_data_sizes(run: Recipes) -> None:

@@ -1,4 +1,4 @@
-"""A language of tones that is learnt in seconds: each letter is a pitch, and words are parted by silence."""
+"""A language of tones that is learned in seconds: each letter is a pitch, and words are parted by silence."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -105,7 +105,7 @@ class Corpus:
 
     def arguments(self, stage: str, *overrides: str) -> list[str]:
         """The command line's arguments behind the stage: a configuration, then overrides."""
-        data = (f"data.train={self.train}", f"data.dev={self.dev}", "data.licence=CC0: tones", "data.num_workers=0")
+        data = (f"data.train={self.train}", f"data.dev={self.dev}", "data.license=CC0: tones", "data.num_workers=0")
         arguments = [str(self.folder / f"{stage}.toml")]
         for override in (*data, *overrides):
             arguments += ["--set", override]
@@ -212,7 +212,7 @@ def record_gradients(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], 
 
         with monkeypatch.context() as patch:
             patch.setattr(trainer, "make_optimizer", lambda _, parameters: Recorder(parameters))
-            # Gumbel noise of 0, which leaves the way the gradient takes through the quantiser.
+            # Gumbel noise of 0, which leaves the way the gradient takes through the quantizer.
             patch.setattr(torch.Tensor, "exponential_", lambda tensor: tensor.fill_(1.0))
             run()
         return gradients

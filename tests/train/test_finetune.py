@@ -17,7 +17,7 @@ from speechssl.decode.greedy import greedy_paths
 from speechssl.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.train.finetune import FinetuneConfig, FinetuneTask, finetune
-from speechssl.train.labelled import LabelledBatch
+from speechssl.train.labeled import LabeledBatch
 from speechssl.train.log import read_log
 from speechssl.train.parallel import Ranks
 
@@ -91,7 +91,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
     overrides = ("regularization.dropout=0.125", "regularization.attention_dropout=0.25")
     config = corpus.finetune_config(
         f"init={pretrained}",
-        "data.licence=CC-BY: labels",
+        "data.license=CC-BY: labels",
         "trainer.num_steps=2",
         "regularization.input_dropout=0.375",
         "regularization.activation_dropout=0.5",
@@ -103,7 +103,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
     assert checkpoint.vocabulary.symbols == ("<blank>", "|", "a", "b", "c", "d")
     description = checkpoint.description
     assert description.step == 2
-    assert [(data.stage, data.licence, data.labelled) for data in description.training_data] == [
+    assert [(data.stage, data.license, data.labeled) for data in description.training_data] == [
         ("pretrain", "CC0: tones", False),
         ("finetune", "CC-BY: labels", True),
     ]
@@ -144,8 +144,8 @@ def test_convolutions_learn_unless_they_are_frozen(
     )
     finetune(config, tmp_path / "run")
     # Norm and projection of the frames learn with the context network, as in fairseq.
-    learnt = {"frame_norm", "context"}
-    expected = learnt if is_frozen else learnt | {"feature_encoder"}
+    learned = {"frame_norm", "context"}
+    expected = learned if is_frozen else learned | {"feature_encoder"}
     assert changed_encoder_parts(tmp_path / "run", pretrained) == expected
     numbers = safetensors.torch.load_file(tmp_path / "run" / "latest" / "training.safetensors")
     assert numbers["step/ctc.head.bias"] == 4
@@ -220,7 +220,7 @@ def test_masks_are_drawn_for_each_utterance_and_epoch_and_only_for_training(
 def test_two_views_are_trained_to_agree(corpus: Any) -> None:
     overrides = ("regularization.time_mask.min_spans=2", "regularization.channel_mask.min_spans=2")
 
-    def make(consistency: float) -> tuple[FinetuneTask, LabelledBatch]:
+    def make(consistency: float) -> tuple[FinetuneTask, LabeledBatch]:
         task = make_task(
             corpus.finetune_config(*overrides, f"regularization.consistency={consistency}", stage="scratch")
         )
@@ -272,7 +272,7 @@ def test_error_rates_are_over_all_words_of_the_dev_set(corpus: Any) -> None:
         {"loss": 3.0, "utterances": 1.0, "word_errors": 1.0, "words": 6.0, "character_errors": 2.0, "characters": 3.0},
     ]
     total = {name: sums[0][name] + sums[1][name] for name in sums[0]}
-    assert task.summarise(total) == {"loss": 3.0, "wer": 0.25, "cer": 0.25}
+    assert task.summarize(total) == {"loss": 3.0, "wer": 0.25, "cer": 0.25}
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
@@ -280,7 +280,7 @@ def test_the_best_checkpoint_is_chosen_by_the_configured_rate(
     corpus: Any, tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = iter([{"loss": 1.0, "wer": 0.5, "cer": 0.1}, {"loss": 0.5, "wer": 0.4, "cer": 0.2}])
-    monkeypatch.setattr(FinetuneTask, "summarise", lambda self, sums: next(rates))
+    monkeypatch.setattr(FinetuneTask, "summarize", lambda self, sums: next(rates))
     config = corpus.finetune_config(
         f"best_metric={metric}", "trainer.num_steps=2", "trainer.evaluate_steps=1", stage="scratch"
     )
@@ -346,7 +346,7 @@ def test_letters_that_only_dev_has_are_warned_of_and_count_as_errors(corpus: Any
     utterances = list(read_manifest(corpus.dev))
     write_manifest(tmp_path / "dev.tsv", [replace(utterances[0], text="ab xé"), *utterances[1:]], "/")
     config = corpus.finetune_config(f"data.dev={tmp_path / 'dev.tsv'}", "trainer.num_steps=1", stage="scratch")
-    with pytest.warns(UserWarning, match=r"dev\.tsv: letters that .*tsv lacks cannot be learnt: 'x' \(U\+0078\), 'é'"):
+    with pytest.warns(UserWarning, match=r"dev\.tsv: letters that .*tsv lacks cannot be learned: 'x' \(U\+0078\), 'é'"):
         finetune(config, tmp_path / "run")
     vocabulary = Vocabulary.load(tmp_path / "run" / "latest" / "vocab.json")
     assert vocabulary.symbols == ("<blank>", "|", "a", "b", "c", "d", "x", "é")

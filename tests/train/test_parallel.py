@@ -111,9 +111,9 @@ def test_two_processes_finetune_as_one(
     start = initial_weights(lambda: finetune(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
     two = of_two / "finetune"
     found, expected = load_weights(two / "latest"), load_weights(tmp_path / "one" / "latest")
-    learnt = {name for name in expected if not name.startswith("encoder.feature_encoder.")}
-    assert all(torch.equal(found[name], start[name]) for name in expected.keys() - learnt)
-    assert_close(*({name: weights[name] for name in learnt} for weights in (found, expected, start)))
+    learned = {name for name in expected if not name.startswith("encoder.feature_encoder.")}
+    assert all(torch.equal(found[name], start[name]) for name in expected.keys() - learned)
+    assert_close(*({name: weights[name] for name in learned} for weights in (found, expected, start)))
     assert_same_logs(two, tmp_path / "one")
     states = [safetensors.torch.load_file(run / "latest" / "training.safetensors") for run in (tmp_path / "one", two)]
     assert states[0].keys() == states[1].keys()

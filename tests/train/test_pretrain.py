@@ -189,7 +189,7 @@ def test_a_run_is_an_encoder_with_its_history(corpus: Any, pretrained: Path) -> 
     assert description.objective == config.objective.to_dict()
     (data,) = description.training_data
     seconds = sum(utterance.seconds for utterance in read_manifest(corpus.train))
-    assert (data.stage, data.licence, data.labelled) == ("pretrain", "CC0: tones", False)
+    assert (data.stage, data.license, data.labeled) == ("pretrain", "CC0: tones", False)
     assert data.hours == pytest.approx(seconds / 3600)
     waveform = torch.from_numpy(read_utterance(read_manifest(corpus.dev)[0]))[None]
     assert load_encoder(pretrained).encode(waveform).context.shape[2] == 32
@@ -252,10 +252,10 @@ def test_settings_that_cannot_work_are_refused(corpus: Any, override: str, messa
 
 def test_clusters_are_found_once_and_kept(corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     objective = 'objective={kind="masked_prediction", num_clusters=8, num_bands=10, mask={span_frames=4}}'
-    centres = []
+    centers = []
     for num_steps in (2, 4):
         pretrain(corpus.pretrain_config(objective, f"trainer.num_steps={num_steps}"), tmp_path / "run")
-        centres.append(load_weights(tmp_path / "run" / "latest")["objective.centres"])
-    assert torch.equal(*centres)
-    assert len(centres[0].unique(dim=0)) == 8
+        centers.append(load_weights(tmp_path / "run" / "latest")["objective.centers"])
+    assert torch.equal(*centers)
+    assert len(centers[0].unique(dim=0)) == 8
     assert capsys.readouterr().err.count("finding targets") == 1

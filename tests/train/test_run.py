@@ -45,7 +45,7 @@ class _Section(Config):
 class _Data(Config):
     train: Path = Path("train.tsv")
     num_workers: int = 2
-    licence: str = "CC0"
+    license: str = "CC0"
 
 
 class _Config(Config):
@@ -156,10 +156,10 @@ def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.Captur
     [
         ({"seed": 1}, "1a", "pretrain", "seed was 0, now 1"),
         ({"trainer": {"microbatches": 8}}, "1a", "pretrain", "trainer.microbatches was 2, now 8"),
-        ({"data": {"licence": "CC-BY"}}, "1a", "pretrain", "data.licence was 'CC0', now 'CC-BY'"),
+        ({"data": {"license": "CC-BY"}}, "1a", "pretrain", "data.license was 'CC0', now 'CC-BY'"),
         ({}, "2b", "pretrain", "inputs.train was '1a', now '2b'"),
         ({}, "1a", "finetune", "stage was 'pretrain', now 'finetune'"),
-        ({"seed": 1, "data": {"licence": "x"}}, "1a", "pretrain", "data.licence was 'CC0', now 'x'; seed was 0, now 1"),
+        ({"seed": 1, "data": {"license": "x"}}, "1a", "pretrain", "data.license was 'CC0', now 'x'; seed was 0, now 1"),
     ],
 )
 def test_a_run_does_not_go_on_otherwise(

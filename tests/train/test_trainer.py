@@ -74,7 +74,7 @@ class ToyTask:
         self.evaluations.append((step, self.model.training, torch.is_inference_mode_enabled()))
         return {"batches": 1.0, "index": float(batch.audio.indices[0])}
 
-    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
         return {"score": next(self.scores, 1.0), **sums}
 
     def write_model(self, folder: Path, step: int) -> None:

@@ -90,7 +90,7 @@ def test_all_layers_take_one_pass(
     passes = []
     original = SpeechEncoder.layer_outputs
     monkeypatch.setattr(SpeechEncoder, "layer_outputs", lambda *args: passes.append(1) or original(*args))
-    monkeypatch.setattr(SpeechEncoder, "contextualise", None)
+    monkeypatch.setattr(SpeechEncoder, "contextualize", None)
     assert run(model_folder, "a.wav", "--layer", "all", "-o", "all.npz", "--device", "cpu").exit_code == 0
     assert passes == [1]
 
@@ -109,7 +109,7 @@ def test_layers_of_different_widths(tmp_path: Path, recordings: dict[str, np.nda
     assert [arrays[f"a.wav:{layer}"].shape for layer in range(3)] == [(200, 8), (200, 4), (200, 4)]
 
 
-def test_times_are_the_centres_of_what_the_frames_see() -> None:
+def test_times_are_the_centers_of_what_the_frames_see() -> None:
     geometry = FrameGeometry((400,), (320,))
     np.testing.assert_allclose(frame_times(geometry, 3), [0.0125, 0.0325, 0.0525])
 

@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from speechssl.data.batches import Example
 from speechssl.data.units import Vocabulary
 from speechssl.frames import FrameGeometry, MaskConfig
-from speechssl.train.labelled import LabelledCollate, RegularizationConfig
+from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 
 VOCABULARY = Vocabulary.from_texts(["abcd"])
 GEOMETRY = FrameGeometry((400,), (320,))
 
 
-def make_collate(regularization: RegularizationConfig | None, seed: int = 0) -> LabelledCollate:
-    return LabelledCollate(GEOMETRY, 8, VOCABULARY, regularization, seed)
+def make_collate(regularization: RegularizationConfig | None, seed: int = 0) -> LabeledCollate:
+    return LabeledCollate(GEOMETRY, 8, VOCABULARY, regularization, seed)
 
 
 def make_examples(texts: Sequence[str], epoch: int = 0, num_samples: int = 16_000) -> list[Example]:

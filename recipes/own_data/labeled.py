@@ -1,4 +1,4 @@
-"""Rows of label files and recordings -> labelled utterances."""
+"""Rows of label files and recordings -> labeled utterances."""
 
 import os
 import unicodedata
@@ -107,7 +107,7 @@ def label(
         corpus: The recordings, whose headers are read.
         rows: What is said in them.
         labels: The file or folder that says so.
-        as_is: Whether texts are learnt as they are written.
+        as_is: Whether texts are learned as they are written.
 
     Returns:
         The utterances by recording and start, and who speaks in which recording by all rows, dropped ones too.

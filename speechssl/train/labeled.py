@@ -1,4 +1,4 @@
-"""Batches of labelled speech: texts to labels, and what makes the recordings harder."""
+"""Batches of labeled speech: texts to labels, and what makes the recordings harder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ class RegularizationConfig(Config):
 
 
 @dataclass(frozen=True)
-class LabelledBatch(TaskBatch):
+class LabeledBatch(TaskBatch):
     """Audio with labels and what to hide of it.
 
     Attributes:
@@ -89,7 +89,7 @@ class LabelledBatch(TaskBatch):
 
 
 @dataclass(frozen=True)
-class LabelledCollate:
+class LabeledCollate:
     """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance) alone.
 
     Attributes:
@@ -106,7 +106,7 @@ class LabelledCollate:
     regularization: RegularizationConfig | None
     seed: int
 
-    def __call__(self, examples: Sequence[Example]) -> LabelledBatch:
+    def __call__(self, examples: Sequence[Example]) -> LabeledBatch:
         """Encode the texts, change the speeds, stack the audio, draw the masks."""
         texts = tuple(example.text or "" for example in examples)
         labels = [self.vocabulary.encode(text) for text in texts]
@@ -125,7 +125,7 @@ class LabelledCollate:
                     channels = draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
                     mask[view, row, :length] = torch.from_numpy(frames)
                     channel_mask[view, row] = torch.from_numpy(channels)
-        return LabelledBatch(
+        return LabeledBatch(
             audio=collate_audio(examples),
             labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
             label_lengths=torch.tensor([len(row) for row in labels]),
