@@ -3,7 +3,6 @@
 Shapes: B batch, S frames, C channels of the frames, D model dim.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal, Self
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.config import Config
-from speechssl.model.dropout import Dropout
+from speechssl.model.cpu import Dropout
 from speechssl.model.norm import UtteranceNorm
 
 
@@ -45,11 +44,6 @@ class CausalConfig(Config):
     def num_layers(self) -> int:
         """Layers of the network."""
         return len(self.kernels)
-
-    @property
-    def receptive_field_frames(self) -> int:
-        """Frames that the convolutions see, the last of them being the context's own."""
-        return 1 + sum(kernel - 1 for kernel in self.kernels)
 
     def mask_dim(self, frame_dim: int) -> int:
         """Channels that a channel mask chooses from: those of the frames."""
@@ -112,7 +106,8 @@ class CausalContext(nn.Module):
         Returns:
             (B, S, D).
         """
-        x: Tensor = deque(self.layer_outputs(frames, frame_lengths, mask, channel_mask), maxlen=1).pop()
+        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask):
+            x = output
         return x
 
     def layer_outputs(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model.moments import WaveformMoments
 
 BLANK_ID = 0
 
@@ -49,7 +48,6 @@ class CTCModel(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
-        moments: WaveformMoments | None = None,
     ) -> CTCOutput:
         """Score every symbol at every frame.
 
@@ -59,12 +57,11 @@ class CTCModel(nn.Module):
             mask: (B, S) bool, frames hidden from the context network; or (W B, S) for W views of the batch, one after
                 another, for which the feature encoder runs once.
             channel_mask: (B or W B, the encoder's mask_dim) bool, channels set to zero.
-            moments: As for ``extract_frames``.
 
         Returns:
             A row for each recording, or for each row of the mask.
         """
-        frames = self.encoder.extract_frames(waveforms, lengths, moments=moments)
+        frames = self.encoder.extract_frames(waveforms, lengths)
         if mask is not None:
             frames = frames.repeated(len(mask) // len(waveforms))
         context = self.encoder.contextualize(frames, mask, channel_mask)

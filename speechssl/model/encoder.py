@@ -16,7 +16,6 @@ from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
-from speechssl.model.moments import WaveformMoments
 from speechssl.model.transformer import TransformerConfig
 
 
@@ -46,19 +45,28 @@ class Frames:
     Attributes:
         values: (B, S, C), layer-normalized if the configuration says so.
         lengths: (B,) valid frames of each row, or None if every row is valid throughout.
-        energy: (B,) mean square over the valid frames before the layer norm, what the feature penalty weighs.
+        features: (B, S, C) before the layer norm.
     """
 
     values: Tensor
     lengths: Tensor | None
-    energy: Tensor
+    features: Tensor
+
+    @property
+    def energy(self) -> Tensor:
+        """(B,) mean square of the features over the valid frames: what the feature penalty weighs."""
+        square = self.features.float().square().mean(dim=2)
+        if self.lengths is None:
+            return square.mean(dim=1)
+        valid = torch.arange(square.shape[1], device=square.device) < self.lengths[:, None]
+        return (square * valid).sum(dim=1) / self.lengths.clamp(min=1)
 
     def repeated(self, times: int) -> "Frames":
-        """The whole batch that many times, one after another."""
+        """Return the whole batch that many times, one after another."""
         if times == 1:
             return self
         lengths = None if self.lengths is None else self.lengths.repeat(times)
-        return Frames(self.values.repeat(times, 1, 1), lengths, self.energy.repeat(times))
+        return Frames(self.values.repeat(times, 1, 1), lengths, self.features.repeat(times, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,7 @@ class SpeechEncoder(nn.Module):
         return self.feature_encoder.geometry
 
     def extract_frames(
-        self,
-        waveforms: Tensor,
-        lengths: Tensor | None = None,
-        silenced: Tensor | None = None,
-        moments: WaveformMoments | None = None,
+        self, waveforms: Tensor, lengths: Tensor | None = None, silenced: Tensor | None = None
     ) -> Frames:
         """Run the feature encoder.
 
@@ -108,28 +112,17 @@ class SpeechEncoder(nn.Module):
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
             silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
                 normalized if the configuration says so.
-            moments: For inference: of the recordings that the rows are, or are windows of. Then normalizations over
-                time have their statistics, and what lies past a row's length has no meaning.
         """
         if self.config.normalize_waveforms:
-            if moments is None:
-                waveforms = normalize_waveforms(waveforms, lengths)
-            else:
-                waveforms, moments = moments.normalize(waveforms), moments.normalized()
+            waveforms = normalize_waveforms(waveforms, lengths)
         if silenced is not None:
             waveforms = silence_frames(waveforms, silenced, self.geometry)
-        features = self.feature_encoder(waveforms, lengths, moments)
+        features = self.feature_encoder(waveforms, lengths)
         scale = self.config.feature_encoder.gradient_scale
         if scale != 1 and features.requires_grad:
             features = _ScaleGradient.apply(features, scale)
-        square = features.float().square().mean(dim=2)
         frame_lengths = None if lengths is None else self.geometry.num_frames(lengths)
-        if frame_lengths is None:
-            energy = square.mean(dim=1)
-        else:
-            valid = torch.arange(square.shape[1], device=square.device) < frame_lengths[:, None]
-            energy = (square * valid).sum(dim=1) / frame_lengths.clamp(min=1)
-        return Frames(self.frame_norm(features), frame_lengths, energy)
+        return Frames(self.frame_norm(features), frame_lengths, features)
 
     def contextualize(
         self,

@@ -14,10 +14,9 @@ from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
-from speechssl.model.moments import WaveformMoments
+from speechssl.model import cpu
 from speechssl.model.norm import ChannelNorm, FrameNorm, Norm, UtteranceNorm
 
-_SLICE_FRAMES = 500  # of all rows together, where recordings pass in slices
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -98,50 +97,36 @@ class FeatureEncoder(nn.Module):
             if isinstance(module, nn.Conv1d) and self.config.norm != "utterance":
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(
-        self, waveforms: Tensor, lengths: Tensor | None = None, moments: WaveformMoments | None = None
-    ) -> Tensor:
-        """Encode a batch.
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode a batch, each row as it would be alone.
 
         Args:
             waveforms: (B, T) float32.
             lengths: (B,) valid samples of each row; None if every row is valid throughout.
-            moments: For inference: what is known of the recordings that the rows are, or are windows of. The group
-                norm then has the statistics of these recordings and costs nothing, being part of the convolution
-                before it, and the rows pass in slices, so that memory does not grow with the frames of the first
-                layer. The norm "utterance" needs all frames of every layer at once: it ignores them.
 
         Returns:
             (B, S, C); what lies past an utterance's own number of frames has no meaning.
         """
-        if moments is not None and self.config.norm != "utterance":
-            return self._forward_in_slices(waveforms, moments)
-        layer_lengths = [None] * len(self.layers) if lengths is None else self.geometry.layer_lengths(lengths)
-        x = waveforms[:, None, :]
-        for layer, layer_length in zip(self.layers, layer_lengths, strict=True):
-            x = layer(x, layer_length)
+        if cpu.is_inference(waveforms) and self.config.norm != "utterance":
+            x = cpu.encode_in_slices(waveforms, self.geometry, self._layers_without_time(waveforms, lengths))
+        else:
+            layer_lengths = [None] * len(self.layers) if lengths is None else self.geometry.layer_lengths(lengths)
+            x = waveforms[:, None, :]
+            for layer, layer_length in zip(self.layers, layer_lengths, strict=True):
+                x = layer(x, layer_length)
         if self.config.log_compression:
             x = torch.log1p(x.abs())
         return x.transpose(1, 2)
 
-    def _forward_in_slices(self, waveforms: Tensor, moments: WaveformMoments) -> Tensor:
-        num_frames = self.geometry.num_frames(waveforms.shape[1])
-        slice_frames = max(1, _SLICE_FRAMES // len(waveforms))
+    def _layers_without_time(self, waveforms: Tensor, lengths: Tensor | None) -> list[Callable[[Tensor, None], Tensor]]:
+        """The layers, of which a norm over time has become a scale and a shift."""
         layers: list[Callable[[Tensor, None], Tensor]] = list(self.layers)
-        first_layer = self.layers[0]
-        assert isinstance(first_layer, ConvLayer)
-        if self.config.norm == "group":
-            layers[0] = first_layer.at_moments(moments)
-        slices = []
-        for first in range(0, num_frames, slice_frames):
-            start, stop = self.geometry.span_samples(first, min(first + slice_frames, num_frames) - 1)
-            x = waveforms[:, None, start:stop]
-            for layer in layers:
-                x = layer(x, None)
-            if self.config.log_compression:
-                x = torch.log1p(x.abs())
-            slices.append(x.transpose(1, 2))
-        return torch.cat(slices, dim=1)
+        first = self.layers[0]
+        assert isinstance(first, ConvLayer)
+        if isinstance(first.norm, ChannelNorm):
+            scale, shift = first.norm.scale_and_shift(*cpu.output_statistics(first.conv, waveforms, lengths))
+            layers[0] = cpu.scaled_convolution(first.conv, scale, shift, first.activation)
+        return layers
 
 
 class ConvLayer(nn.Module):
@@ -156,41 +141,9 @@ class ConvLayer(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to (B, C', S'); ``lengths`` (B,) are the valid output frames."""
         if isinstance(self.norm, FrameNorm):  # channels last in memory from here to the next layer's convolution
-            frames: Tensor = self.norm(_convolve(self.conv, x), lengths).transpose(1, 2)
+            frames: Tensor = self.norm(cpu.convolve_pieces(self.conv, x), lengths).transpose(1, 2)
             return self.activation(frames).transpose(1, 2)
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x, lengths)
         return self.activation(x)
-
-    def at_moments(self, moments: WaveformMoments) -> Callable[[Tensor, None], Tensor]:
-        """This layer over waveforms, its channel norm with the statistics of recordings: a convolution for each row."""
-        assert isinstance(self.norm, ChannelNorm)
-        conv = self.conv
-        scale, shift = self.norm.scale_and_shift(*moments.after_convolution(conv.weight, conv.bias))
-        weights = scale[:, :, None, None] * conv.weight
-        biases = shift if conv.bias is None else shift + scale * conv.bias
-
-        def forward(x: Tensor, lengths: None) -> Tensor:
-            rows = zip(x, weights, biases, strict=True)
-            return self.activation(torch.stack([F.conv1d(row, w, b, conv.stride) for row, w, b in rows]))
-
-        return forward
-
-
-def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """A convolution of (B, C, S) to (B, C', S').
-
-    If pieces of the input do not overlap, or are of a waveform, they are the rows of one matrix product. Its output is
-    channels last in memory, as a norm over channels wants it: on a CPU that is several times faster.
-    """
-    (kernel,), (stride,) = conv.kernel_size, conv.stride
-    if not (kernel == stride or conv.in_channels == 1):
-        y: Tensor = conv(x)
-        return y
-    pieces = x.transpose(1, 2).unfold(1, kernel, stride)  # (B, S', C, kernel)
-    weight = conv.weight
-    if conv.in_channels > 1:
-        pieces = pieces.transpose(2, 3)
-        weight = weight.transpose(1, 2)
-    return F.linear(pieces.flatten(2), weight.flatten(1), conv.bias).transpose(1, 2)

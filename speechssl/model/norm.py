@@ -94,7 +94,7 @@ class _ValidGroupNorm(torch.autograd.Function):
         )
         mean, scale = mean.view_as(rough), scale.view_as(rough)
         valid_mean = mean / share
-        variance = (scale**-2 - _EPSILON + mean.square()) / share - valid_mean.square()
+        variance = ((scale**-2 - _EPSILON + mean.square()) / share - valid_mean.square()).clamp(min=0)
         valid_scale = torch.rsqrt(variance + _EPSILON)
         factor = valid_scale * weight[:, None]
         y = y.view_as(x).mul_(factor / scale).add_(factor * (mean - valid_mean) + bias[:, None])

@@ -91,8 +91,8 @@ class Quantizer(nn.Module):
             weights: (N,) 1 for frames that count in the perplexities, 0 for filling.
             temperature: Of the Gumbel softmax; without effect in evaluation, which takes the likeliest entry.
         """
-        logits = self.projection(frames).float().unflatten(1, self.codebooks.shape[:2])  # (N, G, V)
-        with torch.autocast(logits.device.type, enabled=False):  # or the sums over all frames would be bfloat16
+        with torch.autocast(frames.device.type, enabled=False):  # bfloat16 logits would make near entries one
+            logits = self.projection(frames.float()).unflatten(1, self.codebooks.shape[:2])  # (N, G, V)
             return self._choose(logits, weights, temperature)
 
     def _choose(self, logits: Tensor, weights: Tensor, temperature: float) -> Quantized:

@@ -3,7 +3,6 @@
 Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -14,9 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.config import Config
-from speechssl.model.dropout import Dropout
-
-_FFT_KERNEL = 64  # from this width on, a convolution by Fourier transforms is faster on a CPU
+from speechssl.model import cpu
+from speechssl.model.cpu import Dropout
 
 
 class TransformerConfig(Config):
@@ -130,7 +128,8 @@ class TransformerContext(nn.Module):
         Returns:
             (B, S, D).
         """
-        x: Tensor = deque(self.layer_outputs(frames, frame_lengths, mask, channel_mask), maxlen=1).pop()
+        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask):
+            x = output
         return self.norm(x) if self.norm_first else x
 
     def layer_outputs(
@@ -148,10 +147,10 @@ class TransformerContext(nn.Module):
             x = torch.where(mask[:, :, None], self.mask_embedding.type_as(x), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask[:, None, :], 0)
-        attention_mask = None
+        attention_bias = None
         if frame_lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device) < frame_lengths[:, None]
-            attention_mask = valid[:, None, None, :]
+            attention_bias = valid[:, None, None, :]
             x = x * valid[:, :, None]
         x = x + self.position(x)
         if not self.norm_first:
@@ -162,9 +161,9 @@ class TransformerContext(nn.Module):
             if self.training and self.layer_drop > 0:
                 # Selected rather than skipped: every parameter takes part in every step, on every rank.
                 keep = torch.rand((), device=x.device) >= self.layer_drop
-                x = torch.where(keep, transform(x, attention_mask), x)
+                x = torch.where(keep, transform(x, attention_bias), x)
             else:
-                x = transform(x, attention_mask)
+                x = transform(x, attention_bias)
             yield x
 
 
@@ -175,7 +174,7 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         # One norm a tap over all channels, as published.
         self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
-        self._spectra: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
+        self._by_fourier = cpu.FourierConvolution()
 
     def reset_parameters(self) -> None:
         """As the table of the network says."""
@@ -185,40 +184,12 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to the same shape."""
-        is_inference = not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32
-        if is_inference and self.conv.kernel_size[0] >= _FFT_KERNEL:
-            positions = self._convolve_by_fft(x.transpose(1, 2))
+        x = x.transpose(1, 2)
+        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
+            positions = self._by_fourier(x, self.conv)
         else:
-            positions = self.conv(x.transpose(1, 2))
-        # An even kernel gives a frame too many at the end.
-        return F.gelu(positions[:, :, : x.shape[1]]).transpose(1, 2)
-
-    def _convolve_by_fft(self, x: Tensor) -> Tensor:
-        """The convolution of (B, D, S), by overlapping blocks of twice the kernel: a thirtieth of the products."""
-        kernel, groups = self.conv.kernel_size[0], self.conv.groups
-        size, step = 2 * kernel, kernel + 1
-        batch, dim, num_frames = x.shape
-        num_blocks = -(-num_frames // step)
-        left = kernel // 2
-        blocks = F.pad(x, (left, (num_blocks - 1) * step + size - left - num_frames)).unfold(2, size, step)
-        columns = torch.fft.rfft(blocks).permute(3, 1, 0, 2)  # (frequencies, D, B, blocks)
-        columns = columns.reshape(-1, dim // groups, batch * num_blocks)
-        products = self._weight_spectra() @ columns  # a matrix for each frequency and group
-        products = products.view(-1, dim, batch, num_blocks).permute(2, 1, 3, 0)
-        output: Tensor = torch.fft.irfft(products, size)[:, :, :, :step].flatten(2) + self.conv.bias[:, None]
-        return output
-
-    def _weight_spectra(self) -> Tensor:
-        """(frequencies x groups, D / groups, D / groups), kept until a parameter of the weight changes."""
-        parts = list(self.conv.parametrizations.weight.parameters())
-        key = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts)
-        if self._spectra is None or self._spectra[0] != key:
-            weight = self.conv.weight
-            out_dim, in_dim, kernel = weight.shape
-            spectra = torch.fft.rfft(weight, 2 * kernel).conj().permute(2, 0, 1)
-            groups = self.conv.groups
-            self._spectra = key, spectra.reshape(-1, out_dim // groups, in_dim).resolve_conj().contiguous()
-        return self._spectra[1]
+            positions = self.conv(x)
+        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
 
 
 class TransformerLayer(nn.Module):
@@ -233,13 +204,13 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.model_dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, S, D) to the same shape; ``attention_mask`` (B, 1, 1, S) is True where a frame may be attended to."""
+    def forward(self, x: Tensor, attention_bias: Tensor | None) -> Tensor:
+        """(B, S, D) to the same shape; ``attention_bias`` as for `SelfAttention`."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), attention_mask))
+            x = x + self.dropout(self.attention(self.attention_norm(x), attention_bias))
             x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, attention_mask)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, attention_bias)))
             x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
         return x
 
@@ -256,14 +227,23 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, S, D) to the same shape."""
+    def forward(self, x: Tensor, attention_bias: Tensor | None) -> Tensor:
+        """Attend from each frame to all frames.
+
+        Args:
+            x: (B, S, D).
+            attention_bias: (B or 1, H or 1, S or 1, S): floats are added to the scaled scores of (query, key) before
+                the softmax; bools say to which frames may be attended.
+
+        Returns:
+            (B, S, D).
+        """
         query, key, value = (
             projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
             for projection in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout)
+        attended = F.scaled_dot_product_attention(query, key, value, attention_bias, dropout)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 

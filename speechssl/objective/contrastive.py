@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry
-from speechssl.model.dropout import Dropout
+from speechssl.model.cpu import Dropout
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
 from speechssl.objective.distractors import draw_distractors

@@ -290,9 +290,10 @@ class TestEncode:
     def test_layers(self, tiny_config, padded_batch) -> None:
         encoder = make_encoder(tiny_config(norm_first=True))
         layers = [encoder.encode(*padded_batch, layer=layer).context for layer in (0, 1, 2, None)]
-        frames = encoder.extract_frames(*padded_batch)
-        for number, context in zip((0, 1, 2, None), layers, strict=True):
-            assert torch.equal(context, encoder.contextualize(frames, layer=number))
+        with torch.no_grad():
+            frames = encoder.extract_frames(*padded_batch)
+            for number, context in zip((0, 1, 2, None), layers, strict=True):
+                assert torch.equal(context, encoder.contextualize(frames, layer=number))
         assert torch.equal(layers[3], encoder.context.norm(layers[2]))
 
     def test_result_can_train_something_on_top(self, tiny_config, padded_batch) -> None:

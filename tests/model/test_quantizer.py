@@ -160,6 +160,13 @@ class TestPerplexity:
         assert quantizer.projection.weight.grad.any()
         assert quantizer.codebooks.grad is None or not quantizer.codebooks.grad.any()
 
+    def test_near_entries_are_told_apart_under_autocast(self) -> None:
+        quantizer, frames = make_quantizer(QuantizerConfig(), 64), torch.randn(500, 64)
+        expected = quantizer(frames, torch.ones(500), 1.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = quantizer(frames, torch.ones(500), 1.0)
+        assert torch.equal(found.ids, expected.ids)
+
     def test_is_float32_under_autocast(self) -> None:
         config = QuantizerConfig(num_codebooks=2, codebook_size=100, code_dim=8)
         torch.manual_seed(0)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from speechssl.model.dropout import Dropout
+from speechssl.model.cpu import Dropout
 from speechssl.model.transformer import PositionalConvolution, TransformerConfig, TransformerContext, TransformerLayer
 
 LENGTHS = (30, 17, 1, 23)
@@ -103,6 +103,18 @@ def test_an_utterance_without_frames_spoils_no_other(tiny_config) -> None:
     x = torch.randn(2, 30, 32)
     both = network(x, torch.tensor([30, 0]))
     torch.testing.assert_close(both[0], network(x[:1], torch.tensor([30]))[0], rtol=1e-5, atol=1e-5)
+
+
+def test_attention_adds_a_bias_to_its_scores(tiny_config) -> None:
+    layer = make_network(tiny_config).layers[0]
+    x, bias = torch.randn(1, 30, 32), torch.randn(4, 30, 30)
+    query, key, value = (
+        projection(x[0]).view(30, 4, 8).transpose(0, 1)
+        for projection in (layer.attention.query, layer.attention.key, layer.attention.value)
+    )
+    weights = (query @ key.transpose(1, 2) / 8**0.5 + bias).softmax(dim=2)
+    expected = layer.attention.output((weights @ value).transpose(0, 1).flatten(1))
+    torch.testing.assert_close(layer.attention(x, bias[None])[0], expected, rtol=1e-4, atol=1e-5)
 
 
 class TestHiding:

@@ -253,7 +253,7 @@ def test_the_published_models_are_configured(
     assert prediction_offset(geometry) == 3
     assert config.objective.min_frames(geometry) == 4
     assert isinstance(context, CausalConfig)
-    assert context.receptive_field_frames == seen
+    assert 1 + sum(kernel - 1 for kernel in context.kernels) == seen
 
     with torch.device("meta"):
         encoder, objective = SpeechEncoder(config.encoder), config.objective.build(config.encoder)
