@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechssl.checkpoint.native import load_encoder
+    from speechssl.checkpoint.reader import load_encoder
     from speechssl.data.audio import read_audio
     from speechssl.data.manifest import read_manifest
     from speechssl.errors import SpeechSSLError
@@ -21,7 +21,7 @@ _HOMES = {
     "SpeechSSLError": "speechssl.errors",
     "Transcriber": "speechssl.transcribe.transcriber",
     "Transcript": "speechssl.transcribe.transcript",
-    "load_encoder": "speechssl.checkpoint.native",
+    "load_encoder": "speechssl.checkpoint.reader",
     "read_audio": "speechssl.data.audio",
     "read_manifest": "speechssl.data.manifest",
 }

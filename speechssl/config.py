@@ -21,15 +21,16 @@ class Config(BaseModel):
         """Build the configuration from TOML files, the later winning over the earlier, then from overrides.
 
         Args:
-            files: TOML files that state only what differs from the defaults.
+            files: TOML files that state only what differs from the defaults. Relative paths count from the file.
             overrides: ``section.key=value`` strings, the value in TOML syntax; a value that is no TOML is a string.
+                Relative paths count from the working folder.
 
         Raises:
             ConfigError: a file is missing or malformed, a key is unknown, a value has the wrong type or range.
         """
         merged: dict[str, Any] = {}
         for file in files:
-            _merge(merged, _read_toml(file))
+            _merge(merged, _anchored(_read_toml(file), cls, file.parent))
         for override in overrides:
             _merge(merged, _parse_override(override))
         sources = ", ".join([*map(str, files), *(f"--set {override}" for override in overrides)])
@@ -101,6 +102,21 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
             _merge(before, value)
         else:
             base[key] = value
+
+
+def _anchored(values: dict[str, Any], owner: type[Config], folder: Path) -> dict[str, Any]:
+    """Make the relative paths among the settings of a file count from its folder."""
+    anchored = dict(values)
+    for name, field in owner.model_fields.items():
+        value = values.get(name)
+        options = (field.annotation, *get_args(field.annotation))
+        if isinstance(value, str) and Path in options:
+            anchored[name] = str(folder / value)
+        elif isinstance(value, dict):
+            for option in options:
+                if isinstance(option, type(Config)):
+                    anchored[name] = _anchored(anchored[name], option, folder)
+    return anchored
 
 
 def _complete_sections(values: dict[str, Any], defaults: Mapping[str, Any], owner: type[Config]) -> dict[str, Any]:

@@ -27,3 +27,7 @@ class TrainingError(SpeechSSLError):
 
 class LanguageModelError(SpeechSSLError):
     """A language model cannot be read or estimated, or does not fit the acoustic model."""
+
+
+class StoppedError(SpeechSSLError):
+    """Training was asked to stop, and can be resumed. Commands exit with status 75, the scheduler's "try again"."""

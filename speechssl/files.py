@@ -1,14 +1,17 @@
-"""Writing files and folders: complete or not at all."""
+"""Writing files and folders: complete or not at all, and on the disk before what they replace goes."""
 
+import errno
+import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_text_file(path: Path, content: str) -> None:
-    """Replace a UTF-8 text file at once: a reader sees the old or the new content, never a part."""
+    """Replace a UTF-8 text file atomically: a reader sees the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
     try:
@@ -29,15 +32,61 @@ def ordinary_permissions(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder that takes the place of ``folder`` once it is complete."""
+    """Fill a temporary folder that takes the place of ``folder`` once it is complete and on the disk."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
+    flush(folder.parent)
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Point a symbolic link to a path beside or below it, atomically; on the disk when this returns."""
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.relative_to(link.parent))
+    temporary.replace(link)
+    flush(link.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk: no power cut loses them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot wait for a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be.
+
+    The lock belongs to the process: a killed one cannot leave it behind, nor do its children keep it. On a file system
+    without locks there is a warning instead.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be opened.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise BlockingIOError(error.errno, error.strerror) from None
+            problem = f"this file system has no locks ({error.strerror})"
+            warnings.warn(f"{path}: {problem}: make sure that no other process writes here", stacklevel=3)
+        yield

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from speechssl.errors import SpeechSSLError
+from speechssl.errors import SpeechSSLError, StoppedError
+
+STOPPED_STATUS = 75
+"""Exit status of a training that was asked to stop: EX_TEMPFAIL of sysexits.h, "run it again"."""
 
 
 @contextmanager
@@ -19,6 +22,9 @@ def exit_on_error() -> Iterator[None]:
             yield
         if sys.stdout is not None:  # closed by whoever called
             sys.stdout.flush()
+    except StoppedError as error:
+        print_status(str(error))
+        sys.exit(STOPPED_STATUS)
     except SpeechSSLError as error:
         print_error(error)
         sys.exit(1)

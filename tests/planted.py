@@ -11,7 +11,8 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.units import Vocabulary
 from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import CTCModel, CTCOutput

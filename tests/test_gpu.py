@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losses import loss_sum
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.checkpoint.native import ModelDescription, load_ctc, load_weights, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.reader import load_ctc, read_model
+from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance, write_manifest
@@ -123,7 +126,7 @@ def loss_and_gradients(
     model.to(device).zero_grad(set_to_none=True)
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
         losses = model(batch.to(torch.device(device)), 0)
-    assert losses.sum.dtype == torch.float32
+    assert loss_sum(losses).dtype == torch.float32
     loss = losses.sum / losses.count
     loss.backward()
     gradients = {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
@@ -292,7 +295,9 @@ def train_whole_and_stopped(
 
 def weights_of(path: Path) -> dict[str, Tensor]:
     """Without the biases of keys, which add the same to all scores of a query: their gradients are rounding alone."""
-    return {name: weight for name, weight in load_weights(path / "latest").items() if not name.endswith("key.bias")}
+    return {
+        name: weight for name, weight in read_model(path / "latest").weights.items() if not name.endswith("key.bias")
+    }
 
 
 def run(*arguments: str) -> int:

@@ -11,7 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.checkpoint.native import ModelDescription, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.commands.transcribe import app as transcribe_app
 from speechssl.data.units import Vocabulary
 from speechssl.model.ctc import CTCModel

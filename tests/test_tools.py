@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from speechssl.checkpoint.native import ModelDescription, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.data.units import Vocabulary
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams

@@ -20,7 +20,8 @@ from pathlib import Path
 import soundfile
 import torch
 
-from speechssl.checkpoint.native import ModelDescription, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.data.units import Vocabulary

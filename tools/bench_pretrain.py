@@ -242,7 +242,7 @@ class FinetuneCase(Case):
 
     def their_inputs(self, device: torch.device) -> dict[str, Tensor]:
         """Labels are rows as long as the longest, with -100 behind their end."""
-        rows = self.batch.labels.split(self.batch.label_lengths.tolist())
+        rows = self.batch.labels.split(self.batch.num_labels)
         labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
         return {"input_values": self.their_waveforms.to(device), "labels": labels.to(device)}
 

@@ -35,7 +35,7 @@ import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torchaudio.models.wav2vec2.utils import import_huggingface_model  # noqa: E402
 
-from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription  # noqa: E402
+from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.units import Vocabulary  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402

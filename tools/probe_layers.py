@@ -27,7 +27,7 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from speechssl.checkpoint.native import load_ctc, load_encoder  # noqa: E402
+from speechssl.checkpoint.reader import load_ctc, load_encoder  # noqa: E402
 from speechssl.data.audio import Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.model.encoder import SpeechEncoder  # noqa: E402

@@ -1,18 +1,17 @@
-"""What a run needs beside the model to go on exactly: the optimizer's tensors and a few numbers."""
+"""What a run needs beside the model to go on exactly: tensors of the training and a few numbers."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.errors import CheckpointError
-from speechssl.files import ordinary_permissions, replaced_folder
+from speechssl.files import ordinary_permissions, replace_link, replaced_folder
 
 _NUMBERS, _TENSORS = "training.json", "training.safetensors"
 
@@ -31,23 +30,24 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
 
+    def advanced(self, step: int, score: float | None) -> "Progress":
+        """Return where it stands after more updates, and perhaps an evaluation; a NaN is never the best."""
+        if score is not None and (self.best_score is None or score < self.best_score):
+            return Progress(step, step, score)
+        return Progress(step, self.best_step, self.best_score)
+
 
 def save_checkpoint(
-    run: Path,
-    progress: Progress,
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    write_model: Callable[[Path], None],
+    run: Path, progress: Progress, tensors: Mapping[str, Tensor], write_model: Callable[[Path], None]
 ) -> None:
     """Write a checkpoint of a run and point ``latest``, and ``best`` if it is the best, to it.
 
-    A kill at any moment leaves the previous checkpoint or the new one, never a part.
+    A kill or a power cut at any moment leaves the previous checkpoint or the new one, never a part.
 
     Args:
         run: The run's folder.
         progress: Where it stands.
-        optimizer: Its state is saved by parameter name.
-        model: Gives the parameters' names.
+        tensors: What the training needs beside the model, on the CPU.
         write_model: Writes the model's own files into a folder.
 
     Raises:
@@ -58,11 +58,11 @@ def save_checkpoint(
         with replaced_folder(folder) as temporary:
             write_model(temporary)
             with ordinary_permissions(temporary / _TENSORS):
-                safetensors.torch.save_file(_optimizer_tensors(optimizer, model), temporary / _TENSORS)
+                safetensors.torch.save_file(dict(tensors), temporary / _TENSORS, {"format": "pt"})
             (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None
-    _point(run / "latest", folder)
+    replace_link(run / "latest", folder)
     repair_links(run, progress)
 
 
@@ -70,7 +70,7 @@ def repair_links(run: Path, progress: Progress) -> None:
     """Make ``best`` agree with the latest state, and delete checkpoints that nothing points to."""
     keep = {progress.step, progress.best_step}
     if progress.best_step is not None:
-        _point(run / "best", _folder(run, progress.best_step))
+        replace_link(run / "best", _folder(run, progress.best_step))
     elif (run / "best").is_symlink():
         (run / "best").unlink()
     for folder in (run / "checkpoints").iterdir():
@@ -79,7 +79,7 @@ def repair_links(run: Path, progress: Progress) -> None:
 
 
 def load_progress(run: Path) -> Progress:
-    """Where the run in a folder stands; step 0 if it has no checkpoint.
+    """Return where the run in a folder stands; step 0 if it has no checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or gone.
@@ -96,39 +96,18 @@ def load_progress(run: Path) -> Progress:
         raise CheckpointError(f"{file}: expected the numbers of a training state: {error}") from None
 
 
-def load_optimizer(run: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Give the optimizer the state saved with the latest checkpoint.
+def load_training_tensors(run: Path) -> dict[str, Tensor]:
+    """Return the tensors saved with the latest checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: they are missing or damaged.
     """
     file = run / "latest" / _TENSORS
     try:
-        tensors = safetensors.torch.load_file(file)
+        return safetensors.torch.load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None
-    parameters = dict(model.named_parameters())
-    for key, tensor in tensors.items():
-        kind, name = key.split("/", 1)
-        parameter = parameters[name]
-        device = "cpu" if kind == "step" and not optimizer.defaults["fused"] else parameter.device
-        optimizer.state[parameter][kind] = tensor.to(device)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{kind}/{name}": tensor.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for kind, tensor in optimizer.state.get(parameter, {}).items()
-    }
 
 
 def _folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:08d}"
-
-
-def _point(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f".{link.name}.partial")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.relative_to(link.parent))
-    temporary.replace(link)

@@ -51,13 +51,10 @@ def check(
 
         geometry, vocabulary = BASE_GEOMETRY, None
         if model is not None:
-            from speechssl.checkpoint.native import find_model, load_description
-            from speechssl.data.units import Vocabulary
+            from speechssl.checkpoint.reader import read_model
 
-            description = load_description(model)
-            geometry = description.encoder.feature_encoder.geometry
-            if description.kind == "ctc":
-                vocabulary = Vocabulary.load(find_model(model) / "vocab.json")
+            saved = read_model(model)
+            geometry, vocabulary = saved.description.encoder.feature_encoder.geometry, saved.vocabulary
         read = []
         for path in manifests:
             try:

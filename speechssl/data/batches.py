@@ -5,8 +5,9 @@ Shapes: B batch, T samples.
 
 import multiprocessing
 import os
+import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -114,9 +115,12 @@ class TaskBatch(Batch):
 
     Attributes:
         audio: The waveforms.
+        counts: What the sums of losses over the batch are divided by, by name: the frames to predict, utterances. They
+            are known before the batch is computed, so that those of all batches of an update are.
     """
 
     audio: AudioBatch
+    counts: Mapping[str, float]
 
 
 BatchType = TypeVar("BatchType", bound=Batch)
@@ -140,10 +144,10 @@ def make_loader(
     seed: int,
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[BatchType]:
+) -> Generator[BatchType, None, None]:
     """Read batches in the given order, ahead of their use if there are workers.
 
-    What a batch holds depends on its plan and the seed alone, not on the workers.
+    What a batch holds depends on its plan and the seed alone, not on the workers. Closing the iterator ends them.
 
     Args:
         manifest: The utterances.
@@ -163,13 +167,14 @@ def make_loader(
         multiprocessing_context=_worker_context() if num_workers else None,
         worker_init_fn=_start_worker if num_workers else None,
     )
-    return map(_checked, iter(loader))
-
-
-def _checked(batch: BatchType | SpeechSSLError) -> BatchType:
-    if isinstance(batch, SpeechSSLError):
-        raise batch
-    return batch
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, SpeechSSLError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # its workers end now, not when Python tears itself down
 
 
 def _worker_context() -> BaseContext:
@@ -181,6 +186,9 @@ def _worker_context() -> BaseContext:
 
 
 def _start_worker(worker: int) -> None:
+    # Ctrl-C and schedulers signal all processes at once; when a worker ends is the training process's decision.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     tune_cpu()
     Thread(target=_exit_with_parent, daemon=True).start()
 

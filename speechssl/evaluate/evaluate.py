@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription, load_ctc
+from speechssl.checkpoint.reader import load_ctc
+from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.beam_search import BeamSearch
 from speechssl.decode.settings import BeamSearchConfig

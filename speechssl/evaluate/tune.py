@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from speechssl.checkpoint.native import load_ctc
+from speechssl.checkpoint.reader import load_ctc
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.settings import BeamSearchConfig

@@ -180,7 +180,7 @@ class FourierConvolution:
 
     def _weight_spectra(self, conv: nn.Conv1d) -> Tensor:
         """(frequencies x groups, D / groups, D / groups)."""
-        parts = list(conv.parametrizations.weight.parameters())  # type: ignore[operator,union-attr]
+        parts = list(conv.parametrizations.weight.parameters())  # type: ignore[union-attr]
         if len(parts) != len(self._parts) or not all(map(torch.equal, parts, self._parts)):
             out_dim, in_dim, kernel = conv.weight.shape
             spectra = torch.fft.rfft(conv.weight, 2 * kernel).conj().permute(2, 0, 1)

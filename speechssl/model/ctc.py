@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, D model dim, V symbols, W views.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,13 +74,14 @@ class CTCModel(nn.Module):
         return CTCOutput(log_probs, frame_lengths)
 
 
-def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tensor:
-    """Negative log likelihood of each utterance's labels.
+def ctc_losses(output: CTCOutput, labels: Tensor, num_frames: Sequence[int], num_labels: Sequence[int]) -> Tensor:
+    """Compute the negative log likelihood of each utterance's labels.
 
     Args:
         output: From the model.
-        labels: (sum of label_lengths,) int64, the utterances' labels one after another.
-        label_lengths: (B,) int64.
+        labels: (sum of num_labels,) int64, the utterances' labels one after another.
+        num_frames: Valid frames of each utterance, those of the output; on the host, or a GPU would be waited for.
+        num_labels: Labels of each utterance, on the host too.
 
     Returns:
         (B,) float32 in nats; infinite where an utterance has too few frames for its labels.
@@ -89,8 +91,8 @@ def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tens
         return F.ctc_loss(
             output.log_probs.transpose(0, 1),
             labels,
-            output.frame_lengths,
-            label_lengths,
+            num_frames,  # type: ignore[arg-type]  # which the documentation allows
+            num_labels,  # type: ignore[arg-type]
             blank=BLANK_ID,
             reduction="none",
         )

@@ -92,7 +92,9 @@ class Quantizer(nn.Module):
             temperature: Of the Gumbel softmax; without effect in evaluation, which takes the likeliest entry.
         """
         with torch.autocast(frames.device.type, enabled=False):  # bfloat16 logits would make near entries one
-            logits = self.projection(frames.float()).unflatten(1, self.codebooks.shape[:2])  # (N, G, V)
+            logits = self.projection(frames.to(self.codebooks.dtype)).unflatten(
+                1, self.codebooks.shape[:2]
+            )  # (N, G, V)
             return self._choose(logits, weights, temperature)
 
     def _choose(self, logits: Tensor, weights: Tensor, temperature: float) -> Quantized:

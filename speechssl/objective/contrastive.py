@@ -23,11 +23,11 @@ from speechssl.objective.hiding import (
     HidingConfig,
     MaskedBatch,
     MaskedCollate,
+    clean_frames,
     gather_frames,
     masked_context,
-    sounding_frames,
 )
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Losses, Objective, Term
 from speechssl.rng import keyed_generator
 
 _DISTRACT = 5  # the purpose of the generator that draws distractors
@@ -100,7 +100,7 @@ class ContrastiveCollate:
         return ContrastiveBatch(**vars(batch), distractors=distractors)
 
 
-class ContrastiveObjective(nn.Module):
+class ContrastiveObjective(Objective):
     """Quantized targets, distractors and their loss (Baevski et al., 2020, section 3.2).
 
     Args:
@@ -126,15 +126,15 @@ class ContrastiveObjective(nn.Module):
             step: Updates so far, for the Gumbel temperature.
 
         Returns:
-            Sums over hidden frames. Parts: contrastive loss, accuracy, the two perplexities, the share of distractors
-            left out because they equal the target, the feature penalty.
+            Means over hidden frames: the contrastive loss, the share of unused entries, the feature penalty; accuracy,
+            the two perplexities, the share of distractors left out because they equal the target.
         """
         config = self.config
-        heard, context = masked_context(encoder, batch, config.silence)
-        sounding = sounding_frames(encoder, batch, config.silence, heard)
+        masked_frames, context = masked_context(encoder, batch, config.silence)
+        frames = clean_frames(encoder, batch, config.silence, masked_frames)
         hidden, weights = batch.hidden, batch.weights
         shape = hidden.shape
-        target_frames = self.target_dropout(gather_frames(sounding, hidden))
+        target_frames = self.target_dropout(gather_frames(frames, hidden))
         temperature = config.quantizer.temperature(step)
         quantized = self.quantizer(target_frames.flatten(0, 1), weights.flatten(), temperature)
         predictions = self.context_projection(gather_frames(context, hidden))
@@ -146,22 +146,24 @@ class ContrastiveObjective(nn.Module):
         # Equal scores are no success, nor is a comparison with nothing: a collapsed model has accuracy 0.
         correct = (logits[:, :, 0] > best_wrong) & best_wrong.isfinite()
         left_out = logits[:, :, 1:].isinf().float().mean(dim=2)
-
         num_entries = config.quantizer.num_codebooks * config.quantizer.codebook_size
         unused = (num_entries - quantized.prob_perplexity) / num_entries
-        # Weighed by each utterance's own hidden frames, so that the sum does not depend on what shares its batch.
-        penalty = (heard.energy * weights.sum(dim=1)).sum()
-        count = batch.count
-        total = contrastive + config.diversity_weight * count * unused + config.penalty_weight * penalty
-        parts = {
-            "contrastive": contrastive,
-            "accuracy": (correct * weights).sum(),
-            "code_perplexity": quantized.code_perplexity * count,
-            "prob_perplexity": quantized.prob_perplexity * count,
-            "left_out": (left_out * weights).sum(),
-            "penalty": penalty,
+        # Measures of a batch as a whole count by its hidden frames.
+        count = batch.counts["hidden"]
+        terms = {
+            "contrastive": Term(contrastive, "hidden", 1.0),
+            "accuracy": Term((correct * weights).sum(), "hidden"),
+            "code_perplexity": Term(quantized.code_perplexity * count, "hidden"),
+            "prob_perplexity": Term(quantized.prob_perplexity * count, "hidden"),
+            "left_out": Term((left_out * weights).sum(), "hidden"),
         }
-        return Losses(total, count, {name: part.detach() for name, part in parts.items()})
+        if config.diversity_weight:
+            terms["unused"] = Term(unused * count, "hidden", config.diversity_weight)
+        if config.penalty_weight:
+            # Weighed by each utterance's own hidden frames, so that the sum does not depend on what shares its batch.
+            penalty = (masked_frames.energy * weights.sum(dim=1)).sum()
+            terms["penalty"] = Term(penalty, "hidden", config.penalty_weight)
+        return terms
 
     def _logits(self, predictions: Tensor, targets: Tensor, ids: Tensor, distractors: Tensor) -> Tensor:
         """(B, M, E) predictions and targets to (B, M, 1 + K) scores, the right target first."""

@@ -16,14 +16,14 @@ from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
 from speechssl.model.encoder import Frames, SpeechEncoder
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Losses, Term
 from speechssl.objective.targets import Cepstra, LogMel
 from speechssl.rng import keyed_generator
 
 _HIDE = 2  # the purpose of the generator that hides frames
 
 
-class SilenceConfig(Config):
+class SilencedSpansConfig(Config):
     """Hide the spans in the waveform instead of behind the feature encoder.
 
     Every sample that a hidden frame sees is set to zero before the feature encoder (after the waveform's
@@ -52,7 +52,7 @@ class HidingConfig(Config):
     """
 
     mask: MaskConfig = MaskConfig()
-    silence: SilenceConfig | None = None
+    silence: SilencedSpansConfig | None = None
 
     @model_validator(mode="after")
     def _hides_something(self) -> Self:
@@ -65,7 +65,7 @@ class HidingConfig(Config):
         return 2
 
 
-class WeighedHidingConfig(HidingConfig):
+class SpectralTargetsConfig(HidingConfig):
     """What the configurations share in which the context of every frame is compared, and visible frames may count.
 
     Attributes:
@@ -89,7 +89,7 @@ class WeighedHidingConfig(HidingConfig):
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "MaskedCollate":
         """What hides frames."""
-        return MaskedCollate(geometry, self.mask, seed)
+        return MaskedCollate(geometry, self.mask, seed, self.visible_weight)
 
     def make_spectrum(self, geometry: FrameGeometry) -> LogMel | Cepstra:
         """What analyzes the samples of each frame."""
@@ -98,21 +98,17 @@ class WeighedHidingConfig(HidingConfig):
 
 @dataclass(frozen=True)
 class MaskedBatch(TaskBatch):
-    """Audio and what to hide of it.
+    """Audio and what to hide of it; its counts are "hidden", "visible" and "frames", of which visible ones weigh less.
 
     Attributes:
         mask: (B, S) bool, True = hidden.
         hidden: (B, M) int64 positions of the hidden frames, filled up with 0.
         weights: (B, M) float32, 1 for hidden frames and 0 for filling.
-        count: Hidden frames in the batch.
-        num_frames: Frames in the batch, hidden or visible.
     """
 
     mask: Tensor
     hidden: Tensor
     weights: Tensor
-    count: int
-    num_frames: int
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,7 @@ class MaskedCollate:
     geometry: FrameGeometry
     mask: MaskConfig
     seed: int
+    visible_weight: float = 0.0
 
     def __call__(self, examples: Sequence[Example]) -> MaskedBatch:
         """Draw the masks and stack the audio."""
@@ -134,11 +131,17 @@ class MaskedCollate:
         weights = (torch.arange(int(counts.max())) < counts[:, None]).float()
         hidden = torch.zeros(weights.shape, dtype=torch.int64)
         hidden[weights.bool()] = torch.from_numpy(np.nonzero(mask.numpy())[1])
-        return MaskedBatch(collate_audio(examples), mask, hidden, weights, int(counts.sum()), sum(lengths))
+        num_hidden = int(counts.sum())
+        num_visible = sum(lengths) - num_hidden
+        num_frames = num_hidden + self.visible_weight * num_visible
+        totals = {"hidden": num_hidden, "visible": num_visible, "frames": num_frames}
+        return MaskedBatch(collate_audio(examples), totals, mask, hidden, weights)
 
 
-def masked_context(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None) -> tuple[Frames, Tensor]:
-    """Contextualize a recording of which spans are hidden.
+def masked_context(
+    encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None
+) -> tuple[Frames, Tensor]:
+    """Contextualize recordings of which spans are hidden.
 
     Args:
         encoder: Feature encoder and context network.
@@ -146,25 +149,25 @@ def masked_context(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceC
         silence: Hides them in the waveform; None hides them from the context network alone.
 
     Returns:
-        The frames as the feature encoder heard them, and the context (B, S, D).
+        The frames out of the feature encoder, and the context (B, S, D).
     """
     audio = batch.audio
-    frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
+    masked_frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
     hides_frames = silence is None or silence.mask_embedding
-    return frames, encoder.contextualize(frames, batch.mask if hides_frames else None)
+    return masked_frames, encoder.contextualize(masked_frames, batch.mask if hides_frames else None)
 
 
-def sounding_frames(encoder: SpeechEncoder, batch: MaskedBatch, silence: SilenceConfig | None, heard: Frames) -> Tensor:
-    """The frames of the recording with nothing hidden, for targets: (B, S, C).
+def clean_frames(
+    encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None, masked_frames: Frames
+) -> Tensor:
+    """Return the frames (B, S, C) of the recordings with nothing hidden, for targets.
 
     Args:
-        encoder: As for ``masked_context``.
-        batch: The same.
-        silence: The same.
-        heard: The frames that it returned, which are these if nothing was silenced.
+        encoder, batch, silence: As for `masked_context`.
+        masked_frames: The frames that it returned, which are these if nothing was silenced.
     """
     if silence is None:
-        return heard.values
+        return masked_frames.values
     with torch.set_grad_enabled(silence.target_gradient and torch.is_grad_enabled()):
         return encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths).values
 
@@ -174,39 +177,37 @@ def gather_frames(values: Tensor, positions: Tensor) -> Tensor:
     return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))
 
 
-def weigh_frames(
-    losses: Tensor, correct: Tensor, heard: Frames, batch: MaskedBatch, visible_weight: float, penalty_weight: float
+def prediction_terms(
+    losses: Tensor,
+    correct: Tensor,
+    masked_frames: Frames,
+    batch: MaskedBatch,
+    visible_weight: float,
+    penalty_weight: float,
 ) -> Losses:
     """Add up an objective in which visible frames may count too.
 
     Args:
         losses: (B, S), of each frame.
         correct: (B, S) bool, whether it is predicted right.
-        heard: The frames that `masked_context` returned.
+        masked_frames: The frames that `masked_context` returned.
         batch: What is hidden.
         visible_weight: Of a visible frame, where a hidden one has 1.
         penalty_weight: Of the mean square of the feature encoder's output.
-
-    Returns:
-        Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames, accuracy of
-        visible ones, the feature penalty.
     """
     hidden = batch.mask
     visible = ~hidden
-    if heard.lengths is not None:
-        visible = visible & (torch.arange(hidden.shape[1], device=hidden.device) < heard.lengths[:, None])
+    if masked_frames.lengths is not None:
+        visible = visible & (torch.arange(hidden.shape[1], device=hidden.device) < masked_frames.lengths[:, None])
     weights = hidden + visible_weight * visible
-    count = batch.count + visible_weight * (batch.num_frames - batch.count)
-    penalty = (heard.energy * weights.sum(dim=1)).sum()
-    total = (torch.where(weights > 0, losses, 0) * weights).sum() + penalty_weight * penalty
-    parts = {
-        "hidden_loss": _share(losses, hidden) * count,
-        "hidden_accuracy": _share(correct, hidden) * count,
-        "visible_accuracy": _share(correct, visible) * count,
-        "penalty": penalty,
+    terms = {
+        "prediction": Term((torch.where(weights > 0, losses, 0) * weights).sum(), "frames", 1.0),
+        "hidden_loss": Term(torch.where(hidden, losses, 0).sum(), "hidden"),
+        "hidden_accuracy": Term((correct & hidden).sum(), "hidden"),
+        "visible_accuracy": Term((correct & visible).sum(), "visible"),
     }
-    return Losses(total, count, {name: part.detach() for name, part in parts.items()})
-
-
-def _share(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    if penalty_weight:
+        # Weighed by each utterance's own frames, so that the sum does not depend on what shares its batch.
+        penalty = (masked_frames.energy * weights.sum(dim=1)).sum()
+        terms["penalty"] = Term(penalty, "frames", penalty_weight)
+    return terms

@@ -16,15 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.data.batches import AudioBatch
+from speechssl.data.batches import TaskBatch
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
-from speechssl.objective.objective import Losses
+from speechssl.objective.hiding import MaskedBatch, SpectralTargetsConfig, masked_context, prediction_terms
+from speechssl.objective.objective import Losses, Objective
 
 
-class MaskedPredictionConfig(WeighedHidingConfig):
+class MaskedPredictionConfig(SpectralTargetsConfig):
     """The objective; masks and comparison are those of HuBERT base.
 
     Attributes:
@@ -43,7 +43,7 @@ class MaskedPredictionConfig(WeighedHidingConfig):
         return MaskedPredictionObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
 
 
-class MaskedPredictionObjective(nn.Module):
+class MaskedPredictionObjective(Objective):
     """Clusters of spectra, and the loss of predicting them from the context.
 
     Args:
@@ -57,19 +57,15 @@ class MaskedPredictionObjective(nn.Module):
     def __init__(self, config: MaskedPredictionConfig, geometry: FrameGeometry, context_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.fit_seconds = config.fit_seconds
+        self.prepare_seconds = config.fit_seconds
         self.spectrum = config.make_spectrum(geometry)
         self.register_buffer("centers", torch.zeros(config.num_clusters, self.spectrum.dim))
         self.projection = nn.Linear(context_dim, config.comparison_dim)
         self.embeddings = nn.Parameter(torch.rand(config.num_clusters, config.comparison_dim))
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[AudioBatch], seed: int) -> None:
-        """Find the clusters by k-means, before the first update.
-
-        Args:
-            batches: Recordings without padding.
-            seed: Of the first centers.
+    def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
+        """Find the clusters by k-means.
 
         Raises:
             TrainingError: the recordings have fewer frames than there are to be clusters.
@@ -77,7 +73,8 @@ class MaskedPredictionObjective(nn.Module):
         from sklearn.cluster import KMeans  # here, since it is slow to load
         from threadpoolctl import threadpool_limits
 
-        spectra = torch.cat([self.spectrum(batch.waveforms).flatten(0, 1) for batch in batches])
+        device = self.centers.device
+        spectra = torch.cat([self.spectrum(batch.audio.waveforms.to(device)).flatten(0, 1) for batch in batches])
         if len(spectra) < self.config.num_clusters:
             raise TrainingError(
                 f"objective.num_clusters: expected at most the {len(spectra)} frames of the training data, "
@@ -85,7 +82,7 @@ class MaskedPredictionObjective(nn.Module):
             )
         k_means = KMeans(self.config.num_clusters, n_init=1, max_iter=50, random_state=seed)
         with threadpool_limits(1):  # several threads would add in an order of their own each time
-            self.centers.copy_(torch.from_numpy(k_means.fit(spectra.numpy()).cluster_centers_))
+            self.centers.copy_(torch.from_numpy(k_means.fit(spectra.cpu().numpy()).cluster_centers_))
 
     @torch.no_grad()
     def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
@@ -104,11 +101,10 @@ class MaskedPredictionObjective(nn.Module):
             step: Not used.
 
         Returns:
-            Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames,
-            accuracy of visible ones, the feature penalty.
+            As `prediction_terms`.
         """
         config = self.config
-        heard, context = masked_context(encoder, batch, config.silence)
+        masked_frames, context = masked_context(encoder, batch, config.silence)
         targets = self.targets(batch.audio.waveforms, batch.audio.lengths)
         predictions = self.projection(context)
         with torch.autocast(predictions.device.type, enabled=False):
@@ -117,4 +113,4 @@ class MaskedPredictionObjective(nn.Module):
             logits = predictions @ clusters.T / config.logit_temperature  # (B, S, K)
             losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         correct = logits.argmax(dim=2) == targets
-        return weigh_frames(losses, correct, heard, batch, config.visible_weight, config.penalty_weight)
+        return prediction_terms(losses, correct, masked_frames, batch, config.visible_weight, config.penalty_weight)

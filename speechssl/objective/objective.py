@@ -1,39 +1,79 @@
-"""What every objective has: a configuration that makes its batches and its module, and losses.
+"""The seam between an objective and training: batches with counts in, terms of a loss out.
 
 A new objective is one file beside this one and its configuration's name in ``speechssl/train/pretrain.py``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from speechssl.data.batches import AudioBatch, Example, TaskBatch
+from speechssl.data.batches import Example, TaskBatch
 from speechssl.frames import FrameGeometry
-from speechssl.model.encoder import EncoderConfig
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 
 
 @dataclass(frozen=True)
-class Losses:
-    """A loss as a sum and what it is a sum over, so that parts of a batch add up to the whole.
+class Term:
+    """A part of a loss, or a measure to report, as a sum over a batch.
 
     Attributes:
-        sum: () the differentiable sum.
-        count: What to divide by: hidden frames, utterances; with a fraction where a part of them weighs less.
-        parts: () detached sums to report, each a mean when divided by ``count``.
+        sum: (), differentiable if it has a weight.
+        count: The name, in the batch's counts, of what it is a sum over. The sums of all batches of an update are
+            divided by their counts together, so that how utterances are batched does not matter.
+        weight: Of its mean in the loss; 0 only reports it.
     """
 
     sum: Tensor
-    count: float
-    parts: Mapping[str, Tensor]
+    count: str
+    weight: float = 0.0
+
+
+Losses = Mapping[str, Term]
+
+
+def weighted_sum(losses: Losses, totals: Mapping[str, float]) -> Tensor:
+    """Return the share of a batch in the loss of an update: the sum of weight x sum / count.
+
+    Args:
+        losses: Of the batch; at least one has a weight.
+        totals: The counts of the whole update.
+    """
+    shares = [term.sum * (term.weight / totals[term.count]) for term in losses.values() if term.weight]
+    return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
+
+
+class Objective(nn.Module):
+    """What an encoder is pretrained for, with the parameters that only pretraining needs.
+
+    A call with (encoder, batch, step), ``step`` being the updates so far, returns ``Losses``.
+
+    Attributes:
+        prepare_seconds: Audio that `prepare` wants.
+    """
+
+    prepare_seconds: float = 0.0
+
+    def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
+        """Find targets in the training data, before the first update; every process does it, with the same result.
+
+        Args:
+            encoder: With its first weights.
+            batches: The first training batches, on the CPU.
+            seed: Of what is random.
+        """
+
+    def after_update(self, encoder: SpeechEncoder, step: int) -> None:
+        """Follow an update, the ``step``-th: move averages, set what no gradient sets."""
 
 
 class ObjectiveConfig(Protocol):
     """The section ``objective`` of a pretraining configuration, of the kind that its ``kind`` names.
 
     Attributes:
-        best_metric: The part of the losses on the dev set, lower being better, that chooses the ``best`` checkpoint.
+        best_metric: The term of the losses on the dev set, lower being better, that chooses the ``best`` checkpoint.
         shown_metrics: What of the log is shown on the console, in this order.
     """
 
@@ -46,19 +86,5 @@ class ObjectiveConfig(Protocol):
     def make_collate(self, geometry: FrameGeometry, seed: int) -> Callable[[Sequence[Example]], TaskBatch]:
         """What makes a batch of its examples, in the loader's workers; it must pickle."""
 
-    def build(self, encoder: EncoderConfig) -> nn.Module:
-        """The module whose call with (encoder, batch, step) returns ``Losses``; ``step`` is the updates so far."""
-
-
-@runtime_checkable
-class FittedObjective(Protocol):
-    """An objective whose targets are found in the training data, before the first update.
-
-    Attributes:
-        fit_seconds: How much of it is wanted.
-    """
-
-    fit_seconds: float
-
-    def fit(self, batches: Iterable[AudioBatch], seed: int) -> None:
-        """Find the targets in recordings without padding."""
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for such an encoder."""

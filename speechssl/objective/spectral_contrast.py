@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.hiding import MaskedBatch, WeighedHidingConfig, masked_context, weigh_frames
-from speechssl.objective.objective import Losses
+from speechssl.objective.hiding import MaskedBatch, SpectralTargetsConfig, masked_context, prediction_terms
+from speechssl.objective.objective import Losses, Objective
 
 
-class SpectralContrastConfig(WeighedHidingConfig):
+class SpectralContrastConfig(SpectralTargetsConfig):
     """The objective; masks and comparison are those of wav2vec 2.0 base.
 
     Attributes:
@@ -34,7 +34,7 @@ class SpectralContrastConfig(WeighedHidingConfig):
         return SpectralContrastObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
 
 
-class SpectralContrastObjective(nn.Module):
+class SpectralContrastObjective(Objective):
     """Spectra, and the loss of finding the right one from the context.
 
     Args:
@@ -59,11 +59,10 @@ class SpectralContrastObjective(nn.Module):
             step: Not used.
 
         Returns:
-            Sums over frames, a visible one counted with its weight. Parts: loss and accuracy of hidden frames,
-            accuracy of visible ones, the feature penalty.
+            As `prediction_terms`.
         """
         config = self.config
-        heard, context = masked_context(encoder, batch, config.silence)
+        masked_frames, context = masked_context(encoder, batch, config.silence)
         spectra = self.spectrum(batch.audio.waveforms, batch.audio.lengths)
         predictions, targets = self.context_projection(context), self.target_projection(spectra)
         with torch.autocast(predictions.device.type, enabled=False):
@@ -71,8 +70,8 @@ class SpectralContrastObjective(nn.Module):
             targets = F.normalize(targets.float(), dim=2, eps=1e-8)
             logits = predictions @ targets.transpose(1, 2) / config.logit_temperature  # (B, S, S)
         positions = torch.arange(logits.shape[1], device=logits.device)
-        if heard.lengths is not None:
-            logits = logits.masked_fill((positions >= heard.lengths[:, None])[:, None, :], -torch.inf)
+        if masked_frames.lengths is not None:
+            logits = logits.masked_fill((positions >= masked_frames.lengths[:, None])[:, None, :], -torch.inf)
         losses = F.cross_entropy(logits.transpose(1, 2), positions.expand(logits.shape[:2]), reduction="none")
         correct = logits.argmax(dim=2) == positions
-        return weigh_frames(losses, correct, heard, batch, config.visible_weight, config.penalty_weight)
+        return prediction_terms(losses, correct, masked_frames, batch, config.visible_weight, config.penalty_weight)

@@ -11,8 +11,8 @@ from speechssl.frames import FrameGeometry
 
 _FLOOR = 1e-6  # of the power in a band, so that digital silence has a logarithm
 NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
-REACH = 1  # frames on each side that count with a frame's cepstrum
-_CHANGE = torch.tensor([-0.2, -0.1, 0.0, 0.1, 0.2])  # the slope of a line through five frames
+NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
+_SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
 
 
 class LogMel(nn.Module):
@@ -27,6 +27,7 @@ class LogMel(nn.Module):
 
     window: Tensor
     filters: Tensor
+    slope: Tensor
 
     def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
         super().__init__()
@@ -37,6 +38,7 @@ class LogMel(nn.Module):
         num_samples = geometry.receptive_field_samples
         filters = mel(sr=SAMPLE_RATE, n_fft=num_samples, n_mels=num_bands, htk=True, norm=None)
         self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
+        self.register_buffer("slope", torch.tensor(_SLOPE), persistent=False)
         self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)
 
     @torch.no_grad()
@@ -65,7 +67,7 @@ class LogMel(nn.Module):
         neighbors = torch.minimum(neighbors, count[:, :, None] - 1)  # (B, S, 5)
         rows = torch.arange(len(bands), device=bands.device)[:, None, None]
         around = bands[rows, neighbors]  # (B, S, 5, F)
-        change = torch.einsum("bsnf,n->bsf", around, _CHANGE.to(bands.device))
+        change = torch.einsum("bsnf,n->bsf", around, self.slope)
         return torch.cat((around[:, :, 2], change), dim=2)
 
 
@@ -89,7 +91,7 @@ class Cepstra(nn.Module):
         self.log_mel = LogMel(geometry, num_bands)
         number = min(NUM_COEFFICIENTS, num_bands)
         self.register_buffer("transform", create_dct(number, num_bands, "ortho"), persistent=False)
-        self.dim = 2 * number * (2 * REACH + 1)
+        self.dim = 2 * number * (2 * NUM_NEIGHBORS + 1)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -107,7 +109,8 @@ class Cepstra(nn.Module):
         mean = (cepstra * valid).sum(dim=1, keepdim=True) / count[:, :, None]
         variance = ((cepstra - mean).square() * valid).sum(dim=1, keepdim=True) / count[:, :, None]
         cepstra = (cepstra - mean) / (variance.sqrt() + 1e-3)
-        around = (positions[:, None] + torch.arange(-REACH, REACH + 1, device=positions.device)).clamp(min=0)
-        around = torch.minimum(around, count[:, :, None] - 1)  # (B, S, 2 REACH + 1)
+        offsets = torch.arange(-NUM_NEIGHBORS, NUM_NEIGHBORS + 1, device=positions.device)
+        around = (positions[:, None] + offsets).clamp(min=0)
+        around = torch.minimum(around, count[:, :, None] - 1)  # (B, S, 2 NUM_NEIGHBORS + 1)
         rows = torch.arange(len(cepstra), device=cepstra.device)[:, None, None]
         return cepstra[rows, around].flatten(2)

@@ -17,7 +17,7 @@ from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.distractors import draw_distractors
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Losses, Objective, Term
 from speechssl.rng import keyed_generator
 
 _DISTRACT = 4  # the purpose of the generator that draws distractors
@@ -55,15 +55,13 @@ class Wav2vecConfig(Config):
 
 @dataclass(frozen=True)
 class Wav2vecBatch(TaskBatch):
-    """Audio and what its frames are compared with.
+    """Audio and what its frames are compared with; it counts "pairs" of a frame and one of the N that follow it.
 
     Attributes:
         distractors: (B, S, K) int64 positions among the utterance's own frames, never the frame itself; 0 in padding.
-        count: Pairs of a frame and one of the N that follow it, over the batch.
     """
 
     distractors: Tensor
-    count: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Wav2vecCollate:
             row[:length] = torch.from_numpy(draw_distractors(length, self.num_distractors, generator))
         offset = prediction_offset(self.geometry)
         count = sum(max(length - offset - step, 0) for length in lengths for step in range(self.num_steps))
-        return Wav2vecBatch(collate_audio(examples), distractors, count)
+        return Wav2vecBatch(collate_audio(examples), {"pairs": count}, distractors)
 
 
 def prediction_offset(geometry: FrameGeometry) -> int:
@@ -96,7 +94,7 @@ def prediction_offset(geometry: FrameGeometry) -> int:
     return -(-geometry.receptive_field_samples // geometry.hop_samples)
 
 
-class Wav2vecObjective(nn.Module):
+class Wav2vecObjective(Objective):
     """Predictions of following frames and their binary loss (Schneider et al., 2019, section 2.2).
 
     Args:
@@ -135,8 +133,8 @@ class Wav2vecObjective(nn.Module):
             step: Without effect.
 
         Returns:
-            Sums over pairs of a frame and one of the N that follow it. Part: accuracy, the share of pairs in which
-            the right frame scores higher than every distractor.
+            Means over pairs of a frame and one of the N that follow it: the loss, and the share of pairs in which the
+            right frame scores higher than every distractor.
         """
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
         context = encoder.contextualize(frames)
@@ -149,7 +147,7 @@ class Wav2vecObjective(nn.Module):
             is_right[:, :, :, 0] = 1
             loss = F.binary_cross_entropy_with_logits(logits, is_right, weights[:, :, :, None], reduction="sum")
         correct = logits[:, :, :, 0] > logits[:, :, :, 1:].amax(dim=3)
-        return Losses(loss, batch.count, {"accuracy": (correct * weights).sum().detach()})
+        return {"prediction": Term(loss, "pairs", 1.0), "accuracy": Term((correct * weights).sum(), "pairs")}
 
     def _predictions(self, context: Tensor) -> Tensor:
         """(B, S, D) to (B, S, N, C): what the frames before each frame expect it to be, the nearest of them first."""

@@ -60,40 +60,33 @@ class ReferenceCurves:
         return mean - margin, mean + margin
 
 
-class Watch:
-    """Says when a run leaves the band of reference runs, once until it is back.
-
-    Args:
-        path: Their curves; without any there is nothing to say.
-        num_steps: Updates of the run: one of another length has another schedule, and is not compared.
+def find_deviations(path: Path, run: Path) -> list[str]:
+    """Compare the log of a run with curves: a line where a metric leaves the band, none until it is back.
 
     Raises:
-        TrainingError: as ``ReferenceCurves.read``.
+        TrainingError: the curves or the log cannot be read, or the run has another length, and so another schedule.
     """
-
-    def __init__(self, path: Path | None, num_steps: int) -> None:
-        self.curves = None if path is None else ReferenceCurves.read(path)
-        if self.curves is not None and self.curves.num_steps != num_steps:
-            self.curves = None
-        self._outside: set[tuple[str, str]] = set()
-
-    def remarks(self, step: int, split: str, metrics: Mapping[str, float]) -> list[str]:
-        """What to say of a line of the log."""
-        if self.curves is None:
-            return []
-        found = []
-        for name, value in metrics.items():
-            band = self.curves.band(split, name, step)
+    curves = ReferenceCurves.read(path)
+    records = read_log(run)
+    if not records:
+        raise TrainingError(f"{run}: expected a training run with a log, found none")
+    if records[-1]["step"] > curves.num_steps:
+        raise TrainingError(f"{run}: expected a run of {curves.num_steps} updates as in {path}, found more")
+    found, outside = [], set()
+    for record in records:
+        split, step = record["split"], record["step"]
+        for name, value in record.items():
+            band = curves.band(split, name, step)
             if band is None:
                 continue
             is_inside = band[0] <= value <= band[1]
-            if not is_inside and (split, name) not in self._outside:
+            if not is_inside and (split, name) not in outside:
                 found.append(
                     f"{split} {name.replace('_', ' ')} {value:.4g} at step {step} lies outside "
-                    f"{band[0]:.4g} to {band[1]:.4g}, where the runs of {self.curves.path} were"
+                    f"{band[0]:.4g} to {band[1]:.4g}, where the runs of {path} were"
                 )
-            (self._outside.discard if is_inside else self._outside.add)((split, name))
-        return found
+            (outside.discard if is_inside else outside.add)((split, name))
+    return found
 
 
 def write_curves(path: Path, runs: Sequence[Path], metrics: Sequence[str]) -> int:

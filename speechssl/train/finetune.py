@@ -1,36 +1,34 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from speechssl.checkpoint.native import (
-    ModelDescription,
-    TrainingData,
-    load_description,
-    load_encoder,
-    load_weights,
-    save_model,
-)
-from speechssl.checkpoint.training_state import load_progress
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
+from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.units import Vocabulary
 from speechssl.decode.greedy import greedy_paths
-from speechssl.errors import ConfigError, ManifestError
-from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
+from speechssl.errors import ManifestError
+from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Losses, Term
 from speechssl.scoring.error_rates import score
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
-from speechssl.train.run import RunConfig, digest_model, opened_run, refuse_bad_data, train_in_run
-from speechssl.train.task import CorpusTask, make_sampler
+from speechssl.train.run import RunConfig, train_in_folder
+from speechssl.train.task import Batches, Measured, Task
 from speechssl.train.trainer import TrainerConfig
+
+STAGE = "finetune"
 
 
 class FinetuneConfig(RunConfig):
@@ -78,138 +76,114 @@ class FinetuneModel(nn.Module):
         self.consistency = regularization.consistency
 
     def forward(self, batch: LabeledBatch, step: int) -> Losses:
-        """The CTC loss and what the views are apart, summed over utterances; of views the mean."""
+        """Compute the CTC loss, of several views their mean, and how far the views are apart."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
-        labels, lengths = batch.labels.repeat(self.num_views), batch.label_lengths.repeat(self.num_views)
-        total = ctc_losses(output, labels, lengths).sum() / self.num_views
-        # A part beside the loss that utterances of all lengths share.
-        parts = {"loss_per_label": total.detach() * len(batch.texts) / batch.label_lengths.sum()}
+        labels = batch.labels.repeat(self.num_views)
+        num_frames, num_labels = batch.num_frames * self.num_views, batch.num_labels * self.num_views
+        total = ctc_losses(output, labels, num_frames, num_labels).sum() / self.num_views
+        # Beside the loss of an utterance, whose length it depends on, that of a label.
+        terms = {"ctc": Term(total, "utterances", 1.0), "loss_per_label": Term(total, "labels")}
         if self.consistency:
-            apart = consistency_losses(output).sum()
-            parts["consistency"] = apart.detach()
-            total = total + self.consistency * apart
-        return Losses(total, len(batch.texts), parts)
+            terms["consistency"] = Term(consistency_losses(output).sum(), "utterances", self.consistency)
+        return terms
 
-
-class FinetuneTask(CorpusTask[LabeledBatch]):
-    """CTC fine-tuning, as the trainer sees it."""
-
-    stage = "finetune"
-    shown_metrics: tuple[str, ...] = ("loss", "loss_per_label", "wer", "cer")
-
-    def __init__(
-        self,
-        config: FinetuneConfig,
-        ctc: CTCModel,
-        vocabulary: Vocabulary,
-        past_data: tuple[TrainingData, ...],
-        train_manifest: Manifest,
-        dev_manifest: Manifest,
-    ) -> None:
-        mask_dim = ctc.encoder.config.mask_dim
-        regularization = config.regularization
-        everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
-        super().__init__(
-            config.data,
-            train_manifest,
-            dev_manifest,
-            make_sampler(train_manifest, config.batches, config.seed, crop=False),
-            make_sampler(dev_manifest, everything, config.seed, crop=False),
-            LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed),
-            LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, None, config.seed),
-            config.seed,
-        )
-        self.config = config
-        self.best_metric: str = config.best_metric
-        self.vocabulary = vocabulary
-        self.past_data = past_data
-        self.model = FinetuneModel(ctc, regularization)
-        self._trains_encoder: bool | None = None
-
-    def set_trainable(self, step: int) -> bool:
-        """The head alone at first, then the encoder too, less its convolutions if they are frozen."""
-        trains_encoder = step >= self.config.head_only_steps
-        if trains_encoder == self._trains_encoder:
-            return False
-        self._trains_encoder = trains_encoder
-        self.model.ctc.encoder.requires_grad_(trains_encoder)
-        if self.config.feature_encoder_is_frozen:
-            self.model.ctc.encoder.feature_encoder.requires_grad_(False)
-        return True
-
-    def evaluate(self, batch: LabeledBatch, step: int) -> Mapping[str, float]:
-        """Loss and errors of the greedy path over a dev batch."""
-        output: CTCOutput = self.model.ctc(batch.audio.waveforms, batch.audio.lengths)
-        loss = ctc_losses(output, batch.labels, batch.label_lengths).sum().item()
-        hypotheses = [self.vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+    def evaluate(self, batch: LabeledBatch, vocabulary: Vocabulary) -> Measured:
+        """Measure the loss and the errors of the greedy path over a dev batch."""
+        output = self.ctc(batch.audio.waveforms, batch.audio.lengths)
+        loss = ctc_losses(output, batch.labels, batch.num_frames, batch.num_labels).sum()
+        hypotheses = [vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
         result = score(batch.texts, hypotheses)
-        return {
-            "loss": loss,
-            "utterances": float(len(hypotheses)),
-            "word_errors": float(result.words.total),
-            "words": float(result.words.reference_length),
-            "character_errors": float(result.characters.total),
-            "characters": float(result.characters.reference_length),
-        }
+        errors = torch.tensor([result.words.total, result.characters.total])
+        losses = {"ctc": Term(loss, "utterances", 1.0), "wer": Term(errors[0], "words")}
+        losses["cer"] = Term(errors[1], "characters")
+        lengths = {"words": result.words.reference_length, "characters": result.characters.reference_length}
+        return Measured(losses, {**batch.counts, **lengths})
 
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Word and character error rates and the mean loss."""
-        return {
-            "loss": sums["loss"] / sums["utterances"],
-            "wer": sums["word_errors"] / sums["words"],
-            "cer": sums["character_errors"] / sums["characters"],
-        }
 
-    def write_model(self, folder: Path, step: int) -> None:
-        """Write the CTC model with its vocabulary."""
-        description = ModelDescription(
-            kind="ctc",
-            step=step,
-            encoder=self.model.ctc.encoder.config,
-            training_data=(*self.past_data, self.training_data(self.stage, labeled=True)),
+def make_task(
+    config: FinetuneConfig,
+    saved: SavedModel | None,
+    vocabulary: Vocabulary,
+    train_manifest: Manifest,
+    dev_manifest: Manifest,
+) -> Task[LabeledBatch]:
+    """Make the task of fine-tuning the encoder of a saved model, or a fresh one."""
+    encoder = config.encoder if saved is None else saved.description.encoder
+    assert encoder is not None
+    ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
+    if saved is not None:
+        ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
+    model = FinetuneModel(ctc, config.regularization)
+    everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
+    train, dev = (
+        Batches.of_manifest(
+            manifest,
+            batches,
+            LabeledCollate(ctc.encoder.geometry, ctc.encoder.config.mask_dim, vocabulary, regularization, config.seed),
+            config.data,
+            config.seed,
+            crop=False,
         )
-        save_model(folder, description, self.model.ctc.state_dict(), self.vocabulary)
+        for manifest, batches, regularization in (
+            (train_manifest, config.batches, config.regularization),
+            (dev_manifest, everything, None),
+        )
+    )
+
+    def frozen(step: int) -> tuple[nn.Module, ...]:
+        """The head alone learns at first, then the encoder too, less its convolutions if they are frozen."""
+        if step < config.head_only_steps:
+            return (ctc.encoder,)
+        return (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
+
+    def write_model(step: int, folder: Path) -> None:
+        hours = sum(utterance.seconds for utterance in train_manifest) / 3600
+        past = () if saved is None else saved.description.training_data
+        data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=True)
+        description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=(*past, data))
+        save_model(folder, description, ctc.state_dict(), vocabulary)
+
+    return Task(
+        stage=STAGE,
+        model=model,
+        train=train,
+        dev=dev,
+        evaluate=lambda batch, step: model.evaluate(batch, vocabulary),
+        best_metric=config.best_metric,
+        shown_metrics=("loss", "loss_per_label", "wer", "cer"),
+        frozen=frozen,
+        after_update=lambda step: None,
+        write_model=write_model,
+    )
 
 
-def finetune(config: FinetuneConfig, run: Path) -> None:
+def finetune(config: FinetuneConfig, folder: Path) -> None:
     """Fine-tune into a run folder, from its latest checkpoint if it has one.
 
     Raises:
-        SpeechSSLError: the data, the folder or the configuration do not fit, or the loss is not finite.
+        SpeechSSLError: the data, the folder or the configuration do not fit, the loss is not finite, or a signal
+            stopped the run.
     """
-    train_manifest, dev_manifest = read_manifest(config.data.train), read_manifest(config.data.dev)
-    inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
-    if config.init is not None:
-        inputs["init"] = digest_model(config.init)
-    with opened_run(run, FinetuneTask.stage, config, inputs) as ranks:
-        if ranks is None:
-            return
-        task = _make_task(config, train_manifest, dev_manifest)
-        ctc = task.model.ctc
-        if load_progress(run).step:
-            ctc.load_state_dict(load_weights(run / "latest"))
-        elif ranks.is_first:
-            refuse_bad_data((train_manifest, dev_manifest), ctc.encoder.geometry, task.vocabulary)
-        train_in_run(task, task.sampler, config, run, ranks)
-
-
-def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: Manifest) -> FinetuneTask:
-    for manifest in (train_manifest, dev_manifest):
+    manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    inputs = {"train": manifests[0].digest, "dev": manifests[1].digest}
+    for manifest in manifests:
         if all(utterance.text is None for utterance in manifest):
             raise ManifestError(f"{manifest.path}: expected transcripts in a column text, found none")
-    vocabulary = _make_vocabulary(train_manifest, dev_manifest)
-    past_data: tuple[TrainingData, ...] = ()
+    saved = None
     if config.init is not None:
-        description = load_description(config.init)
-        encoder, past_data = description.encoder, description.training_data
-    elif config.encoder is not None:
-        encoder = config.encoder
-    else:
-        raise ConfigError("finetune: expected init or encoder")
-    ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
-    if config.init is not None:
-        ctc.encoder.load_state_dict(load_encoder(config.init, "cpu").state_dict())
-    return FinetuneTask(config, ctc, vocabulary, past_data, train_manifest, dev_manifest)
+        saved = read_model(config.init)
+        inputs["init"] = saved.digest
+    encoder = config.encoder if saved is None else saved.description.encoder
+    assert encoder is not None, "the configuration has one of the two"
+    geometry = encoder.feature_encoder.geometry
+    vocabulary = _make_vocabulary(*manifests)
+
+    def find_problems() -> Sequence[Problem]:
+        return [found for manifest in manifests for found in check_before_training(manifest, geometry, vocabulary, 0)]
+
+    train_in_folder(
+        folder, STAGE, config, inputs, find_problems, lambda: make_task(config, saved, vocabulary, *manifests)
+    )
 
 
 def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Vocabulary:

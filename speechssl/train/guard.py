@@ -1,4 +1,12 @@
-"""What stops a run that cannot go on."""
+"""What stops a run: a loss that is not finite, and signals that ask for it."""
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -7,31 +15,102 @@ from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class FiniteGuard:
-    """Stops the run at a number that is not finite, one update late so that a GPU is never waited for."""
+    """Stops the run at a loss or gradient that is not finite, without waiting for a GPU.
+
+    Of each update the numbers are copied to the host while the GPU computes, and looked at once they are there.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.losses: list[tuple[int, tuple[int, ...], Tensor]] = []
-        self.norms: list[tuple[int, Tensor]] = []
+        self._losses: list[Tensor] = []
+        self._indices: list[tuple[int, ...]] = []
+        self._pending: deque[_Numbers] = deque()
 
-    def watch(self, step: int, batch: TaskBatch, loss: Tensor) -> None:
-        """Remember a loss, to be looked at later."""
-        self.losses.append((step, batch.audio.indices, loss.detach()))
+    def watch_loss(self, loss: Tensor, batch: TaskBatch) -> None:
+        """Remember the loss of a microbatch."""
+        self._losses.append(loss.detach())
+        self._indices.append(batch.audio.indices)
 
-    def watch_gradient(self, step: int, norm: Tensor) -> None:
-        """A gradient can be infinite though its loss is not, or because of another rank's loss."""
-        self.norms.append((step, norm))
+    def watch_update(self, step: int, norm: Tensor) -> None:
+        """Remember the norm of an update's gradients: it can be infinite though no loss of this rank is."""
+        values = torch.stack([*self._losses, norm.to(self._losses[0].dtype)])
+        self._pending.append(_Numbers(step, tuple(self._indices), *_copy_to_host(values)))
+        self._losses, self._indices = [], []
 
-    def check(self, before_step: int) -> None:
-        """Look at the losses and gradients of the updates before this one."""
-        for step, indices, loss in self.losses:
-            if step < before_step and not torch.isfinite(loss):
-                where = ", ".join(self.manifest.where(index) for index in indices)
-                raise TrainingError(f"step {step + 1}: expected a finite loss, found {loss.item()} on {where}")
-        for step, norm in self.norms:
-            if step < before_step and not torch.isfinite(norm):
-                raise TrainingError(f"step {step + 1}: expected a finite gradient, found one of norm {norm.item()}")
-        self.losses = [entry for entry in self.losses if entry[0] >= before_step]
-        self.norms = [entry for entry in self.norms if entry[0] >= before_step]
+    def check(self, *, wait: bool = False) -> None:
+        """Look at the numbers that have arrived, or wait for all.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
+        while self._pending and (wait or self._pending[0].have_arrived()):
+            numbers = self._pending.popleft()
+            if wait and numbers.arrival is not None:
+                numbers.arrival.synchronize()
+            *losses, norm = numbers.values.tolist()
+            for loss, indices in zip(losses, numbers.indices, strict=True):
+                if not _is_finite(loss):
+                    where = ", ".join(self.manifest.where(index) for index in indices)
+                    raise TrainingError(f"step {numbers.step + 1}: expected a finite loss, found {loss} on {where}")
+            if not _is_finite(norm):
+                raise TrainingError(f"step {numbers.step + 1}: expected a finite gradient, found one of norm {norm}")
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The losses of an update and the norm of its gradients, on their way to the host."""
+
+    step: int
+    indices: Sequence[tuple[int, ...]]
+    values: Tensor
+    arrival: torch.cuda.Event | None
+
+    def have_arrived(self) -> bool:
+        return self.arrival is None or bool(self.arrival.query())  # type: ignore[no-untyped-call]
+
+
+def _copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record()
+    return host, arrival
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")  # false for NaN too
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, with SIGTERM or Ctrl-C; a second time stops it at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def notice(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, and leave the next one to whoever handled it before."""
+        self.signal = signal.Signals(number)
+        for each in _SIGNALS:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Notice SIGTERM and SIGINT instead of ending; what is ignored, as in the background of a script, stays so."""
+    request = StopRequest()
+    is_main = threading.current_thread() is threading.main_thread()  # others may not handle signals
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number, handler in before.items():
+            if is_main and handler != signal.SIG_IGN:
+                signal.signal(number, request.notice)
+        yield request
+    finally:
+        for number, handler in before.items() if is_main else ():
+            signal.signal(number, handler)

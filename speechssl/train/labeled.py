@@ -71,18 +71,20 @@ class RegularizationConfig(Config):
 
 @dataclass(frozen=True)
 class LabeledBatch(TaskBatch):
-    """Audio with labels and what to hide of it.
+    """Audio with labels and what to hide of it; its counts are "utterances" and "labels".
 
     Attributes:
-        labels: (sum of label_lengths,) int64, one utterance after another.
-        label_lengths: (B,) int64.
+        labels: (sum of num_labels,) int64, one utterance after another.
+        num_labels: Of each utterance; on the host, as CTC takes it.
+        num_frames: Likewise.
         mask: (W B, S) bool, True = hidden, for W views of the batch one after another.
         channel_mask: (W B, the encoder's mask_dim) bool, True = zero.
         texts: The transcripts.
     """
 
     labels: Tensor
-    label_lengths: Tensor
+    num_labels: tuple[int, ...]
+    num_frames: tuple[int, ...]
     mask: Tensor
     channel_mask: Tensor
     texts: tuple[str, ...]
@@ -127,8 +129,10 @@ class LabeledCollate:
                     channel_mask[view, row] = torch.from_numpy(channels)
         return LabeledBatch(
             audio=collate_audio(examples),
+            counts={"utterances": len(texts), "labels": sum(map(len, labels))},
             labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
-            label_lengths=torch.tensor([len(row) for row in labels]),
+            num_labels=tuple(map(len, labels)),
+            num_frames=tuple(lengths),
             mask=mask.flatten(0, 1),
             channel_mask=channel_mask.flatten(0, 1),
             texts=texts,

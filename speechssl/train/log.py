@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,33 +20,40 @@ _SPEED = "audio_seconds_per_second"
 
 
 class MetricSums:
-    """Sums of losses and their parts since the last report, kept on the device."""
+    """Sums of losses and of what they are divided by since the last report, kept on the device."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0.0
+        self._of: dict[str, tuple[str, float]] = {}  # the count and the weight of each
+        self._counts: dict[str, float] = {}
         self._seconds = 0.0
         self._start = time.monotonic()
 
-    def add(self, losses: Losses, seconds: float) -> None:
+    def add(self, losses: Losses, counts: Mapping[str, float], seconds: float = 0.0) -> None:
         """Add one batch and the seconds of audio in it."""
-        for name, value in {"loss": losses.sum.detach(), **losses.parts}.items():
+        for name, term in losses.items():
+            value = term.sum.detach()
+            value = value.float() if value.device.type == "mps" else value.double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += losses.count
+            self._of[name] = term.count, term.weight
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0.0) + count
         self._seconds += seconds
 
     def means(self, ranks: Ranks) -> dict[str, float]:
-        """The means over all ranks, and the seconds of audio a second; the sums start anew."""
-        counts = torch.tensor([float(self._count), self._seconds], device=ranks.device)
-        totals = torch.cat([torch.stack(list(self._sums.values())).float(), counts])
-        *values, count, seconds = ranks.sum(totals).tolist()
-        means = {name: value / count for name, value in zip(self._sums, values, strict=True)}
-        means[_SPEED] = seconds / (time.monotonic() - self._start)
+        """Return the loss and the means of its terms over all ranks; the sums start anew."""
+        values = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        sums = ranks.sum_named(dict(zip(self._sums, values, strict=True)))
+        counts = ranks.sum_named(self._counts)
+        of_ranks = ranks.first_decides(lambda: self._of)  # a rank may have had no batch of a small dev set
+        means = {name: sums[name] / counts[count] if counts[count] else 0.0 for name, (count, _) in of_ranks.items()}
+        loss = sum(weight * means[name] for name, (_, weight) in of_ranks.items())
+        seconds = ranks.sum_named({_SPEED: self._seconds})[_SPEED] / (time.monotonic() - self._start)
         self._clear()
-        return means
+        return {"loss": loss, **means} | ({_SPEED: seconds} if seconds else {})
 
 
 class RunLog:
@@ -58,7 +65,6 @@ class RunLog:
         shown: The metrics that the console shows, in this order; the files have all.
         first_step: Lines of later steps, written by a run that was killed, are deleted.
         num_steps: For the time left.
-        remarks: What to say beneath a line on the console, given (step, split, metrics).
     """
 
     def __init__(
@@ -68,10 +74,8 @@ class RunLog:
         shown: Sequence[str],
         first_step: int,
         num_steps: int,
-        remarks: Callable[[int, str, Mapping[str, float]], Sequence[str]] = lambda *_: (),
     ) -> None:
         self.stage = stage
-        self._remarks = remarks
         self.shown = shown
         self.num_steps = num_steps
         self._file_path = folder / LOG_FILE
@@ -103,8 +107,6 @@ class RunLog:
             shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")
         shown.append(f"left {self._time_left(step)}")
         print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {'  '.join(shown)}")
-        for remark in self._remarks(step, split, metrics):
-            print_status(f"{self.stage}: {remark}")
 
     def _time_left(self, step: int) -> str:
         done = step - self._first_step

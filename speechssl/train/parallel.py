@@ -1,14 +1,30 @@
-"""One process or many: what ``torchrun`` says, and the sums over ranks."""
+"""One process or many: what ``torchrun`` says, sums over ranks, and what depends on how a model is spread over them.
+
+Ranks agree on the host, over gloo, where nothing waits for a GPU and a long preparation by one of them runs into no
+time-out; gradients go over NCCL.
+"""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
+from speechssl.objective.teacher import split_weights
+
+_HOST_TIMEOUT = timedelta(hours=24)  # while the first rank looks at a large corpus
+_TEACHER = "teacher"
+_GPU_TIMEOUT = timedelta(minutes=10)  # NCCL's own default: between two updates nobody is that late
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,23 +46,42 @@ class Ranks:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of each rank's values, in place."""
-        if self.count > 1:
-            dist.all_reduce(values)
-        return values
-
     def sum_named(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sums over ranks, by name; a rank with nothing to add may lack the names."""
-        of_ranks: list[Mapping[str, float]] = [values]
-        if self.count > 1:
-            of_ranks = [{}] * self.count
-            dist.all_gather_object(of_ranks, values)
+        """Return the sums over ranks, by name; a rank with nothing to add may lack the names."""
+        if self.count == 1:
+            return dict(values)
+        of_ranks: list[Mapping[str, float]] = [{}] * self.count
+        dist.all_gather_object(of_ranks, values)
         totals: dict[str, float] = {}
         for of_rank in of_ranks:
             for name, value in of_rank.items():
                 totals[name] = totals.get(name, 0.0) + value
         return totals
+
+    def any(self, value: bool) -> bool:
+        """Return whether it is true on any rank."""
+        if self.count == 1:
+            return value
+        flag = torch.tensor(float(value))
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+    def first_decides(self, decide: Callable[[], Result]) -> Result:
+        """Return on every rank what the first one finds out; its error is raised there, and ends the others too."""
+        if self.count == 1:
+            return decide()
+        verdict: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                verdict[0] = decide()
+            except SpeechSSLError as error:
+                verdict[1] = error
+        dist.broadcast_object_list(verdict)
+        result, failure = verdict
+        if failure is not None:
+            raise failure if self.is_first else SystemExit(1)  # one process says why
+        decided: Result = result
+        return decided
 
     def wait(self) -> None:
         """Wait until every rank is here."""
@@ -56,21 +91,74 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(device: str | None) -> Iterator[Ranks]:
-    """Join the process group that ``torchrun`` announces, if it does.
+    """Join the processes that ``torchrun`` announces, if it does.
 
     Args:
         device: By name; None is this rank's GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: one GPU is named for several processes.
+        CheckpointError: there is no such device.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if count > 1 and device is not None and device.startswith("cuda:"):
+        raise ConfigError(f"trainer.device: expected cuda, found {device}: each process has a GPU of its own")
+    if count > 1 and torch.cuda.is_available() and device in (None, "cuda"):
+        torch.cuda.set_device(local)  # before anything else opens a context, which would be on the first GPU
+        device = f"cuda:{local}"
     resolved = resolve_device(device)
-    if resolved.type == "cuda" and resolved.index is None:
-        resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(resolved)
     if count == 1:
         yield Ranks(0, 1, resolved)
         return
-    dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    dist.init_process_group("gloo", timeout=_HOST_TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), count, resolved)
     finally:
         dist.destroy_process_group()
+
+
+def spread(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return the model as it is called in training: itself, or a replica whose gradients are means over ranks."""
+    if ranks.count == 1:
+        return model
+    group = dist.new_group(backend="nccl", timeout=_GPU_TIMEOUT) if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, process_group=group)
+
+
+def without_exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Keep gradients on their rank until the last microbatch of an update."""
+    if is_last or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
+    """Scale all gradients down to a norm; return the norm that they had, on the device."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
+    return norm
+
+
+def training_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's state as KIND/PARAMETER, and the weights of teachers as teacher/WEIGHT, on the CPU."""
+    tensors = {f"{_TEACHER}/{name}": tensor for name, tensor in split_weights(model)[1].items()}
+    for name, parameter in model.named_parameters():
+        for kind, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"{kind}/{name}"] = tensor
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def restore(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimizer and teachers the tensors that `training_tensors` returned."""
+    parameters = dict(model.named_parameters())
+    teachers: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        if kind == _TEACHER:
+            teachers[name] = tensor
+        else:
+            optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)
+    model.load_state_dict(teachers, strict=False)

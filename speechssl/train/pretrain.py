@@ -1,28 +1,32 @@
 """Pretraining: an encoder and an objective on unlabeled audio."""
 
 import math
-from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from speechssl.checkpoint.native import ModelDescription, load_weights, save_model
-from speechssl.checkpoint.training_state import load_progress
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batches import TaskBatch
+from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.objective import FittedObjective, Losses, ObjectiveConfig
+from speechssl.objective.objective import Losses, ObjectiveConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
+from speechssl.objective.teacher import split_weights
 from speechssl.objective.wav2vec import Wav2vecConfig
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
-from speechssl.train.run import RunConfig, opened_run, refuse_bad_data, train_in_run
-from speechssl.train.task import CorpusTask, make_sampler
+from speechssl.train.run import RunConfig, train_in_folder
+from speechssl.train.task import Batches, Measured, Task
+
+STAGE = "pretrain"
 
 
 class PretrainConfig(RunConfig):
@@ -62,81 +66,71 @@ class PretrainModel(nn.Module):
         return losses
 
 
-class PretrainTask(CorpusTask[TaskBatch]):
-    """A self-supervised objective on unlabeled audio, as the trainer sees it."""
+def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> Task[TaskBatch]:
+    """Make the task of pretraining, with fresh weights."""
+    model = PretrainModel(config.encoder, config.objective)
+    collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
+    train, dev = (
+        Batches.of_manifest(manifest, config.batches, collate, config.data, config.seed, crop=True)
+        for manifest in (train_manifest, dev_manifest)
+    )
 
-    stage = "pretrain"
+    def evaluate(batch: TaskBatch, step: int) -> Measured:
+        return Measured(model(batch, step), batch.counts)
 
-    def __init__(self, config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> None:
-        geometry = config.encoder.feature_encoder.geometry
-        collate = config.objective.make_collate(geometry, config.seed)
-        super().__init__(
-            config.data,
-            train_manifest,
-            dev_manifest,
-            make_sampler(train_manifest, config.batches, config.seed, crop=True),
-            make_sampler(dev_manifest, config.batches, config.seed, crop=True),
-            collate,
-            collate,
-            config.seed,
-        )
-        self.config = config
-        self.best_metric: str = config.objective.best_metric
-        self.shown_metrics: tuple[str, ...] = config.objective.shown_metrics
-        self.model = PretrainModel(config.encoder, config.objective)
-
-    def fit_targets(self, ranks: Ranks) -> None:
-        """Find the targets of an objective that takes them from the training data, the same on every rank."""
-        objective = self.model.objective
-        if not isinstance(objective, FittedObjective):
-            return
-        if ranks.is_first:
-            print_status(f"{self.stage}: finding targets in up to {objective.fit_seconds:.0f} s of audio")
-        number = min(math.ceil(objective.fit_seconds / self.config.batches.seconds), self.sampler.num_batches)
-        objective.fit((batch.audio for batch in self.train_batches(range(number), pin_memory=False)), self.config.seed)
-
-    def set_trainable(self, step: int) -> bool:
-        """Everything learns throughout."""
-        return False
-
-    def evaluate(self, batch: TaskBatch, step: int) -> Mapping[str, float]:
-        """Sums over what a dev batch has to predict."""
-        losses: Losses = self.model(batch, step)
-        values = {"loss": losses.sum.item(), "count": float(losses.count)}
-        return values | {name: part.item() for name, part in losses.parts.items()}
-
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Means over what was predicted."""
-        return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
-
-    def write_model(self, folder: Path, step: int) -> None:
-        """Write encoder and objective."""
+    def write_model(step: int, folder: Path) -> None:
+        hours = sum(utterance.seconds for utterance in train_manifest) / 3600
+        data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=False)
         description = ModelDescription(
             kind="pretrained",
             step=step,
-            encoder=self.config.encoder,
-            objective=self.config.objective.to_dict(),
-            training_data=(self.training_data(self.stage, labeled=False),),
+            encoder=config.encoder,
+            objective=config.objective.to_dict(),
+            training_data=(data,),
         )
-        save_model(folder, description, self.model.state_dict())
+        save_model(folder, description, split_weights(model)[0])
+
+    return Task(
+        stage=STAGE,
+        model=model,
+        train=train,
+        dev=dev,
+        evaluate=evaluate,
+        best_metric=config.objective.best_metric,
+        shown_metrics=config.objective.shown_metrics,
+        frozen=lambda step: (),
+        after_update=lambda step: model.objective.after_update(model.encoder, step),
+        write_model=write_model,
+    )
 
 
-def pretrain(config: PretrainConfig, run: Path) -> None:
+def pretrain(config: PretrainConfig, folder: Path) -> None:
     """Pretrain into a run folder, from its latest checkpoint if it has one.
 
     Raises:
-        SpeechSSLError: the data, the folder or the configuration do not fit, or the loss is not finite.
+        SpeechSSLError: the data, the folder or the configuration do not fit, the loss is not finite, or a signal
+            stopped the run.
     """
-    train_manifest, dev_manifest = read_manifest(config.data.train), read_manifest(config.data.dev)
-    inputs = {"train": train_manifest.digest, "dev": dev_manifest.digest}
-    with opened_run(run, PretrainTask.stage, config, inputs) as ranks:
-        if ranks is None:
-            return
-        task = PretrainTask(config, train_manifest, dev_manifest)
-        if load_progress(run).step:
-            task.model.load_state_dict(load_weights(run / "latest"))
-        else:
-            if ranks.is_first:
-                refuse_bad_data((train_manifest, dev_manifest), task.model.encoder.geometry, None)
-            task.fit_targets(ranks)
-        train_in_run(task, task.sampler, config, run, ranks)
+    manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    geometry = config.encoder.feature_encoder.geometry
+
+    def prepare(task: Task[TaskBatch], ranks: Ranks) -> None:
+        """Every rank finds the targets by itself, the same ones: none waits for another that computes."""
+        model = task.model
+        assert isinstance(model, PretrainModel)
+        seconds = model.objective.prepare_seconds
+        if seconds and ranks.is_first:
+            print_status(f"{STAGE}: finding targets in up to {seconds:.0f} s of audio")
+        number = min(math.ceil(seconds / config.batches.seconds), task.train.sampler.num_batches)
+        with closing(task.train.read(range(number))) as batches:
+            model.objective.prepare(model.encoder, batches, config.seed)
+
+    train_in_folder(
+        folder,
+        STAGE,
+        config,
+        {"train": manifests[0].digest, "dev": manifests[1].digest},
+        lambda: [problem for manifest in manifests for problem in check_before_training(manifest, geometry, None, 0)],
+        lambda: make_task(config, *manifests),
+        prepare,
+    )

@@ -1,42 +1,44 @@
-"""The folder of a training run: one process at a time, and the configuration it was begun with."""
+"""The folder of a training run: one process at a time, and the configuration that it was started with."""
 
-import fcntl
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from speechssl.checkpoint.native import find_model
-from speechssl.checkpoint.training_state import load_progress, repair_links
+from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.training_state import Progress, load_progress, repair_links
 from speechssl.config import Config, differences
 from speechssl.data.batches import DataConfig
-from speechssl.data.check import check_before_training
-from speechssl.data.manifest import Manifest
-from speechssl.data.sampler import BatchConfig, BatchSampler
-from speechssl.data.units import Vocabulary
-from speechssl.errors import CheckpointError, TrainingError
-from speechssl.frames import FrameGeometry
+from speechssl.data.check import Problem
+from speechssl.data.sampler import BatchConfig
+from speechssl.errors import TrainingError
+from speechssl.files import exclusive_lock, write_text_file
+from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
 from speechssl.train.parallel import Ranks, joined_ranks
-from speechssl.train.trainer import Task, TrainerConfig, train
+from speechssl.train.task import Task
+from speechssl.train.trainer import TrainerConfig, train
 
 RUN_FILE = "run.json"
-# What may differ between the parts of one run. The paths of inputs may: their content is compared instead.
-_FREE = {
-    "trainer.num_steps",
-    "trainer.device",
-    "trainer.reference",
-    "data.num_workers",
-    "data.train",
-    "data.dev",
-    "init",
+FREE_SETTINGS = {
+    "trainer.num_steps": "upwards; the schedule is that of the new number from then on",
+    "trainer.log_steps": "",
+    "trainer.evaluate_steps": "",
+    "trainer.checkpoint_steps": "",
+    "trainer.device": "",
+    "data.num_workers": "",
+    "data.train": "the path: the content is compared instead",
+    "data.dev": "the path: the content is compared instead",
+    "init": "the path: the content is compared instead",
+    "trainer.reference": "a setting of earlier versions",
 }
+"""What may differ between the parts of one run: what does not change its result, and the length."""
+
 _MOST_LISTED = 20
 
 
@@ -60,141 +62,112 @@ class RunConfig(Config):
     trainer: TrainerConfig = TrainerConfig()
 
 
-@contextmanager
-def opened_run(run: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> Iterator[Ranks | None]:
-    """Join the run's processes, lock its folder, check that it may go on, and seed the initialization.
+def train_in_folder(
+    folder: Path,
+    stage: str,
+    config: RunConfig,
+    inputs: Mapping[str, str],
+    find_problems: Callable[[], Sequence[Problem]],
+    make_task: Callable[[], Task[Any]],
+    prepare: Callable[[Task[Any], Ranks], None] = lambda task, ranks: None,
+) -> None:
+    """Train into a run's folder, from its latest checkpoint if it has one.
 
     Args:
-        run: The run's folder.
+        folder: The run's.
         stage: What is being trained.
         config: The whole configuration.
-        inputs: Digests of the files it reads, by setting.
-
-    Yields:
-        The processes; None if the run is finished.
+        inputs: Digests of the files that the run reads, by setting.
+        find_problems: Looks at the data before a new run, in the first process.
+        make_task: Makes the task with its first weights; called with PyTorch's generator seeded.
+        prepare: What a new run needs before its first update; its model is on the rank's device.
 
     Raises:
-        TrainingError: the folder is in use, or holds another run.
+        TrainingError: the folder is in use or holds another run, the data are unfit, or as `train`.
+        StoppedError: as `train`.
     """
-    with joined_ranks(config.trainer.device) as ranks, locked_run(run, ranks):
-        is_unfinished = begin_or_resume(run, stage, config, inputs, config.trainer.num_steps, ranks)
+    with joined_ranks(config.trainer.device) as ranks, _locked(folder, ranks):
+
+        def begin() -> Progress:
+            progress = _begin_or_resume(folder, stage, config, inputs)
+            if not progress.step:
+                _refuse(find_problems())
+            return progress
+
+        progress = ranks.first_decides(begin)
+        if progress.step >= config.trainer.num_steps:
+            return
         torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
-        yield ranks if is_unfinished else None
-
-
-def train_in_run(task: Task, sampler: BatchSampler, config: RunConfig, run: Path, ranks: Ranks) -> None:
-    """Say what the run will do, and do it.
-
-    Raises:
-        TrainingError: as ``train``.
-    """
-    if ranks.is_first:
-        describe_run(sampler, config.trainer, config.batches, ranks)
-    train(task, config.trainer, config.optimizer, config.schedule, run, ranks, config.seed)
+        task = make_task()
+        if progress.step:
+            saved = read_model(folder / "latest")
+            saved.fill(task.model, dict(saved.weights) | split_weights(task.model)[1])
+        task.model.to(ranks.device)
+        if not progress.step:
+            prepare(task, ranks)
+        if ranks.is_first:
+            print_status(_describe(task, config, ranks))
+        train(task, config.trainer, config.optimizer, config.schedule, folder, ranks, config.seed)
 
 
 @contextmanager
-def locked_run(run: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other processes out of a run's folder.
-
-    The lock belongs to the process, so that a killed run cannot leave it behind, nor its workers keep it.
-
-    Raises:
-        TrainingError: another process trains in the folder, or it cannot be made.
-    """
-    if not ranks.is_first:
-        yield
-        return
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / "lock").open("a")
-    except OSError as error:
-        raise TrainingError(f"{run}: cannot be used as a run folder: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainingError(f"{run}: another process is training in this folder") from None
+def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep other processes out of a run's folder."""
+    with ExitStack() as stack:
+        if ranks.is_first:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive_lock(folder / "lock"))
+            except BlockingIOError:
+                raise TrainingError(f"{folder}: another process is training in this folder") from None
+            except OSError as error:
+                raise TrainingError(f"{folder}: cannot be used as a run folder: {error.strerror}") from None
         yield
 
 
-def begin_or_resume(
-    run: Path, stage: str, config: Config, inputs: Mapping[str, str], num_steps: int, ranks: Ranks
-) -> bool:
-    """Check that a run may go on with a configuration, and note the configuration.
-
-    Args:
-        run: The run's folder, locked.
-        stage: What is being trained.
-        config: The whole configuration.
-        inputs: Digests of the files it reads, by setting.
-        num_steps: Updates in all.
-        ranks: The first one looks and writes, the others wait for it.
-
-    Returns:
-        Whether anything is left to do.
-
-    Raises:
-        TrainingError: the folder holds a run of another stage, configuration or input.
-    """
-    if not ranks.is_first:
-        ranks.wait()
-        return load_progress(run).step < num_steps
+def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> Progress:
+    """Check that a run may go on with a configuration, and note the configuration."""
     record = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
-    progress = load_progress(run)
-    file = run / RUN_FILE
-    is_finished = progress.step >= num_steps
+    progress = load_progress(folder)
+    file = folder / RUN_FILE
+    num_steps = config.trainer.num_steps
     if progress.step:
-        changes = differences(_read_record(file), record)
-        changes = {name.removeprefix("config."): change for name, change in changes.items()}
-        changes = {name: change for name, change in changes.items() if name not in _FREE}
+        changes = _changes(_read_record(file, config), record)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
-            raise TrainingError(f"{run}: this run was begun otherwise ({listed}); use another folder or remove it")
-        repair_links(run, progress)
-        state = "is finished" if is_finished else "goes on"
-        print_status(f"{stage}: {run} {state} after step {progress.step}")
-    if not is_finished:
-        temporary = file.with_name(f".{file.name}.partial")
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        temporary.replace(file)
-    ranks.wait()
-    return not is_finished
+            raise TrainingError(
+                f"{folder}: this run was started with different settings ({listed}); use another folder or remove it"
+            )
+        repair_links(folder, progress)
+        is_finished = progress.step >= num_steps
+        state = "is finished: it has done" if is_finished else "resumes after"
+        print_status(f"{stage}: {folder} {state} step {progress.step}")
+        if is_finished:
+            return progress
+    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return progress
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ although they may not, as (old, new)."""
+    found = differences(old, new)
+    found = {name.removeprefix("config."): change for name, change in found.items()}
+    return {name: change for name, change in found.items() if name not in FREE_SETTINGS}
+
+
+def _read_record(file: Path, config: RunConfig) -> dict[str, Any]:
+    """What a run was started with; settings that an earlier version wrote have today's names and defaults."""
     try:
         record: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{file}: expected what the run was begun with: {error}") from None
-    return record
+        settings = record["config"]
+        settings["trainer"].pop("reference", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
+    return record | {"config": type(config).from_dict(settings, str(file)).to_dict()}
 
 
-def digest_model(path: Path) -> str:
-    """The SHA-256 of a model's weights.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    weights = find_model(path) / "model.safetensors"
-    try:
-        with weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{weights}: {error.strerror or error}") from None
-
-
-def refuse_bad_data(
-    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Vocabulary | None, min_samples: int = 0
-) -> None:
-    """Run the cheap part of the pre-flight check.
-
-    Raises:
-        TrainingError: there are problems; each stands on its own line of stderr.
-    """
-    problems: list[Any] = []
-    for manifest in manifests:
-        problems += check_before_training(manifest, geometry, vocabulary, min_samples)
+def _refuse(problems: Sequence[Problem]) -> None:
+    """Name the problems of the data on stderr and raise an error, if there are any."""
     for problem in problems[:_MOST_LISTED]:
         print_status(f"{problem.where}: {problem.detail}")
     if problems:
@@ -202,12 +175,12 @@ def refuse_bad_data(
         raise TrainingError(f"{len(problems)} utterances are unfit for training{rest}; see `speechssl check`")
 
 
-def describe_run(sampler: BatchSampler, trainer: TrainerConfig, batches: BatchConfig, ranks: Ranks) -> None:
-    """Say what a run will do, before it does it."""
+def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:
+    """What a run will do, before it does it."""
+    sampler, microbatches = task.train.sampler, config.trainer.microbatches
     left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out else ""
-    update = batches.seconds * trainer.microbatches
-    print_status(
+    return (
         f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{left_out}; "
-        f"an update sees up to {update:.0f} s of audio in {trainer.microbatches} batches "
-        f"on {ranks.count} x {ranks.device.type}; {trainer.num_steps} updates"
+        f"an update sees up to {config.batches.seconds * microbatches:.0f} s of audio in {microbatches} batches "
+        f"on {ranks.count} x {ranks.device.type}; {config.trainer.num_steps} updates"
     )

@@ -1,53 +1,57 @@
-"""What every task on manifests has: its batches for training and for the dev set."""
+"""What is trained: a model, its batches and what its losses mean, as values."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
-from speechssl.checkpoint.native import TrainingData
-from speechssl.data.batches import BatchType, DataConfig, Example, make_loader
+from torch import nn
+
+from speechssl.data.batches import DataConfig, Example, TaskBatch, make_loader
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
-from speechssl.train.parallel import Ranks
+from speechssl.objective.objective import Losses
+
+B = TypeVar("B", bound=TaskBatch)
 
 
-class CorpusTask(Generic[BatchType]):
-    """A task whose batches come from a training and a dev manifest.
+@dataclass(frozen=True)
+class Batches(Generic[B]):
+    """The batches of a split: which utterances each has, and what becomes of them.
 
-    Args:
-        data: License and workers.
-        train_manifest: What to train on.
-        dev_manifest: What to measure progress on.
-        sampler: The batches of the training manifest.
-        dev_sampler: The batches of the dev manifest.
-        collate: Makes a training batch of its examples; runs in the loader's workers.
-        dev_collate: Makes a dev batch.
+    Attributes:
+        manifest: The utterances.
+        sampler: Which of them make a batch.
+        collate: Makes a batch of its examples; runs in the loader's workers.
+        data: Says how many workers there are.
         seed: Of crops.
     """
 
-    def __init__(
-        self,
-        data: DataConfig,
-        train_manifest: Manifest,
-        dev_manifest: Manifest,
-        sampler: BatchSampler,
-        dev_sampler: BatchSampler,
-        collate: Callable[[list[Example]], BatchType],
-        dev_collate: Callable[[list[Example]], BatchType],
-        seed: int,
-    ) -> None:
-        self.data = data
-        self.train_manifest = train_manifest
-        self.dev_manifest = dev_manifest
-        self.sampler = sampler
-        self.dev_sampler = dev_sampler
-        self.collate = collate
-        self.dev_collate = dev_collate
-        self.seed = seed
+    manifest: Manifest
+    sampler: BatchSampler
+    collate: Callable[[list[Example]], B]
+    data: DataConfig
+    seed: int
 
-    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[BatchType]:
-        """Read the training batches with these numbers."""
+    @classmethod
+    def of_manifest(
+        cls,
+        manifest: Manifest,
+        config: BatchConfig,
+        collate: Callable[[list[Example]], B],
+        data: DataConfig,
+        seed: int,
+        *,
+        crop: bool,
+    ) -> "Batches[B]":
+        """Put the utterances of a manifest together, cropped to equal lengths or padded."""
+        lengths = [utterance.num_output_samples for utterance in manifest]
+        return cls(manifest, BatchSampler(lengths, config, seed, crop=crop), collate, data, seed)
+
+    def read(self, numbers: Iterable[int], *, pin_memory: bool = False) -> Generator[B, None, None]:
+        """Read the batches with these numbers, counted across epochs."""
         return make_loader(
-            self.train_manifest,
+            self.manifest,
             (self.sampler[number] for number in numbers),
             self.collate,
             seed=self.seed,
@@ -55,17 +59,49 @@ class CorpusTask(Generic[BatchType]):
             pin_memory=pin_memory,
         )
 
-    def dev_batches(self, ranks: Ranks) -> Iterator[BatchType]:
-        """This rank's share of the dev set, the same crops and masks at every evaluation."""
-        plans = self.dev_sampler.epoch(0)[ranks.rank :: ranks.count]
-        return make_loader(self.dev_manifest, plans, self.dev_collate, seed=self.seed, num_workers=0)
-
-    def training_data(self, stage: str, *, labeled: bool) -> TrainingData:
-        """What a model of this task says it was trained on."""
-        hours = sum(utterance.seconds for utterance in self.train_manifest) / 3600
-        return TrainingData(stage=stage, license=self.data.license, hours=hours, labeled=labeled)
+    def read_share(self, rank: int, count: int) -> Generator[B, None, None]:
+        """Read a rank's share of the first epoch: the same crops and masks each time."""
+        plans = self.sampler.epoch(0)[rank::count]
+        return make_loader(self.manifest, plans, self.collate, seed=self.seed, num_workers=0)
 
 
-def make_sampler(manifest: Manifest, batches: BatchConfig, seed: int, *, crop: bool) -> BatchSampler:
-    """The batches of a manifest, cropped to equal lengths or padded."""
-    return BatchSampler([utterance.num_output_samples for utterance in manifest], batches, seed, crop=crop)
+@dataclass(frozen=True)
+class Measured:
+    """What a batch of the dev set gives.
+
+    Attributes:
+        losses: Sums to report.
+        counts: What they are divided by.
+    """
+
+    losses: Losses
+    counts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Task(Generic[B]):
+    """What the trainer trains.
+
+    Attributes:
+        stage: Its name on the console.
+        model: A module whose call with (batch, step) returns ``Losses``.
+        train: The batches to train on.
+        dev: The batches to measure progress on.
+        evaluate: Measures a dev batch after so many updates, the model being in evaluation mode.
+        best_metric: The dev metric, lower being better, that chooses the ``best`` checkpoint.
+        shown_metrics: What of the log is shown on the console, in this order.
+        frozen: The modules that do not learn in an update.
+        after_update: Called after each update with the updates done.
+        write_model: Writes the model's files after so many updates into a folder.
+    """
+
+    stage: str
+    model: nn.Module
+    train: Batches[B]
+    dev: Batches[B]
+    evaluate: Callable[[B, int], Measured]
+    best_metric: str
+    shown_metrics: tuple[str, ...]
+    frozen: Callable[[int], tuple[nn.Module, ...]]
+    after_update: Callable[[int], None]
+    write_model: Callable[[int, Path], None]

@@ -1,30 +1,31 @@
 """The one training loop: batches to losses to updates to checkpoints."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from speechssl.checkpoint.training_state import Progress, load_optimizer, load_progress, save_checkpoint
+from speechssl.checkpoint.training_state import load_progress, load_training_tensors, save_checkpoint
 from speechssl.config import Config
-from speechssl.data.batches import TaskBatch
-from speechssl.data.manifest import Manifest
-from speechssl.errors import TrainingError
-from speechssl.objective.objective import Losses
-from speechssl.train.curves import Watch
-from speechssl.train.guard import FiniteGuard
+from speechssl.errors import StoppedError, TrainingError
+from speechssl.model.cpu import without_generated_code
+from speechssl.model.device import autocast, exact_float32, resolve_precision
+from speechssl.objective.objective import weighted_sum
+from speechssl.objective.teacher import Teacher
+from speechssl.terminal import STOPPED_STATUS
+from speechssl.train import parallel
+from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.log import MetricSums, RunLog
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from speechssl.train.parallel import Ranks
-
-_SMALL = 1_000_000  # convolution weights: below, oneDNN's code for one length costs more than it saves
+from speechssl.train.task import Task
 
 
 class TrainerConfig(Config):
@@ -36,9 +37,9 @@ class TrainerConfig(Config):
         log_steps: Updates between two lines of the log; each checkpoint has one too.
         evaluate_steps: Updates between two evaluations on the dev set, each followed by a checkpoint.
         checkpoint_steps: Updates between two checkpoints.
-        reference: Curves of earlier runs, by ``speechssl curves``: the console says when this run leaves their band.
         device: By name; None is the GPU if there is one, else the CPU.
-        precision: Of matrix products; None is bfloat16 on a GPU and float32 on a CPU.
+        precision: Of matrix products and convolutions. None is bfloat16 on a GPU that has it in hardware, else
+            float32, which means it: TF32 is off.
     """
 
     num_steps: int = Field(400_000, ge=1)
@@ -46,51 +47,12 @@ class TrainerConfig(Config):
     log_steps: int = Field(200, ge=1)
     evaluate_steps: int = Field(5_000, ge=1)
     checkpoint_steps: int = Field(1_000, ge=1)
-    reference: Path | None = None
     device: str | None = None
     precision: Literal["float32", "bfloat16"] | None = None
 
 
-class Task(Protocol):
-    """What is trained: a model, its batches and their losses.
-
-    Attributes:
-        stage: Its name on the console.
-        best_metric: The dev metric, lower being better, that chooses the ``best`` checkpoint.
-        shown_metrics: What of the log is shown on the console, in this order.
-        train_manifest: Where training utterances stand, for messages.
-    """
-
-    stage: str
-    best_metric: str
-    shown_metrics: tuple[str, ...]
-    train_manifest: Manifest
-
-    @property
-    def model(self) -> nn.Module:
-        """A module whose call with (batch, step) returns ``Losses``."""
-
-    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[TaskBatch]:
-        """Read the training batches with these numbers."""
-
-    def dev_batches(self, ranks: Ranks) -> Iterator[TaskBatch]:
-        """Read this rank's share of the dev set."""
-
-    def set_trainable(self, step: int) -> bool:
-        """Choose the parameters that learn in this update; whether that changed them."""
-
-    def evaluate(self, batch: Any, step: int) -> Mapping[str, float]:
-        """Sums over a dev batch, with the model in evaluation mode."""
-
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Dev metrics from the sums over all dev batches."""
-
-    def write_model(self, folder: Path, step: int) -> None:
-        """Write the model's files."""
-
-
 def train(
-    task: Task,
+    task: Task[Any],
     config: TrainerConfig,
     optimizer_config: OptimizerConfig,
     schedule: ScheduleConfig,
@@ -101,7 +63,7 @@ def train(
     """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
 
     Args:
-        task: What to train; its model is moved to the rank's device.
+        task: What to train; its model is on the rank's device.
         config: Length and intervals.
         optimizer_config: AdamW.
         schedule: The learning rate over the run.
@@ -111,6 +73,7 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite, or the microbatches do not divide among the ranks.
+        StoppedError: a signal asked for it; a checkpoint was saved.
     """
     if config.microbatches % ranks.count:
         raise TrainingError(
@@ -122,67 +85,90 @@ def train(
     progress = load_progress(run)
     first_step = progress.step
     if first_step:
-        load_optimizer(run, optimizer, model)
-    reading = task.train_batches(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
+        parallel.restore(optimizer, model, load_training_tensors(run))
+    dtype = resolve_precision(config.precision, ranks.device, trains=True)
+    reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
-    guard = FiniteGuard(task.train_manifest)
-    watch = Watch(config.reference, config.num_steps)
-    replica: nn.Module = model
+    guard = FiniteGuard(task.train.manifest)
+    replica = model
+    frozen: tuple[nn.Module, ...] | None = None
     with (
-        _convolutions(model, config, ranks),
-        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps, watch.remarks)
+        exact_float32(dtype),
+        without_generated_code(model, ranks.device, dtype),
+        closing(reading),
+        stop_requests() as stop,
+        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
         if ranks.is_first
         else nullcontext() as log,
     ):
         for step in range(first_step, config.num_steps):
-            if task.set_trainable(step) or step == first_step:
-                replica = DistributedDataParallel(model) if ranks.count > 1 else model
+            # What learns can change at any update; a replica over several ranks has to know.
+            if task.frozen(step) != frozen:
+                frozen = task.frozen(step)
+                _freeze(model, frozen)
+                replica = parallel.spread(model, ranks)
             model.train()
-            count = 0.0
-            for part in range(own):
-                number, batch = next(batches)
+
+            # The batches come first: what they count is known, and divides the losses, before anything is computed.
+            microbatches = list(islice(batches, own))
+            counts: dict[str, float] = {}
+            for _, batch in microbatches:
+                for name, count in batch.counts.items():
+                    counts[name] = counts.get(name, 0.0) + count
+            totals = ranks.sum_named(counts)
+
+            # Gradients of the mean over everything in the update, on all ranks.
+            for part, (number, batch) in enumerate(microbatches):
                 _seed_noise(seed, number)
-                is_last = part == own - 1
-                with nullcontext() if is_last or replica is model else replica.no_sync():  # type: ignore[operator]
-                    with _autocast(config, ranks):
-                        losses: Losses = replica(batch.to(ranks.device), step)
-                    losses.sum.backward()  # type: ignore[no-untyped-call]
-                count += losses.count
-                sums.add(losses, batch.audio.seconds)
-                guard.watch(step, batch, losses.sum)
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            _divide(gradients, count, ranks)
-            norm = _clip(gradients, optimizer_config.max_gradient_norm)
-            guard.watch_gradient(step, norm)
+                with parallel.without_exchange(replica, is_last=part == own - 1):
+                    with autocast(ranks.device, dtype):
+                        losses = replica(batch.to(ranks.device), step)
+                    loss = weighted_sum(losses, totals)
+                    share = loss * ranks.count  # the exchange divides by the ranks
+                    share.backward()  # type: ignore[no-untyped-call]
+                sums.add(losses, batch.counts, batch.audio.seconds)
+                guard.watch_loss(loss, batch)
+            norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
+
             rate = optimizer_config.learning_rate * schedule.scale(step, config.num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            guard.check(before_step=step)
-
             done = step + 1
+            task.after_update(done)
+            guard.watch_update(step, norm)
+            guard.check()
+
+            # Logs, evaluations and checkpoints are the only steps that wait for a GPU.
+            must_stop = ranks.any(stop.signal is not None)
             evaluates = done % config.evaluate_steps == 0 or done == config.num_steps
-            saves = evaluates or done % config.checkpoint_steps == 0
-            if saves:  # nothing that is not finite
-                guard.check(before_step=done)
-            # Before each checkpoint too: a run that goes on from there has no sums of the steps before.
-            if saves or done % config.log_steps == 0:
+            saves = evaluates or must_stop or done % config.checkpoint_steps == 0
+            if saves:
+                guard.check(wait=True)  # nothing that is not finite is saved
+            if saves or done % config.log_steps == 0:  # a run that resumes there has no sums of the steps before
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
                 if log:
                     log.write(done, "train", metrics)
             if saves:
                 score = None
                 if evaluates:
-                    dev = _evaluate(task, done, config, ranks)
+                    dev = _evaluate(task, done, ranks, dtype)
                     score = dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev)
-                progress = _advance(progress, done, score)
+                progress = progress.advanced(done, score)
                 if ranks.is_first:
-                    save_checkpoint(run, progress, optimizer, model, partial(task.write_model, step=done))
+                    tensors = parallel.training_tensors(optimizer, model)
+                    save_checkpoint(run, progress, tensors, partial(task.write_model, done))
                 ranks.wait()
+            if must_stop and done < config.num_steps:
+                if not ranks.is_first:
+                    raise SystemExit(STOPPED_STATUS)
+                by = "a signal" if stop.signal is None else stop.signal.name
+                where = f"stopped by {by} after step {done} of {config.num_steps}, which is saved"
+                raise StoppedError(f"{task.stage}: {where}; run the same command again to resume")
 
 
 def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[int]:
@@ -193,10 +179,11 @@ def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[i
         yield from range(first, first + own)
 
 
-def _advance(progress: Progress, step: int, score: float | None) -> Progress:
-    if score is not None and (progress.best_score is None or score < progress.best_score):
-        return Progress(step, step, score)
-    return Progress(step, progress.best_step, progress.best_score)
+def _freeze(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
+    """Let everything learn but these modules and teachers."""
+    model.requires_grad_(True)
+    for module in (*frozen, *(module for module in model.modules() if isinstance(module, Teacher))):
+        module.requires_grad_(False)
 
 
 def _seed_noise(seed: int, number: int) -> None:
@@ -204,53 +191,12 @@ def _seed_noise(seed: int, number: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]))
 
 
-def _autocast(config: TrainerConfig, ranks: Ranks) -> torch.autocast:
-    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=_precision(config, ranks) == torch.bfloat16)
-
-
-def _precision(config: TrainerConfig, ranks: Ranks) -> torch.dtype:
-    default = "bfloat16" if ranks.device.type == "cuda" else "float32"
-    return torch.bfloat16 if (config.precision or default) == "bfloat16" else torch.float32
-
-
-@contextmanager
-def _convolutions(model: nn.Module, config: TrainerConfig, ranks: Ranks) -> Iterator[None]:
-    """Keep oneDNN from the convolutions of a small model that trains in float32 on a CPU.
-
-    It generates machine code for each new length, some milliseconds a layer, and hardly two batches have one length. A
-    small model's convolutions take less time than that; a large one's gain more from faster code than it costs.
-    """
-    number = sum(conv.weight.numel() for conv in model.modules() if isinstance(conv, nn.Conv1d))
-    backend = torch.backends.mkldnn
-    before = bool(backend.enabled)
-    if ranks.device.type == "cpu" and _precision(config, ranks) == torch.float32 and number < _SMALL:
-        backend.enabled = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        backend.enabled = before  # type: ignore[assignment]
-
-
-def _divide(gradients: list[Tensor], count: float, ranks: Ranks) -> None:
-    """Turn sums of gradients (over ranks: means of sums) into the mean over everything counted in the update."""
-    total = ranks.sum(torch.tensor(count, device=ranks.device))
-    torch._foreach_mul_(gradients, ranks.count / total)
-
-
-def _clip(gradients: list[Tensor], max_norm: float | None) -> Tensor:
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if max_norm is not None:
-        torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
-    return norm
-
-
 @torch.inference_mode()
-def _evaluate(task: Task, step: int, config: TrainerConfig, ranks: Ranks) -> dict[str, float]:
+def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
     task.model.eval()
-    totals: dict[str, float] = {}
-    for batch in task.dev_batches(ranks):
-        with _autocast(config, ranks):
-            sums = task.evaluate(batch.to(ranks.device), step)
-        for name, value in sums.items():
-            totals[name] = totals.get(name, 0.0) + value
-    return task.summarize(ranks.sum_named(totals))
+    sums = MetricSums()
+    for batch in task.dev.read_share(ranks.rank, ranks.count):
+        with autocast(ranks.device, dtype):
+            measured = task.evaluate(batch.to(ranks.device), step)
+        sums.add(measured.losses, measured.counts)
+    return sums.means(ranks)

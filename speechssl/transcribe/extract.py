@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from speechssl.checkpoint.native import load_encoder
+from speechssl.checkpoint.reader import load_encoder
 from speechssl.data.audio import SAMPLE_RATE, Waveform
 from speechssl.errors import AudioError, ConfigError
 from speechssl.files import ordinary_permissions

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.checkpoint.native import CTCCheckpoint, load_ctc
+from speechssl.checkpoint.reader import load_ctc
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.decode.beam_search import BeamSearch

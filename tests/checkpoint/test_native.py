@@ -10,21 +10,14 @@ import safetensors.torch
 import torch
 
 import speechssl
-from speechssl.checkpoint.native import (
-    ModelDescription,
-    TrainingData,
-    find_model,
-    load_ctc,
-    load_description,
-    load_encoder,
-    load_weights,
-    resolve_device,
-    save_model,
-)
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
+from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
 from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError
 from speechssl.files import replaced_folder
 from speechssl.model.ctc import CTCModel
+from speechssl.model.device import resolve_device
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
@@ -80,6 +73,22 @@ def test_a_ctc_model_comes_back_as_it_was(folder: Path, ctc: CTCModel) -> None:
     assert found.frame_lengths.tolist() == [12, 9]
 
 
+def test_the_tensors_say_that_they_are_pytorchs(folder: Path) -> None:
+    with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_names_of_earlier_versions_are_read(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    for data in values["training_data"]:
+        data["licence"], data["labelled"] = data.pop("license"), data.pop("labeled")
+    (folder / "config.json").write_text(json.dumps(values), "utf-8")
+    safetensors.torch.save_file({"objective.centres": torch.ones(2)}, folder / "model.safetensors")
+    saved = read_model(folder)
+    assert saved.description == CTC
+    assert list(saved.weights) == ["objective.centers"]
+
+
 def test_whoever_may_read_a_new_file_may_read_a_model(folder: Path) -> None:
     (folder / "new").touch()
     modes = {path.name: stat.filemode(path.stat().st_mode) for path in folder.iterdir()}
@@ -110,7 +119,7 @@ def test_saving_changes_neither_the_model_nor_its_weights_on_the_way(tmp_path: P
 
     model = Odd()
     save_model(tmp_path, PRETRAINED, model.state_dict())
-    assert load_weights(tmp_path)["weight"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    assert read_model(tmp_path).weights["weight"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     assert model.weight.requires_grad
     assert not model.weight.is_contiguous()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
@@ -125,7 +134,7 @@ def test_config_json_names_the_licenses_of_all_training_data(folder: Path) -> No
         ("finetune", "CC0: «тест»", True),
     ]
     assert values["speechssl_version"] == speechssl.__version__
-    assert load_description(folder) == CTC
+    assert read_model(folder).description == CTC
 
 
 def test_a_pretrained_model_is_no_ctc_model(tmp_path: Path, ctc: CTCModel) -> None:
@@ -134,7 +143,7 @@ def test_a_pretrained_model_is_no_ctc_model(tmp_path: Path, ctc: CTCModel) -> No
         CheckpointError, match=re.escape(f"{path}: expected a fine-tuned (ctc) model, found a pretrain")
     ):
         load_ctc(path)
-    assert load_description(path) == PRETRAINED
+    assert read_model(path).description == PRETRAINED
 
 
 def test_paths_without_a_model(tmp_path: Path) -> None:
@@ -211,10 +220,10 @@ def test_a_run_stands_for_its_best_model_before_its_latest(tmp_path: Path, ctc: 
     for step in (1, 2):
         save_ctc(run / "checkpoints" / f"step_{step}", ctc, step)
     (run / "latest").symlink_to("checkpoints/step_2")
-    assert find_model(run) == run / "latest"
+    assert read_model(run).weights_file.parent == run / "latest"
     assert load_ctc(run).description.step == 2
     (run / "best").symlink_to("checkpoints/step_1")
-    assert find_model(run) == run / "best"
+    assert read_model(run).weights_file.parent == run / "best"
     assert load_ctc(run).description.step == 1
     save_ctc(tmp_path / "copy", ctc, 3)
     (tmp_path / "copy" / "best").symlink_to(run / "best")

@@ -123,7 +123,8 @@ def test_check_as_json(recordings: Path) -> None:
 
 
 def test_check_against_a_model(recordings: Path) -> None:
-    from speechssl.checkpoint.native import ModelDescription, save_model
+    from speechssl.checkpoint.native import save_model
+    from speechssl.checkpoint.saved_model import ModelDescription
     from speechssl.data.units import Vocabulary
     from speechssl.model.encoder import EncoderConfig
 

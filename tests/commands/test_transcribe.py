@@ -15,7 +15,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import _progress, app
 from speechssl.transcribe.outputs import RECORD
 from speechssl.transcribe.transcript import Transcript

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription
+from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.units import Vocabulary
 from speechssl.decode.greedy import PathToken, join_repeats
 from speechssl.decode.words import Word, words_of_path

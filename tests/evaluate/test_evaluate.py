@@ -8,7 +8,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.checkpoint.native import CTCCheckpoint, TrainingData
+from speechssl.checkpoint.saved_model import CTCCheckpoint, TrainingData
 from speechssl.data.audio import audio_info
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import AudioError, ManifestError

@@ -42,11 +42,8 @@ class TestLoss:
         torch.manual_seed(0)
         rows = [torch.randn(length, 3).softmax(dim=1) for length in (5, 4, 5, 3, 1, 2)]
         labels = [(1, 2), (1, 1), (2, 1, 2), (), (2,), (1, 2)]
-        losses = ctc_losses(
-            make_output(*rows),
-            torch.tensor([symbol for row in labels for symbol in row]),
-            torch.tensor([len(row) for row in labels]),
-        )
+        output, symbols = make_output(*rows), torch.tensor([symbol for row in labels for symbol in row])
+        losses = ctc_losses(output, symbols, output.frame_lengths.tolist(), [len(row) for row in labels])
         assert losses.shape == (6,)
         for loss, row, wanted in zip(losses.tolist(), rows, labels, strict=True):
             assert loss == pytest.approx(brute_force_loss(row, wanted), rel=1e-5)
@@ -59,8 +56,9 @@ class TestLoss:
         self, num_frames: int, labels: tuple[int, ...], fits: bool
     ) -> None:
         rows = torch.full((num_frames, 3), 1 / 3), torch.full((9, 3), 1 / 3)
+        output = make_output(*rows)
         loss, other = ctc_losses(
-            make_output(*rows), torch.tensor((*labels, 1)), torch.tensor([len(labels), 1])
+            output, torch.tensor((*labels, 1)), output.frame_lengths.tolist(), (len(labels), 1)
         ).tolist()
         assert math.isfinite(loss) is fits
         assert loss > 0
@@ -70,7 +68,8 @@ class TestLoss:
         torch.manual_seed(0)
         model = CTCModel(tiny_config(), NUM_SYMBOLS)
         output = model(*padded_batch)
-        losses = ctc_losses(output, torch.tensor([1, 2, 3, 4, 4, 5, 6]), torch.tensor([2, 3, 0, 1, 1]))
+        num_frames = output.frame_lengths.tolist()
+        losses = ctc_losses(output, torch.tensor([1, 2, 3, 4, 4, 5, 6]), num_frames, (2, 3, 0, 1, 1))
         losses.sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
@@ -154,10 +153,11 @@ class TestModel:
     ) -> None:
         model = self.make_model(tiny_config(norm=norm, norm_first=norm_first, normalize_waveforms=normalize))
         waveforms, lengths = padded_batch
-        labels, label_lengths = torch.randint(1, NUM_SYMBOLS, (12,)), torch.tensor([4, 3, 1, 0, 4])
+        labels, num_labels = torch.randint(1, NUM_SYMBOLS, (12,)), (4, 3, 1, 0, 4)
         mask, channel_mask = torch.rand(5, 49) < 0.3, torch.rand(5, 32) < 0.2
         output = model(waveforms, lengths, mask, channel_mask)
-        losses, paths = ctc_losses(output, labels, label_lengths), greedy_paths(output)
+        losses = ctc_losses(output, labels, output.frame_lengths.tolist(), num_labels)
+        paths = greedy_paths(output)
         assert output.frame_lengths.tolist() == [29, 49, 1, 21, 49]
         assert len({token.symbol_id for path in paths for token in path}) > 2, "a test of nothing"
         for row, (length, count) in enumerate(zip(lengths.tolist(), output.frame_lengths.tolist(), strict=True)):
@@ -167,7 +167,8 @@ class TestModel:
             assert alone.frame_lengths.tolist() == [count]
             assert alone.frame_lengths.dtype == torch.int64
             torch.testing.assert_close(output.log_probs[row, :count], alone.log_probs[0], rtol=1e-4, atol=1e-4)
-            [loss] = ctc_losses(alone, labels.split(label_lengths.tolist())[row], label_lengths[row : row + 1]).tolist()
+            own = labels.split(num_labels)[row]
+            [loss] = ctc_losses(alone, own, (count,), num_labels[row : row + 1]).tolist()
             assert losses[row].item() == pytest.approx(loss, rel=1e-5, abs=1e-4)
             [path] = greedy_paths(alone)
             assert [PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in paths[row]] == [

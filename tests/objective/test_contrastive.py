@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from losses import loss_sum
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -74,7 +75,8 @@ def make_inputs(batch: ContrastiveBatch) -> tuple[Frames, Tensor]:
     """Noise for what the encoder gives: frames and context, both with gradients."""
     torch.manual_seed(1)
     values = torch.randn(*batch.mask.shape, 8, requires_grad=True)
-    return Frames(values, None, torch.rand(len(values))), torch.randn(*batch.mask.shape, 16, requires_grad=True)
+    features = torch.rand(*values.shape)
+    return Frames(values, None, features), torch.randn(*batch.mask.shape, 16, requires_grad=True)
 
 
 def naive_loss(objective: ContrastiveObjective, frames: Tensor, context: Tensor, batch: ContrastiveBatch) -> Tensor:
@@ -103,7 +105,7 @@ class TestCollate:
         batch = make_collate()(make_examples())
         num_frames = [GEOMETRY.num_frames(length) for length in LENGTHS]
         assert batch.mask.shape == (6, max(num_frames))
-        assert batch.count == int(batch.mask.sum()) == int(batch.weights.sum())
+        assert batch.counts["hidden"] == int(batch.mask.sum()) == int(batch.weights.sum())
         assert batch.hidden.shape == batch.weights.shape == (6, int(batch.mask.sum(dim=1).max()))
         assert batch.distractors.shape == (*batch.hidden.shape, 9)
         for row, length in enumerate(num_frames):
@@ -150,7 +152,7 @@ class TestCollate:
 
     def test_an_utterance_of_one_frame_has_nothing_to_hide(self) -> None:
         batch = make_collate()(make_examples((25,)))
-        assert batch.count == 0
+        assert batch.counts["hidden"] == 0
         assert batch.mask.tolist() == [[False]]
 
 
@@ -185,10 +187,10 @@ class TestLoss:
         losses = objective(Given(frames, context), batch, step=0)
         exact, exact_context = deepcopy(objective).double(), context.detach().double().requires_grad_()
         expected = naive_loss(exact, frames.values.double(), exact_context, batch)
-        assert losses.parts["contrastive"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert losses["contrastive"].sum.item() == pytest.approx(expected.item(), rel=1e-5)
 
         alone = make_objective(CONFIG.model_copy(update={"diversity_weight": 0.0, "penalty_weight": 0.0}))
-        alone(Given(frames, context), batch, step=0).sum.backward()
+        loss_sum(alone(Given(frames, context), batch, step=0)).backward()
         expected.backward()
         pairs = [(context, exact_context), (alone.quantizer.codebooks, exact.quantizer.codebooks)]
         for name in ("target_projection", "context_projection"):
@@ -202,22 +204,23 @@ class TestLoss:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         losses = make_objective()(Given(frames, context), batch, step=0)
-        parts = losses.parts
-        unused = (2 * 6 - parts["prob_perplexity"] / batch.count) / (2 * 6)
+        parts, count = {name: term.sum for name, term in losses.items()}, batch.counts["hidden"]
+        unused = (2 * 6 - parts["prob_perplexity"] / count) / (2 * 6)
         assert 0 < unused < 1
-        expected = parts["contrastive"] + 0.1 * batch.count * unused + 10 * parts["penalty"]
-        assert losses.sum.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert losses.count == batch.count
+        expected = parts["contrastive"] + 0.1 * count * unused + 10 * parts["penalty"]
+        assert loss_sum(losses).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert {term.count for term in losses.values()} == {"hidden"}
         by_hand = sum(energy * hidden for energy, hidden in zip(frames.energy, batch.mask.sum(dim=1), strict=True))
         assert parts["penalty"].item() == pytest.approx(by_hand.item(), rel=1e-5)
 
-    def test_parts_are_detached_sums(self) -> None:
+    def test_terms_are_those_of_the_loss_and_measures(self) -> None:
         batch = make_collate()(make_examples())
         losses = make_objective()(Given(*make_inputs(batch)), batch, step=0)
-        assert losses.sum.requires_grad
-        assert not any(part.requires_grad for part in losses.parts.values())
-        means = {name: (part / losses.count).item() for name, part in losses.parts.items()}
-        assert means.keys() == {"contrastive", "accuracy", "code_perplexity", "prob_perplexity", "left_out", "penalty"}
+        assert loss_sum(losses).requires_grad
+        weights = {name: term.weight for name, term in losses.items()}
+        measures = dict.fromkeys(("accuracy", "code_perplexity", "prob_perplexity", "left_out"), 0.0)
+        assert weights == {"contrastive": 1.0, "unused": 0.1, "penalty": 10.0} | measures
+        means = means_of(losses, batch)
         assert 2 <= means["code_perplexity"] <= 12
         assert 2 <= means["prob_perplexity"] <= 12
         assert 0 < means["accuracy"] < 1
@@ -230,13 +233,13 @@ class TestLoss:
         expected = objective(Given(frames, context), batch, step=0)
         with torch.autocast("cpu", torch.bfloat16):
             found = objective(Given(frames, context), batch, step=0)
-        assert found.sum.dtype == torch.float32
-        assert found.sum.item() == pytest.approx(expected.sum.item(), rel=0.1)
+        assert loss_sum(found).dtype == torch.float32
+        assert loss_sum(found).item() == pytest.approx(loss_sum(expected).item(), rel=0.1)
 
     def test_every_parameter_learns(self) -> None:
         batch = make_collate()(make_examples())
         objective = make_objective().train()
-        objective(Given(*make_inputs(batch)), batch, step=0).sum.backward()
+        loss_sum(objective(Given(*make_inputs(batch)), batch, step=0)).backward()
         for name, parameter in objective.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.any(), name
@@ -249,7 +252,7 @@ class TestGradientOfTargets:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective(self.CONTRAST_ALONE).train()
-        objective(Given(frames, context), batch, step=0).sum.backward()
+        loss_sum(objective(Given(frames, context), batch, step=0)).backward()
         assert objective.quantizer.codebooks.grad.any()
         assert objective.quantizer.projection.weight.grad.any()
         assert frames.values.grad is not None
@@ -263,7 +266,7 @@ class TestGradientOfTargets:
         )
         only_first = replace(batch, weights=torch.zeros(1, 8))
         only_first.weights[0, 0] = 1
-        objective(Given(frames, torch.randn(1, 8, 16)), only_first, step=0).sum.backward()
+        loss_sum(objective(Given(frames, torch.randn(1, 8, 16)), only_first, step=0)).backward()
         learns = objective.quantizer.codebooks.grad[0].any(dim=1).nonzero().flatten().tolist()
         assert learns == sorted({0, *batch.distractors[0, 0].tolist()})
 
@@ -293,20 +296,20 @@ def planted(
         hidden=torch.arange(number)[None],
         weights=torch.ones(1, number),
         distractors=torch.from_numpy(draw_distractors(number, config.num_distractors, np.random.default_rng(0)))[None],
-        count=number,
+        counts={"hidden": number},
     )
-    return objective, Frames(values, None, torch.zeros(1)), batch
+    return objective, Frames(values, None, torch.zeros_like(values)), batch
 
 
-def means(losses: Losses) -> dict[str, float]:
-    return {name: (part / losses.count).item() for name, part in losses.parts.items()}
+def means_of(losses: Losses, batch: ContrastiveBatch) -> dict[str, float]:
+    return {name: (term.sum / batch.counts[term.count]).item() for name, term in losses.items()}
 
 
 class TestPlantedAnswers:
     def test_perfect_predictions(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(60), width=128)
         context = 3 * objective.quantizer.codebooks.detach()[:, :60]
-        found = means(objective(Given(frames, context), batch, step=0))
+        found = means_of(objective(Given(frames, context), batch, step=0), batch)
         assert found["contrastive"] < 0.05
         assert found["accuracy"] == 1
         assert found["left_out"] == 0
@@ -315,13 +318,15 @@ class TestPlantedAnswers:
     def test_guesses(self) -> None:
         config = ContrastiveConfig(logit_temperature=1.0)
         objective, frames, batch = planted(config, entries=range(300), size=300, width=128)
-        found = means(objective(Given(frames, torch.randn(1, 300, 128)), batch, step=0))
+        found = means_of(objective(Given(frames, torch.randn(1, 300, 128)), batch, step=0), batch)
         assert found["contrastive"] == pytest.approx(math.log(101), abs=0.03)
         assert found["accuracy"] < 0.05
 
     def test_opposite_predictions(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(60), width=128)
-        found = means(objective(Given(frames, -objective.quantizer.codebooks.detach()[:, :60]), batch, step=0))
+        found = means_of(
+            objective(Given(frames, -objective.quantizer.codebooks.detach()[:, :60]), batch, step=0), batch
+        )
         assert found["contrastive"] > 10
         assert found["accuracy"] == 0
 
@@ -339,31 +344,31 @@ class TestPlantedAnswers:
         for row, loss in enumerate(expected):
             weights = torch.zeros(1, 3)
             weights[0, row] = 1
-            found = objective(Given(frames, context), replace(batch, weights=weights), step=0).parts
-            assert found["contrastive"].item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
-            assert found["left_out"].item() == (0.5, 1.0, 0.0)[row]
-            assert found["accuracy"].item() == float([to_5[0] > to_9[0], False, to_9[2] > to_5[2]][row])
+            found = objective(Given(frames, context), replace(batch, weights=weights), step=0)
+            assert found["contrastive"].sum.item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
+            assert found["left_out"].sum.item() == (0.5, 1.0, 0.0)[row]
+            assert found["accuracy"].sum.item() == float([to_5[0] > to_9[0], False, to_9[2] > to_5[2]][row])
 
     def test_a_collapsed_quantizer_has_no_accuracy(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=[7] * 30)
         losses = objective(Given(frames, torch.randn(1, 30, 16)), batch, step=0)
-        found = means(losses)
+        found = means_of(losses, batch)
         assert found["accuracy"] == 0
         assert found["left_out"] == 1
         assert found["contrastive"] == pytest.approx(0, abs=1e-6)
         assert found["code_perplexity"] == pytest.approx(1, rel=1e-4)
-        losses.sum.backward()
+        loss_sum(losses).backward()
         assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
 
     def test_equal_scores_are_no_success(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=range(30))
-        found = means(objective(Given(frames, torch.zeros(1, 30, 16)), batch, step=0))
+        found = means_of(objective(Given(frames, torch.zeros(1, 30, 16)), batch, step=0), batch)
         assert found["accuracy"] == 0
         assert found["contrastive"] == pytest.approx(math.log(101), rel=1e-5)
 
     def test_one_hidden_frame_teaches_nothing(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=[3])
-        found = means(objective(Given(frames, objective.quantizer.codebooks.detach()[:, 3:4]), batch, step=0))
+        found = means_of(objective(Given(frames, objective.quantizer.codebooks.detach()[:, 3:4]), batch, step=0), batch)
         assert (found["accuracy"], found["left_out"]) == (0, 1)
         assert found["contrastive"] == pytest.approx(0, abs=1e-6)
 
@@ -371,7 +376,7 @@ class TestPlantedAnswers:
         objective, frames, batch = planted(ContrastiveConfig(num_distractors=1), entries=(0, 1))
         context = -7 * objective.quantizer.codebooks.detach()[:, :2]  # of which the length does not matter
         cosine = F.cosine_similarity(context[0, 0], context[0, 1], dim=0).item()
-        found = means(objective(Given(frames, context), batch, step=0))
+        found = means_of(objective(Given(frames, context), batch, step=0), batch)
         assert found["contrastive"] == pytest.approx(math.log1p(math.exp((1 - cosine) / 0.1)), rel=1e-4)
 
 
@@ -405,20 +410,19 @@ class TestPadding:
 
         examples = make_examples()
         together, alone = losses_of(examples), [losses_of([example]) for example in examples]
-        assert together.count == sum(losses.count for losses in alone)
-        assert together.parts["accuracy"] > 0
+        assert together["accuracy"].sum > 0
         for name in ("contrastive", "penalty", "accuracy", "left_out"):
-            expected = sum(losses.parts[name].item() for losses in alone)
-            assert together.parts[name].item() == pytest.approx(expected, rel=1e-5), name
+            expected = sum(losses[name].sum.item() for losses in alone)
+            assert together[name].sum.item() == pytest.approx(expected, rel=1e-5), name
 
     def test_what_is_not_hidden_is_not_compared(self) -> None:
         batch = make_collate()(make_examples())
         frames, context = make_inputs(batch)
         objective = make_objective()
-        expected = objective(Given(frames, context), batch, step=0).sum
+        expected = loss_sum(objective(Given(frames, context), batch, step=0))
         other = torch.where(batch.mask[:, :, None], frames.values, torch.randn_like(frames.values))
         other_context = torch.where(batch.mask[:, :, None], context, torch.randn_like(context))
-        found = objective(Given(replace(frames, values=other), other_context), batch, step=0).sum
+        found = loss_sum(objective(Given(replace(frames, values=other), other_context), batch, step=0))
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -427,8 +431,8 @@ def test_target_dropout_acts_in_training_alone() -> None:
     frames, context = make_inputs(batch)
     for probability in (0.0, 0.5):
         objective = make_objective(CONFIG.model_copy(update={"target_dropout": probability}))
-        quiet = objective(Given(frames, context), batch, step=0).parts["prob_perplexity"]  # which noise does not touch
-        noisy = objective.train()(Given(frames, context), batch, step=0).parts["prob_perplexity"]
+        quiet = objective(Given(frames, context), batch, step=0)["prob_perplexity"].sum  # which noise does not touch
+        noisy = objective.train()(Given(frames, context), batch, step=0)["prob_perplexity"].sum
         assert torch.equal(quiet, noisy) is (probability == 0)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losses import loss_sum
 from torch import Tensor, nn
 
 from speechssl.frames import MaskConfig, draw_mask
@@ -154,9 +155,8 @@ class TestLoss:
     ) -> None:
         reweigh(monkeypatch, case, diversity_weight=0.0, penalty_weight=0.0)
         found, expected = case.losses(STEP), ask(theirs, case, flat_distractors(case)).contrastive_loss
-        assert found.count == case.batch.mask.sum()
-        assert found.sum.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert_gradients(ours, found.sum, theirs, expected, to_theirs)
+        assert loss_sum(found).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert_gradients(ours, loss_sum(found), theirs, expected, to_theirs)
 
     @pytest.mark.parametrize("is_training", [True], indirect=True)
     def test_with_diversity_and_all_gradients(
@@ -172,23 +172,23 @@ class TestLoss:
         """Given the floor of 1e-7 in their perplexity too."""
         reweigh(monkeypatch, case, penalty_weight=0.0)
         monkeypatch.setattr(theirs.quantizer, "_compute_perplexity", floored_perplexity)
-        found, expected = case.losses(STEP).sum, ask(theirs, case, flat_distractors(case)).loss
+        found, expected = loss_sum(case.losses(STEP)), ask(theirs, case, flat_distractors(case)).loss
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         assert_gradients(ours, found, theirs, expected, to_theirs)
 
     @pytest.mark.parametrize("is_training", [True], indirect=True)
     @torch.no_grad()
     def test_diversity_alone(self, case: Case, theirs: Theirs, is_training: bool, monkeypatch: Any) -> None:
-        found = case.losses(STEP).sum
+        found = loss_sum(case.losses(STEP))
         reweigh(monkeypatch, case, diversity_weight=0.0)
-        diversity = (found - case.losses(STEP).sum).item()
+        diversity = (found - loss_sum(case.losses(STEP))).item()
         expected = ask(theirs, case, flat_distractors(case)).diversity_loss
         assert diversity == pytest.approx(0.1 * expected.item(), rel=1e-3)  # a small difference of large sums
 
     def test_distractors_that_equal_the_target_are_left_out_on_both_sides(self, make_case: Any) -> None:
         """What makes the comparisons above at the tiny sizes worth something: a good part of the distractors is."""
-        losses = make_case("tiny-layer-pre", is_padded=True).losses()
-        assert 0.05 < losses.parts["left_out"] / losses.count < 0.8
+        case = make_case("tiny-layer-pre", is_padded=True)
+        assert 0.05 < case.losses()["left_out"].sum / case.batch.counts["hidden"] < 0.8
 
 
 class TestDeviations:
@@ -196,19 +196,19 @@ class TestDeviations:
     @torch.no_grad()
     def test_they_have_no_penalty_on_the_features(self, case: Case, theirs: Theirs, is_training: bool) -> None:
         found, expected = case.losses(STEP), ask(theirs, case, flat_distractors(case)).loss
-        penalty = case.objective.config.penalty_weight * found.parts["penalty"]
+        penalty = case.objective.config.penalty_weight * found["penalty"].sum
         assert penalty > 0
-        assert (found.sum - penalty).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert (loss_sum(found) - penalty).item() == pytest.approx(expected.item(), rel=1e-5)
 
     @torch.no_grad()
     def test_their_diversity_in_evaluation_is_of_the_entries_chosen(self, case: Case, theirs: Theirs) -> None:
         found, expected = case.losses(), ask(theirs, case, flat_distractors(case))
         total = case.objective.config.quantizer.num_codebooks * case.objective.config.quantizer.codebook_size
-        of_chosen = found.count - found.parts["code_perplexity"] / total
-        of_distribution = found.count - found.parts["prob_perplexity"] / total
+        of_chosen = case.batch.counts["hidden"] - found["code_perplexity"].sum / total
+        of_distribution = case.batch.counts["hidden"] - found["prob_perplexity"].sum / total
         assert expected.diversity_loss.item() == pytest.approx(of_chosen.item(), rel=1e-5)
-        weighed = found.parts["contrastive"] + 0.1 * of_distribution + 10 * found.parts["penalty"]
-        assert found.sum.item() == pytest.approx(weighed.item(), rel=1e-5)
+        weighed = found["contrastive"].sum + 0.1 * of_distribution + 10 * found["penalty"].sum
+        assert loss_sum(found).item() == pytest.approx(weighed.item(), rel=1e-5)
         assert abs(of_chosen - of_distribution) > 1e-3 * of_chosen
 
     def test_they_do_not_scale_the_gradient_of_the_feature_encoder(
@@ -231,7 +231,7 @@ class TestDeviations:
             return to_theirs({name: gradient * scales[name] for name, gradient in gradients.items()})  # type: ignore[no-any-return]
 
         expected = ask(theirs, case, flat_distractors(case)).contrastive_loss
-        assert_gradients(ours, case.losses().sum, theirs, expected, undo_scale)
+        assert_gradients(ours, loss_sum(case.losses()), theirs, expected, undo_scale)
 
     def test_one_hidden_frame_is_an_error_there(self, peer_module: Any) -> None:
         mask = np.array([[False, True, False]])
@@ -245,8 +245,8 @@ class TestDeviations:
         batch = case.batch
         own = torch.arange(batch.hidden.shape[1])[None, :, None].expand_as(batch.distractors)
         losses = replace(case, batch=replace(batch, distractors=own)).losses()
-        assert losses.parts["contrastive"] == 0
-        assert losses.parts["accuracy"] == 0
+        assert losses["contrastive"].sum == 0
+        assert losses["accuracy"].sum == 0
 
 
 class TestMasks:

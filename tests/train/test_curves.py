@@ -3,11 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from speechssl.__main__ import app
 from speechssl.errors import TrainingError
-from speechssl.train.curves import ReferenceCurves, Watch, write_curves
+from speechssl.train.curves import ReferenceCurves, find_deviations, write_curves
 from speechssl.train.pretrain import pretrain
 
 
@@ -42,19 +40,21 @@ def test_runs_that_agree_have_a_band_of_two_per_cent(tmp_path: Path) -> None:
     assert ReferenceCurves.read(tmp_path / "curves.tsv").band("dev", "loss", 10) == pytest.approx((4.9, 5.1))
 
 
-def test_leaving_the_band_is_said_once_until_the_run_is_back(reference: Path) -> None:
-    watch = Watch(reference, num_steps=20)
-    assert watch.remarks(10, "dev", {"loss": 4.3, "other": 99.0}) == []
-    [remark] = watch.remarks(20, "dev", {"loss": 6.0})
-    assert remark == f"dev loss 6 at step 20 lies outside 2.6 to 3.6, where the runs of {reference} were"
-    assert watch.remarks(20, "dev", {"loss": 6.0}) == []
-    assert watch.remarks(20, "dev", {"loss": 3.0}) == []
-    assert len(watch.remarks(10, "dev", {"loss": 9.0})) == 1
+def test_leaving_the_band_is_said_once_until_the_run_is_back(tmp_path: Path) -> None:
+    runs = [write_log(tmp_path / str(number), [4 + number / 10] * 5) for number in range(3)]
+    write_curves(tmp_path / "curves.tsv", runs, ["loss"])
+    run = write_log(tmp_path / "run", [4.1, 9.0, 9.0, 4.1, 1.0])
+    where = f"lies outside 3.6 to 4.6, where the runs of {tmp_path / 'curves.tsv'} were"
+    expected = [f"dev loss 9 at step 20 {where}", f"dev loss 1 at step 50 {where}"]
+    assert find_deviations(tmp_path / "curves.tsv", run) == expected
+    assert find_deviations(tmp_path / "curves.tsv", runs[1]) == []
 
 
-def test_runs_of_another_length_or_without_reference_are_not_compared(reference: Path) -> None:
-    assert Watch(reference, num_steps=30).remarks(20, "dev", {"loss": 99.0}) == []
-    assert Watch(None, num_steps=20).remarks(20, "dev", {"loss": 99.0}) == []
+def test_runs_of_another_length_or_without_a_log_are_not_compared(reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"expected a run of 20 updates as in .*curves\.tsv, found more"):
+        find_deviations(reference, write_log(tmp_path / "longer", [4, 3, 2]))
+    with pytest.raises(TrainingError, match=r"none: expected a training run with a log, found none"):
+        find_deviations(reference, tmp_path / "none")
 
 
 def test_logs_of_other_steps_or_none_are_refused(tmp_path: Path) -> None:
@@ -71,19 +71,14 @@ def test_logs_of_other_steps_or_none_are_refused(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.tsv").write_text(content, "utf-8")
     with pytest.raises(TrainingError, match=r"bad\.tsv: expected curves of several runs"):
-        Watch(tmp_path / "bad.tsv", 1)
+        ReferenceCurves.read(tmp_path / "bad.tsv")
 
 
-def test_a_run_says_that_it_is_not_like_its_reference(
-    corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pretrain(corpus.pretrain_config("trainer.num_steps=6"), tmp_path / "one")
-    arguments = ["curves", str(tmp_path / "one"), str(tmp_path / "one"), "--output", str(tmp_path / "curves.tsv")]
-    assert CliRunner().invoke(app, [*arguments, "--metric", "loss"]).exit_code == 0
-    capsys.readouterr()
-    settings = (f"trainer.reference={tmp_path / 'curves.tsv'}", "trainer.num_steps=6")
-    pretrain(corpus.pretrain_config(*settings), tmp_path / "same")
-    assert "lies outside" not in capsys.readouterr().err
-    pretrain(corpus.pretrain_config(*settings, "objective.penalty_weight=1000.0"), tmp_path / "different")
-    err = capsys.readouterr().err
-    assert err.count("pretrain: train loss ") == err.count("pretrain: dev loss ") == 1
+def test_a_run_is_told_from_its_reference(corpus: Any, tmp_path: Path) -> None:
+    for name, settings in {"one": (), "same": (), "other": ("objective.penalty_weight=1000.0",)}.items():
+        pretrain(corpus.pretrain_config("trainer.num_steps=6", *settings), tmp_path / name)
+    curves = tmp_path / "curves.tsv"
+    write_curves(curves, [tmp_path / "one", tmp_path / "one"], ["loss"])
+    assert find_deviations(curves, tmp_path / "same") == []
+    deviations = find_deviations(curves, tmp_path / "other")
+    assert [line.partition(" loss ")[0] for line in deviations] == ["train", "dev"]

@@ -8,18 +8,23 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from losses import loss_sum
 from torch import Tensor
 
-from speechssl.checkpoint.native import load_ctc, load_description, load_encoder, load_weights
+from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
 from speechssl.data.manifest import read_manifest, read_utterance, write_manifest
 from speechssl.data.units import Vocabulary
 from speechssl.decode.greedy import greedy_paths
 from speechssl.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
-from speechssl.train.finetune import FinetuneConfig, FinetuneTask, finetune
+from speechssl.objective.objective import Term
+from speechssl.scoring.error_rates import score
+from speechssl.train.finetune import FinetuneConfig, FinetuneModel, finetune
+from speechssl.train.finetune import make_task as make
 from speechssl.train.labeled import LabeledBatch
-from speechssl.train.log import read_log
+from speechssl.train.log import MetricSums, read_log
 from speechssl.train.parallel import Ranks
+from speechssl.train.task import Measured, Task
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 NO_NOISE = (
@@ -30,13 +35,11 @@ NO_NOISE = (
 )
 
 
-def make_task(config: FinetuneConfig) -> FinetuneTask:
-    assert config.encoder
+def make_task(config: FinetuneConfig) -> Task[LabeledBatch]:
     torch.manual_seed(config.seed)
     train, dev = read_manifest(config.data.train), read_manifest(config.data.dev)
     vocabulary = Vocabulary.from_texts(utterance.text or "" for utterance in train)
-    ctc = CTCModel(config.regularization.apply(config.encoder), len(vocabulary))
-    return FinetuneTask(config, ctc, vocabulary, (), train, dev)
+    return make(config, None, vocabulary, train, dev)
 
 
 def changed_encoder_parts(run: Path, init: Path) -> set[str]:
@@ -108,7 +111,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
         ("finetune", "CC-BY: labels", True),
     ]
     # The dropouts are those of the regularization, everything else is the pretrained encoder's.
-    past = load_description(pretrained).encoder.to_dict()
+    past = read_model(pretrained).description.encoder.to_dict()
     past["context"]["input_dropout"] = 0.375
     past["context"] |= {
         "dropout": 0.125,
@@ -117,7 +120,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
         "layer_drop": 0.0625,
     }
     assert description.encoder.to_dict() == past
-    assert set(read_log(tmp_path / "run")[-1]) == {"step", "split", "loss", "wer", "cer"}
+    assert set(read_log(tmp_path / "run")[-1]) == {"step", "split", "loss", "ctc", "wer", "cer"}
 
 
 def test_the_encoder_starts_from_the_model_and_stays_while_the_head_learns(
@@ -126,7 +129,7 @@ def test_the_encoder_starts_from_the_model_and_stays_while_the_head_learns(
     config = corpus.finetune_config(f"init={pretrained}", "head_only_steps=3", "trainer.num_steps=3")
     finetune(config, tmp_path / "run")
     assert changed_encoder_parts(tmp_path / "run", pretrained) == set()
-    assert load_weights(tmp_path / "run")["head.bias"].abs().min() > 0
+    assert read_model(tmp_path / "run").weights["head.bias"].abs().min() > 0
 
 
 @pytest.mark.parametrize("head_only_steps", [0, 2])
@@ -171,7 +174,7 @@ def test_gradients_add_up_over_microbatches(
         )
         run = tmp_path / str(microbatches)
         found = record_gradients(lambda: finetune(config, run))
-        batches = list(make_task(config).train_batches(range(microbatches), pin_memory=False))
+        batches = list(make_task(config).train.read(range(microbatches)))
         assert [len(batch.audio.indices) for batch in batches] == [8 // microbatches] * microbatches
         assert len({batch.audio.waveforms.shape[1] for batch in batches}) > 1 or microbatches == 1, "no padding differs"
         return found, [record["loss"] for record in read_log(run) if record["split"] == "train"]
@@ -187,11 +190,11 @@ def test_masks_are_drawn_for_each_utterance_and_epoch_and_only_for_training(
 ) -> None:
     overrides = ("regularization.time_mask.min_spans=1", "regularization.channel_mask.min_spans=1")
     task = make_task(corpus.finetune_config(*overrides, stage="scratch"))
-    count = task.sampler.num_batches
+    count = task.train.sampler.num_batches
     epochs = [
         {
             index: (batch.mask[row].tolist(), batch.channel_mask[row].tolist())
-            for batch in task.train_batches(range(epoch * count, (epoch + 1) * count), pin_memory=False)
+            for batch in task.train.read(range(epoch * count, (epoch + 1) * count))
             for row, index in enumerate(batch.audio.indices)
         }
         for epoch in range(2)
@@ -210,7 +213,7 @@ def test_masks_are_drawn_for_each_utterance_and_epoch_and_only_for_training(
         return forward(waveforms, lengths, mask, channel_mask)
 
     monkeypatch.setattr(task.model.ctc, "forward", remember)
-    batch = next(task.train_batches([0], pin_memory=False))
+    batch = next(task.train.read([0]))
     task.model(batch, 0)
     task.model.eval()
     task.evaluate(batch, 0)
@@ -220,13 +223,13 @@ def test_masks_are_drawn_for_each_utterance_and_epoch_and_only_for_training(
 def test_two_views_are_trained_to_agree(corpus: Any) -> None:
     overrides = ("regularization.time_mask.min_spans=2", "regularization.channel_mask.min_spans=2")
 
-    def make(consistency: float) -> tuple[FinetuneTask, LabeledBatch]:
+    def make(consistency: float) -> tuple[Task[LabeledBatch], LabeledBatch]:
         task = make_task(
             corpus.finetune_config(*overrides, f"regularization.consistency={consistency}", stage="scratch")
         )
         task.model.eval()  # no noise but the masks
         torch.nn.init.normal_(task.model.ctc.head.weight)
-        return task, next(task.train_batches([0], pin_memory=False))
+        return task, next(task.train.read([0]))
 
     task, batch = make(0.5)
     audio, number = batch.audio, len(batch.texts)
@@ -234,31 +237,29 @@ def test_two_views_are_trained_to_agree(corpus: Any) -> None:
         task.model.ctc(audio.waveforms, audio.lengths, *pair)
         for pair in zip(batch.mask.chunk(2), batch.channel_mask.chunk(2), strict=True)
     ]
-    ctc = sum(ctc_losses(view, batch.labels, batch.label_lengths).sum().item() for view in views) / 2
+    ctc = sum(ctc_losses(view, batch.labels, batch.num_frames, batch.num_labels).sum().item() for view in views) / 2
     output = CTCOutput(torch.cat([view.log_probs for view in views]), torch.cat([view.frame_lengths for view in views]))
     apart = consistency_losses(output).sum().item()
     assert apart > 1
     losses = task.model(batch, 0)
-    assert losses.count == number
-    assert losses.sum.item() == pytest.approx(ctc + 0.5 * apart, rel=1e-4)
-    assert losses.parts["consistency"].item() == pytest.approx(apart, rel=1e-4)
-    assert losses.parts["loss_per_label"].item() == pytest.approx(
-        ctc * number / int(batch.label_lengths.sum()), rel=1e-4
-    )
+    assert loss_sum(losses).item() == pytest.approx(ctc + 0.5 * apart, rel=1e-4)
+    assert losses["consistency"].sum.item() == pytest.approx(apart, rel=1e-4)
+    assert losses["loss_per_label"].sum.item() == pytest.approx(ctc, rel=1e-4)
+    assert batch.counts == {"utterances": number, "labels": sum(batch.num_labels)}
 
     task, batch = make(0.0)
     losses = task.model(batch, 0)
-    assert set(losses.parts) == {"loss_per_label"}
+    assert set(losses) == {"ctc", "loss_per_label"}
     assert len(batch.mask) == len(batch.texts)
 
 
 def test_masks_never_hide_padding(corpus: Any) -> None:
     task = make_task(corpus.finetune_config("regularization.time_mask.start_prob=0.5", stage="scratch"))
     checked = 0
-    for batch in task.train_batches(range(10), pin_memory=False):
+    for batch in task.train.read(range(10)):
         if batch.audio.lengths is None:
             continue
-        lengths = task.collate.geometry.num_frames(batch.audio.lengths)
+        lengths = task.train.collate.geometry.num_frames(batch.audio.lengths)
         padding = torch.arange(batch.mask.shape[1]) >= lengths[:, None]
         assert not (batch.mask & padding).any()
         checked += int(padding.any())
@@ -266,26 +267,42 @@ def test_masks_never_hide_padding(corpus: Any) -> None:
 
 
 def test_error_rates_are_over_all_words_of_the_dev_set(corpus: Any) -> None:
-    task = make_task(corpus.finetune_config(stage="scratch"))
-    sums = [
-        {"loss": 6.0, "utterances": 2.0, "word_errors": 1.0, "words": 2.0, "character_errors": 1.0, "characters": 9.0},
-        {"loss": 3.0, "utterances": 1.0, "word_errors": 1.0, "words": 6.0, "character_errors": 2.0, "characters": 3.0},
-    ]
-    total = {name: sums[0][name] + sums[1][name] for name in sums[0]}
-    assert task.summarize(total) == {"loss": 3.0, "wer": 0.25, "cer": 0.25}
+    task = make_task(corpus.finetune_config("batches.seconds=1", stage="scratch"))
+    task.model.eval()
+    sums, texts = MetricSums(), []
+    with torch.no_grad():
+        batches = list(task.dev.read_share(0, 1))
+        assert len(batches) > 1
+        for batch in batches:
+            measured = task.evaluate(batch, 0)
+            sums.add(measured.losses, measured.counts)
+            output = task.model.ctc(batch.audio.waveforms, batch.audio.lengths)
+            vocabulary = task.train.collate.vocabulary
+            heard = [vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+            texts += zip(batch.texts, heard, strict=True)
+    found, expected = sums.means(ALONE), score(*zip(*texts, strict=True))
+    assert (found["wer"], found["cer"]) == (pytest.approx(expected.wer), pytest.approx(expected.cer))
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
 def test_the_best_checkpoint_is_chosen_by_the_configured_rate(
     corpus: Any, tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = iter([{"loss": 1.0, "wer": 0.5, "cer": 0.1}, {"loss": 0.5, "wer": 0.4, "cer": 0.2}])
-    monkeypatch.setattr(FinetuneTask, "summarize", lambda self, sums: next(rates))
+    rates = iter([{"wer": 0.5, "cer": 0.1}, {"wer": 0.4, "cer": 0.2}])
+
+    def evaluate(self: FinetuneModel, batch: LabeledBatch, vocabulary: Vocabulary) -> Measured:
+        return Measured({name: Term(torch.tensor(rate), "sets") for name, rate in next(rates).items()}, {"sets": 1})
+
+    monkeypatch.setattr(FinetuneModel, "evaluate", evaluate)
     config = corpus.finetune_config(
-        f"best_metric={metric}", "trainer.num_steps=2", "trainer.evaluate_steps=1", stage="scratch"
+        f"best_metric={metric}",
+        "trainer.num_steps=2",
+        "trainer.evaluate_steps=1",
+        "batches.seconds=99",
+        stage="scratch",
     )
     finetune(config, tmp_path / "run")
-    assert load_description(tmp_path / "run").step == (2 if metric == "wer" else 1)
+    assert read_model(tmp_path / "run").description.step == (2 if metric == "wer" else 1)
 
 
 def test_an_encoder_comes_from_one_place(corpus: Any, pretrained: Path) -> None:
@@ -373,8 +390,8 @@ def test_a_loss_that_is_not_finite_names_its_utterances(
     named = [int(where.rpartition(":")[2]) for where in str(caught.value).rpartition(" on ")[2].split(", ")]
     monkeypatch.undo()
     run = tmp_path / "run" / "latest"
-    assert load_description(run).step == 2
-    assert all(torch.isfinite(weight).all() for weight in load_weights(run).values())
+    assert read_model(run).description.step == 2
+    assert all(torch.isfinite(weight).all() for weight in read_model(run).weights.values())
     # Microbatch 5 is the second of the third update.
     task = make_task(corpus.finetune_config(stage="scratch"))
-    assert [line - 3 for line in named] == list(next(task.train_batches([5], pin_memory=False)).audio.indices)
+    assert [line - 3 for line in named] == list(next(task.train.read([5])).audio.indices)

@@ -8,15 +8,19 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Losses, Term
 from speechssl.train.log import MetricSums, RunLog, read_log
 from speechssl.train.parallel import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def losses(total: float, count: int, accuracy: float) -> Losses:
-    return Losses(torch.tensor(total, requires_grad=True), count, {"accuracy": torch.tensor(accuracy)})
+def losses(total: float, accuracy: float) -> Losses:
+    return {
+        "whole": Term(torch.tensor(total, requires_grad=True), "frames", 1.0),
+        "other": Term(torch.tensor(2.0), "utterances", 0.5),
+        "accuracy": Term(torch.tensor(accuracy), "frames"),
+    }
 
 
 def curve(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -26,19 +30,27 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 def test_means_are_over_everything_counted_since_the_last_report() -> None:
     sums = MetricSums()
-    sums.add(losses(10.0, 3, 1.0), 2.0)
-    sums.add(losses(2.0, 1, 1.0), 2.0)
+    sums.add(losses(10.0, 1.0), {"frames": 3, "utterances": 1}, 2.0)
+    sums.add(losses(2.0, 1.0), {"frames": 1, "utterances": 1}, 2.0)
     means = sums.means(ALONE)
-    assert list(means) == ["loss", "accuracy", "audio_seconds_per_second"]
-    assert (means["loss"], means["accuracy"]) == (3.0, 0.5)
+    assert list(means) == ["loss", "whole", "other", "accuracy", "audio_seconds_per_second"]
+    assert [means[name] for name in ("loss", "whole", "other", "accuracy")] == [4.0, 3.0, 2.0, 0.5]
     assert means["audio_seconds_per_second"] > 0
-    sums.add(losses(5.0, 5, 0.0), 1.0)
-    assert sums.means(ALONE)["loss"] == 1.0
+    sums.add(losses(5.0, 0.0), {"frames": 5, "utterances": 2})
+    means = sums.means(ALONE)
+    assert (means["loss"], means["other"]) == (1.5, 1.0)
+    assert "audio_seconds_per_second" not in means
+
+
+def test_of_nothing_counted_the_mean_is_0() -> None:
+    sums = MetricSums()
+    sums.add({"visible": Term(torch.tensor(0.0), "visible")}, {"visible": 0})
+    assert sums.means(ALONE)["visible"] == 0
 
 
 def test_sums_hold_no_graph() -> None:
     sums = MetricSums()
-    sums.add(losses(1.0, 1, 0.0), 1.0)
+    sums.add(losses(1.0, 0.0), {"frames": 1, "utterances": 1}, 1.0)
     assert not any(value.requires_grad for value in sums._sums.values())
 
 

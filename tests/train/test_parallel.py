@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from speechssl.checkpoint.native import load_weights
+from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.errors import CheckpointError
 from speechssl.train.finetune import finetune
@@ -86,7 +86,7 @@ def initial_weights(run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, fo
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda optimizer: None)
         run()
-    return load_weights(folder)
+    return read_model(folder).weights
 
 
 def test_two_processes_pretrain_as_one(
@@ -96,7 +96,10 @@ def test_two_processes_pretrain_as_one(
     config = corpus.pretrain_config(*SETTINGS)
     pretrain(config, tmp_path / "one")
     start = initial_weights(lambda: pretrain(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
-    found, expected = load_weights(of_two / "pretrain" / "latest"), load_weights(tmp_path / "one" / "latest")
+    found, expected = (
+        read_model(of_two / "pretrain" / "latest").weights,
+        read_model(tmp_path / "one" / "latest").weights,
+    )
     assert_close(found, expected, start)
     assert_same_logs(of_two / "pretrain", tmp_path / "one")
 
@@ -110,7 +113,7 @@ def test_two_processes_finetune_as_one(
     finetune(config, tmp_path / "one")
     start = initial_weights(lambda: finetune(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
     two = of_two / "finetune"
-    found, expected = load_weights(two / "latest"), load_weights(tmp_path / "one" / "latest")
+    found, expected = read_model(two / "latest").weights, read_model(tmp_path / "one" / "latest").weights
     learned = {name for name in expected if not name.startswith("encoder.feature_encoder.")}
     assert all(torch.equal(found[name], start[name]) for name in expected.keys() - learned)
     assert_close(*({name: weights[name] for name in learned} for weights in (found, expected, start)))

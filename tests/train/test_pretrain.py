@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from losses import loss_sum
 from torch import Tensor
 
-from speechssl.checkpoint.native import load_description, load_encoder, load_weights
+from speechssl.checkpoint.reader import load_encoder, read_model
 from speechssl.data.batches import Example
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError, TrainingError
 from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveObjective
+from speechssl.objective.objective import weighted_sum
 from speechssl.train.log import read_log
-from speechssl.train.parallel import Ranks
-from speechssl.train.pretrain import PretrainConfig, PretrainTask, pretrain
+from speechssl.train.pretrain import PretrainConfig, pretrain
+from speechssl.train.pretrain import make_task as make
+from speechssl.train.task import Task
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
 NO_NOISE = (
     "encoder.context.input_dropout=0.0",
     "encoder.context.dropout=0.0",
@@ -30,9 +32,9 @@ NO_NOISE = (
 )
 
 
-def make_task(config: PretrainConfig) -> PretrainTask:
+def make_task(config: PretrainConfig) -> Task[Any]:
     torch.manual_seed(config.seed)
-    return PretrainTask(config, read_manifest(config.data.train), read_manifest(config.data.dev))
+    return make(config, read_manifest(config.data.train), read_manifest(config.data.dev))
 
 
 def slow_melodies(corpus: Any, folder: Path) -> list[str]:
@@ -55,15 +57,15 @@ original_logits = ContrastiveObjective._logits
 def test_a_repeated_batch_is_learnt_by_heart(corpus: Any, tmp_path: Path) -> None:
     overrides = slow_melodies(corpus, tmp_path)
     task = make_task(corpus.pretrain_config("objective.num_distractors=100", *overrides))
-    batch = next(task.train_batches([0], pin_memory=False))
+    batch = next(task.train.read([0]))
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=5e-3)
     for step in range(60):
         torch.manual_seed(step)
         losses = task.model(batch, step)
-        (losses.sum / losses.count).backward()
+        weighted_sum(losses, batch.counts).backward()
         optimizer.step()
         optimizer.zero_grad()
-    parts = {name: part.item() / losses.count for name, part in losses.parts.items()}
+    parts = {name: term.sum.item() / batch.counts[term.count] for name, term in losses.items()}
     assert parts["contrastive"] < 1.2 < math.log(101) - 3
     assert parts["accuracy"] > 0.7
     assert parts["left_out"] < 0.4, "targets have collapsed"
@@ -85,12 +87,13 @@ def test_pretraining_learns_what_holds_for_new_recordings(
     pretrain(config, tmp_path / "run")
     dev = read_log(tmp_path / "run")[-1]
     task = make_task(config)
-    task.model.load_state_dict(load_weights(tmp_path / "run"))
+    task.model.load_state_dict(read_model(tmp_path / "run").weights)
     monkeypatch.setattr(ContrastiveObjective, "_logits", knows_nothing)
     task.model.eval()
     with torch.no_grad():
-        sums = [task.evaluate(batch, 100) for batch in task.dev_batches(ALONE)]
-    chance = sum(of_batch["contrastive"] for of_batch in sums) / sum(of_batch["count"] for of_batch in sums)
+        measured = [task.evaluate(batch, 100) for batch in task.dev.read_share(0, 1)]
+    lost = sum(of_batch.losses["contrastive"].sum.item() for of_batch in measured)
+    chance = lost / sum(of_batch.counts["hidden"] for of_batch in measured)
     assert 4 < chance < math.log(101)
     assert dev["contrastive"] < chance - 1
     assert dev["accuracy"] > 0.4
@@ -115,7 +118,7 @@ def test_gradients_add_up_over_microbatches(
         )
         run = tmp_path / str(microbatches)
         found = record_gradients(lambda: pretrain(config, run))
-        batches = make_task(config).train_batches(range(microbatches), pin_memory=False)
+        batches = make_task(config).train.read(range(microbatches))
         assert [len(batch.audio.indices) for batch in batches] == [8 // microbatches] * microbatches
         return found, [record["loss"] for record in read_log(run) if record["split"] == "train"]
 
@@ -129,17 +132,17 @@ def test_padding_changes_no_gradient(corpus: Any, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda tensor: tensor.fill_(1.0))
     task = make_task(corpus.pretrain_config(*NO_NOISE, "objective.diversity_weight=0.0"))
     examples = [
-        Example(index, 0, read_utterance(utterance), None) for index, utterance in enumerate(task.train_manifest)
+        Example(index, 0, read_utterance(utterance), None) for index, utterance in enumerate(task.train.manifest)
     ]
     assert len({len(example.waveform) for example in examples}) > 3
 
     def gradients(*batches: ContrastiveBatch) -> list[Tensor]:
         task.model.zero_grad()
         for batch in batches:
-            task.model(batch, 0).sum.backward()
+            loss_sum(task.model(batch, 0)).backward()
         return [parameter.grad.clone() for parameter in task.model.parameters() if parameter.grad is not None]
 
-    padded, alone = gradients(task.collate(examples)), gradients(*(task.collate([e]) for e in examples))
+    padded, alone = gradients(task.train.collate(examples)), gradients(*(task.train.collate([e]) for e in examples))
     whole = max(gradient.norm() for gradient in alone)
     for found, expected in zip(padded, alone, strict=True):
         assert (found - expected).norm() <= 1e-5 * max(expected.norm(), 1e-3 * whole)
@@ -147,13 +150,13 @@ def test_padding_changes_no_gradient(corpus: Any, tmp_path: Path, monkeypatch: p
 
 def test_the_dev_set_is_the_same_at_every_evaluation(corpus: Any) -> None:
     task = make_task(corpus.pretrain_config())
-    once, again = list(task.dev_batches(ALONE)), list(task.dev_batches(ALONE))
+    once, again = list(task.dev.read_share(0, 1)), list(task.dev.read_share(0, 1))
     assert sorted(index for batch in once for index in batch.audio.indices) == list(range(5))
     for one, other in zip(once, again, strict=True):
         assert torch.equal(one.audio.waveforms, other.audio.waveforms)
         assert torch.equal(one.mask, other.mask)
         assert torch.equal(one.distractors, other.distractors)
-    ranks = [list(task.dev_batches(Ranks(rank, 2, torch.device("cpu")))) for rank in range(2)]
+    ranks = [list(task.dev.read_share(rank, 2)) for rank in range(2)]
     shares = [sorted(index for batch in share for index in batch.audio.indices) for share in ranks]
     assert sorted(shares[0] + shares[1]) == list(range(5))
 
@@ -162,9 +165,7 @@ def test_an_epoch_has_every_utterance_once_each_time_cropped_and_hidden_otherwis
     task = make_task(corpus.pretrain_config("batches.num_buckets=1"))
     epochs = [
         list(
-            task.train_batches(
-                range(epoch * task.sampler.num_batches, (epoch + 1) * task.sampler.num_batches), pin_memory=False
-            )
+            task.train.read(range(epoch * task.train.sampler.num_batches, (epoch + 1) * task.train.sampler.num_batches))
         )
         for epoch in range(2)
     ]
@@ -182,7 +183,7 @@ def test_an_epoch_has_every_utterance_once_each_time_cropped_and_hidden_otherwis
 
 
 def test_a_run_is_an_encoder_with_its_history(corpus: Any, pretrained: Path) -> None:
-    description = load_description(pretrained)
+    description = read_model(pretrained).description
     config = corpus.pretrain_config("trainer.num_steps=4")
     assert (description.kind, description.step) == ("pretrained", 4)
     assert description.encoder == config.encoder
@@ -196,7 +197,7 @@ def test_a_run_is_an_encoder_with_its_history(corpus: Any, pretrained: Path) -> 
 
 
 def test_the_log_has_what_tells_a_collapse(pretrained: Path) -> None:
-    parts = {"loss", "contrastive", "accuracy", "code_perplexity", "prob_perplexity", "left_out", "penalty"}
+    parts = {"loss", "contrastive", "accuracy", "code_perplexity", "prob_perplexity", "left_out", "unused", "penalty"}
     train, dev = read_log(pretrained)[-2:]
     assert train.keys() == {"step", "split", *parts, "audio_seconds_per_second", "gradient_norm", "learning_rate"}
     assert dev.keys() == {"step", "split", *parts}
@@ -255,7 +256,7 @@ def test_clusters_are_found_once_and_kept(corpus: Any, tmp_path: Path, capsys: p
     centers = []
     for num_steps in (2, 4):
         pretrain(corpus.pretrain_config(objective, f"trainer.num_steps={num_steps}"), tmp_path / "run")
-        centers.append(load_weights(tmp_path / "run" / "latest")["objective.centers"])
+        centers.append(read_model(tmp_path / "run" / "latest").weights["objective.centers"])
     assert torch.equal(*centers)
     assert len(centers[0].unique(dim=0)) == 8
     assert capsys.readouterr().err.count("finding targets") == 1

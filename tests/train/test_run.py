@@ -1,5 +1,7 @@
 """The folder of a run: its lock, its configuration, and data that cannot be trained on."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -13,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import AliasChoices, Field
 
-from speechssl.checkpoint.native import find_model
 from speechssl.config import Config
+from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.data.units import Vocabulary
-from speechssl.errors import CheckpointError, TrainingError
+from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.parallel import Ranks
-from speechssl.train.run import begin_or_resume, digest_model, locked_run, refuse_bad_data
+from speechssl.train.run import _begin_or_resume, _locked, _refuse
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Holds the lock, and leaves a child that inherits everything and outlives it.
@@ -38,6 +41,9 @@ time.sleep(60)
 
 class _Section(Config):
     num_steps: int = 4
+    log_steps: int = 1
+    evaluate_steps: int = 1
+    checkpoint_steps: int = 1
     microbatches: int = 2
     device: str | None = None
 
@@ -45,23 +51,25 @@ class _Section(Config):
 class _Data(Config):
     train: Path = Path("train.tsv")
     num_workers: int = 2
-    license: str = "CC0"
+    license: str = Field(validation_alias=AliasChoices("license", "licence"))
 
 
 class _Config(Config):
     seed: int = 0
     init: Path | None = None
     trainer: _Section = _Section()
-    data: _Data = _Data()
+    data: _Data
 
 
 def configuration(**values: Any) -> _Config:
-    return _Config.from_dict(values, "test")
+    return _Config.from_dict(values | {"data": {"license": "CC0"} | values.get("data", {})}, "test")
 
 
-def begin(run: Path, config: _Config, digest: str = "1a", stage: str = "pretrain", ranks: Ranks = ALONE) -> bool:
+def begin(run: Path, config: _Config, digest: str = "1a", stage: str = "pretrain") -> bool:
+    """Whether anything is left to do."""
     run.mkdir(exist_ok=True)
-    return begin_or_resume(run, stage, config, {"train": digest}, config.trainer.num_steps, ranks)
+    progress = _begin_or_resume(run, stage, config, {"train": digest})  # type: ignore[arg-type]
+    return progress.step < config.trainer.num_steps
 
 
 def pretend_progress(run: Path, step: int) -> None:
@@ -104,20 +112,20 @@ def test_the_lock_keeps_others_out_until_its_owner_is_killed(tmp_path: Path) -> 
     run = tmp_path / "run"
     message = re.escape(f"{run}: another process is training in this folder")
     with holder(run) as (process, child):
-        with pytest.raises(TrainingError, match=f"^{message}$"), locked_run(run, ALONE):
+        with pytest.raises(TrainingError, match=f"^{message}$"), _locked(run, ALONE):
             pytest.fail("two runs in one folder")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with locked_run(run, ALONE):
+        with _locked(run, ALONE):
             if sys.platform == "linux":
                 assert is_alive(child), "nothing was shown about children that outlive the run"
 
 
 def test_the_lock_is_free_after_the_run_and_after_its_failure(tmp_path: Path) -> None:
     run = tmp_path / "a" / "run"
-    with pytest.raises(ZeroDivisionError), locked_run(run, ALONE):
+    with pytest.raises(ZeroDivisionError), _locked(run, ALONE):
         raise ZeroDivisionError
-    with locked_run(run, ALONE):
+    with _locked(run, ALONE):
         code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         command = [sys.executable, "-c", code, str(run / "lock")]
         assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
@@ -125,7 +133,7 @@ def test_the_lock_is_free_after_the_run_and_after_its_failure(tmp_path: Path) ->
 
 
 def test_only_the_first_rank_locks(tmp_path: Path) -> None:
-    with holder(tmp_path / "run"), locked_run(tmp_path / "run", Ranks(1, 2, torch.device("cpu"))):
+    with holder(tmp_path / "run"), _locked(tmp_path / "run", Ranks(1, 2, torch.device("cpu"))):
         pass
 
 
@@ -133,7 +141,7 @@ def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         message = re.escape(f"{run}: cannot be used as a run folder")
-        with pytest.raises(TrainingError, match=message), locked_run(run, ALONE):
+        with pytest.raises(TrainingError, match=message), _locked(run, ALONE):
             pass
 
 
@@ -171,7 +179,7 @@ def test_a_run_does_not_go_on_otherwise(
         with pytest.raises(TrainingError) as caught:
             begin(started, configuration(**{**values, "trainer": trainer}), digest, stage)
         assert str(caught.value) == (
-            f"{started}: this run was begun otherwise ({message}); use another folder or remove it"
+            f"{started}: this run was started with different settings ({message}); use another folder or remove it"
         )
     assert (started / "run.json").read_bytes() == before
 
@@ -181,6 +189,7 @@ def test_a_run_does_not_go_on_otherwise(
     [
         {},
         {"trainer": {"num_steps": 40}},
+        {"trainer": {"log_steps": 3, "evaluate_steps": 3, "checkpoint_steps": 3}},
         {"trainer": {"device": "cpu"}},
         {"data": {"num_workers": 0}},
         {"data": {"train": "elsewhere/train.tsv"}},
@@ -193,7 +202,7 @@ def test_what_may_change_is_taken_and_noted(
     config = configuration(**values)
     assert begin(started, config)
     assert json.loads((started / "run.json").read_text("utf-8"))["config"] == config.to_dict()
-    assert capsys.readouterr() == ("", f"pretrain: {started} goes on after step 2\n")
+    assert capsys.readouterr() == ("", f"pretrain: {started} resumes after step 2\n")
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -202,7 +211,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
 ) -> None:
     before = (started / "run.json").read_bytes()
     assert not begin(started, configuration(trainer={"num_steps": num_steps}))
-    assert capsys.readouterr() == ("", f"pretrain: {started} is finished after step 2\n")
+    assert capsys.readouterr() == ("", f"pretrain: {started} is finished: it has done step 2\n")
     assert (started / "run.json").read_bytes() == before
 
 
@@ -211,7 +220,7 @@ def test_a_run_without_its_configuration_is_refused(started: Path, content: str 
     (started / "run.json").unlink()
     if content is not None:
         (started / "run.json").write_text(content)
-    with pytest.raises(TrainingError, match=r"run\.json: expected what the run was begun with: .") as caught:
+    with pytest.raises(TrainingError, match=r"run\.json: expected what the run was started with: .") as caught:
         begin(started, configuration())
     assert "\n" not in str(caught.value)
 
@@ -222,20 +231,32 @@ def test_links_are_repaired_when_a_run_goes_on(started: Path) -> None:
     assert [path.name for path in (started / "checkpoints").iterdir()] == ["step_00000002"]
 
 
-def test_a_model_is_told_apart_by_its_weights(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(name)
-        (tmp_path / name / "model.safetensors").write_text("same")
-    assert digest_model(tmp_path / "one") == digest_model(tmp_path / "two")
-    (tmp_path / "two" / "model.safetensors").write_text("other")
-    assert digest_model(tmp_path / "one") != digest_model(tmp_path / "two")
-    (tmp_path / "two" / "model.safetensors").unlink()
-    assert find_model(tmp_path / "two")
-    with pytest.raises(CheckpointError, match=r"two/model\.safetensors: No such file"):
-        digest_model(tmp_path / "two")
-    with pytest.raises(CheckpointError, match=r"three: no such model folder"):
-        digest_model(tmp_path / "three")
+@pytest.mark.parametrize(
+    ("number", "is_contention"), [(errno.EAGAIN, True), (errno.EACCES, True), (errno.ENOLCK, False)]
+)
+def test_a_file_system_without_locks_is_no_other_process(
+    tmp_path: Path, number: int, is_contention: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    if is_contention:
+        with pytest.raises(TrainingError, match="another process is training in this folder"), _locked(tmp_path, ALONE):
+            pytest.fail("two runs in one folder")
+    else:
+        with pytest.warns(UserWarning, match=r"lock: this file system has no locks"), _locked(tmp_path, ALONE):
+            pass
+
+
+def test_settings_of_earlier_versions_are_the_same_settings(started: Path) -> None:
+    record = json.loads((started / "run.json").read_text("utf-8"))
+    record["config"]["data"]["licence"] = record["config"]["data"].pop("license")
+    record["config"]["trainer"]["reference"] = "curves.tsv"
+    (started / "run.json").write_text(json.dumps(record), "utf-8")
+    assert begin(started, configuration())
+    with pytest.raises(TrainingError, match=r"data\.license was 'CC0', now 'CC-BY'"):
+        begin(started, configuration(data={"license": "CC-BY"}))
 
 
 def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,8 +264,9 @@ def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.
     write_manifest(tmp_path / "train.tsv", missing, ".")
     manifest = read_manifest(tmp_path / "train.tsv")
     geometry = FrameGeometry((400,), (320,))
+    problems = check_before_training(manifest, geometry, Vocabulary.from_texts(["a"]), 0)
     with pytest.raises(TrainingError, match=r"^25 utterances are unfit for training, 20 of them listed; see"):
-        refuse_bad_data([manifest], geometry, Vocabulary.from_texts(["a"]))
+        _refuse(problems)
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()

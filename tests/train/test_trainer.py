@@ -1,6 +1,6 @@
 """The loop, with a task whose every number is known."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from speechssl.checkpoint.training_state import Progress, load_progress
 from speechssl.data.batches import AudioBatch, TaskBatch
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import TrainingError
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import Term
 from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
 from speechssl.train.parallel import Ranks
+from speechssl.train.task import Measured, Task
 from speechssl.train.trainer import TrainerConfig, train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -31,55 +32,77 @@ class Toy(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.calls: list[tuple[int, bool, float]] = []  # (step, training, a random number)
 
-    def forward(self, batch: TaskBatch, step: int) -> Losses:
+    def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
         self.calls.append((step, self.training, torch.rand(()).item()))
         total = (self.weight * batch.audio.waveforms).sum()
-        return Losses(total, batch.audio.waveforms.shape[0], {"part": total.detach() * 2})
+        return {"whole": Term(total, "rows", 1.0), "part": Term(total * 2, "rows")}
 
 
-class ToyTask:
-    """Microbatch ``n`` has ``n % 3 + 1`` utterances of one sample of value ``values.get(n, n)``."""
+class ToyBatches:
+    """Batch ``n`` has ``n % 3 + 1`` utterances of one sample of value ``values.get(n, n)``."""
 
-    stage = "pretrain"
-    best_metric = "score"
-    shown_metrics = ("loss", "score")
-    train_manifest = MANIFEST
+    manifest = MANIFEST
 
-    def __init__(self, scores: Iterable[float] = (), values: Mapping[int, float] | None = None) -> None:
-        self.model = Toy()
-        self.scores = iter(scores)
-        self.values = values or {}
+    def __init__(self, values: Mapping[int, float]) -> None:
+        self.values = values
         self.numbers: list[int] = []
-        self.trainable_steps: list[int] = []
-        self.evaluations: list[tuple[int, bool, bool]] = []
-        self.saved: list[int] = []
 
-    def train_batches(self, numbers: Iterable[int], *, pin_memory: bool) -> Iterator[TaskBatch]:
+    def read(self, numbers: Iterable[int], *, pin_memory: bool) -> Generator[TaskBatch, None, None]:
         assert not pin_memory
         for number in numbers:
             self.numbers.append(number)
             rows = number % 3 + 1
             waveforms = torch.full((rows, 1), float(self.values.get(number, number)))
-            yield TaskBatch(AudioBatch(waveforms, None, tuple(range(number, number + rows))))
+            yield TaskBatch(AudioBatch(waveforms, None, tuple(range(number, number + rows))), {"rows": rows})
 
-    def dev_batches(self, ranks: Ranks) -> Iterator[TaskBatch]:
+    def read_share(self, rank: int, count: int) -> Generator[TaskBatch, None, None]:
         for number in range(2):
-            yield TaskBatch(AudioBatch(torch.ones(1, 1), None, (number,)))
+            yield TaskBatch(AudioBatch(torch.ones(1, 1), None, (number,)), {"batches": 1})
 
-    def set_trainable(self, step: int) -> bool:
-        self.trainable_steps.append(step)
-        return False
 
-    def evaluate(self, batch: Any, step: int) -> Mapping[str, float]:
+class Toys:
+    """A task of the two, and what was asked of it."""
+
+    def __init__(self, scores: Iterable[float] = (), values: Mapping[int, float] | None = None) -> None:
+        self.model = Toy()
+        self.scores = iter(scores)
+        self.batches = ToyBatches(values or {})
+        self.asked_steps: list[int] = []
+        self.updates: list[int] = []
+        self.evaluations: list[tuple[int, bool, bool]] = []
+        self.saved: list[int] = []
+
+    def frozen(self, step: int) -> tuple[nn.Module, ...]:
+        self.asked_steps.append(step)
+        return ()
+
+    def evaluate(self, batch: TaskBatch, step: int) -> Measured:
         self.evaluations.append((step, self.model.training, torch.is_inference_mode_enabled()))
-        return {"batches": 1.0, "index": float(batch.audio.indices[0])}
+        index = batch.audio.indices[0]
+        score = next(self.scores, 1.0) if index == 0 else 0.0
+        terms = {
+            "score": Term(torch.tensor(2 * score, dtype=torch.float64), "batches"),
+            "index": Term(torch.tensor(index), "batches"),
+        }
+        return Measured(terms, batch.counts)
 
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {"score": next(self.scores, 1.0), **sums}
-
-    def write_model(self, folder: Path, step: int) -> None:
+    def write_model(self, step: int, folder: Path) -> None:
         self.saved.append(step)
         (folder / "config.json").write_text(str(self.model.weight.item()))
+
+    def task(self) -> Task[Any]:
+        return Task(
+            stage="pretrain",
+            model=self.model,
+            train=self.batches,  # type: ignore[arg-type]
+            dev=self.batches,  # type: ignore[arg-type]
+            evaluate=self.evaluate,
+            best_metric="score",
+            shown_metrics=("loss", "score"),
+            frozen=self.frozen,
+            after_update=self.updates.append,
+            write_model=self.write_model,
+        )
 
 
 @pytest.fixture
@@ -92,12 +115,12 @@ def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "make_optimizer", make_descent)
 
 
-def run(task: ToyTask, folder: Path, *, max_gradient_norm: float | None = None, **values: Any) -> ToyTask:
+def run(task: Toys, folder: Path, *, max_gradient_norm: float | None = None, **values: Any) -> Toys:
     settings = {"num_steps": 1, "microbatches": 1, "log_steps": 1, "evaluate_steps": 100, "checkpoint_steps": 100}
     config = TrainerConfig(**(settings | values))
     folder.mkdir(exist_ok=True)
     optimizer = OptimizerConfig(learning_rate=0.5, max_gradient_norm=max_gradient_norm)
-    train(task, config, optimizer, ScheduleConfig(warmup=0.5), folder, ALONE, seed=7)
+    train(task.task(), config, optimizer, ScheduleConfig(warmup=0.5), folder, ALONE, seed=7)
     return task
 
 
@@ -107,7 +130,7 @@ def steps_of(folder: Path, split: str) -> list[int]:
 
 @pytest.mark.usefixtures("plain_descent")
 def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Path) -> None:
-    task = run(ToyTask(), tmp_path, microbatches=4)
+    task = run(Toys(), tmp_path, microbatches=4)
     # Microbatches 0..3 with 1, 2, 3 and 1 utterances: not the mean of their means.
     gradient = (0 + 2 * 1 + 3 * 2 + 1 * 3) / (1 + 2 + 3 + 1)
     assert task.model.weight.item() == pytest.approx(-0.5 * gradient)
@@ -119,7 +142,7 @@ def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Pat
 
 @pytest.mark.usefixtures("plain_descent")
 def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
-    task = run(ToyTask(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
+    task = run(Toys(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
     rates = [record["learning_rate"] for record in read_log(tmp_path) if record["split"] == "train"]
     assert rates == [0.5, 0.5]  # the warm-up of one update, then the start of the decay
     assert task.model.weight.item() == pytest.approx(-0.5 * 5 - 0.5 * 7)
@@ -128,33 +151,34 @@ def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("plain_descent")
 @pytest.mark.parametrize(("max_norm", "step_size"), [(1.0, 1.0), (8.0, 8.0), (9.0, 8.0), (None, 8.0)])
 def test_clipping_limits_the_norm_and_never_raises_it(tmp_path: Path, max_norm: float | None, step_size: float) -> None:
-    task = run(ToyTask(values={0: -8.0}), tmp_path, max_gradient_norm=max_norm)
+    task = run(Toys(values={0: -8.0}), tmp_path, max_gradient_norm=max_norm)
     assert task.model.weight.item() == pytest.approx(0.5 * step_size)
     assert read_log(tmp_path)[0]["gradient_norm"] == pytest.approx(8.0), "the log has the norm before clipping"
 
 
 @pytest.mark.usefixtures("plain_descent")
 def test_a_gradient_of_zero_can_be_clipped(tmp_path: Path) -> None:
-    assert run(ToyTask(values={0: 0.0}), tmp_path, max_gradient_norm=1.0).model.weight.item() == 0
+    assert run(Toys(values={0: 0.0}), tmp_path, max_gradient_norm=1.0).model.weight.item() == 0
 
 
 def test_lines_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
-    task = run(ToyTask(), tmp_path, num_steps=11, microbatches=2, log_steps=4, evaluate_steps=6, checkpoint_steps=5)
+    task = run(Toys(), tmp_path, num_steps=11, microbatches=2, log_steps=4, evaluate_steps=6, checkpoint_steps=5)
     assert task.saved == [5, 6, 10, 11]
     assert steps_of(tmp_path, "dev") == [6, 11]
     # Before each checkpoint too, or a resumed run would not know the sums since the last line.
     assert steps_of(tmp_path, "train") == [4, 5, 6, 8, 10, 11]
-    assert task.numbers == list(range(22))
-    assert task.trainable_steps == list(range(11))
+    assert task.batches.numbers == list(range(22))
+    assert sorted(set(task.asked_steps)) == list(range(11))
+    assert task.updates == list(range(1, 12))
     assert [call[:2] for call in task.model.calls] == [(step, True) for step in range(11) for _ in range(2)]
     assert task.evaluations == [(step, False, True) for step in (6, 6, 11, 11)]
     dev = next(record for record in read_log(tmp_path) if record["split"] == "dev")
-    assert dev == {"step": 6, "split": "dev", "score": 1.0, "batches": 2.0, "index": 1.0}
+    assert dev == {"step": 6, "split": "dev", "loss": 0.0, "score": 1.0, "index": 0.5}
 
 
 @pytest.mark.usefixtures("plain_descent")
 def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> None:
-    run(ToyTask(), tmp_path, num_steps=4, log_steps=2)
+    run(Toys(), tmp_path, num_steps=4, log_steps=2)
     losses = [record["loss"] for record in read_log(tmp_path) if record["split"] == "train"]
     parts = [record["part"] for record in read_log(tmp_path) if record["split"] == "train"]
     # Update s has s % 3 + 1 utterances of value s, a gradient of s, and rates of 0.25, 0.5, 0.5, 0.25.
@@ -164,20 +188,20 @@ def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> 
 
 
 def test_the_best_checkpoint_has_the_lowest_score(tmp_path: Path) -> None:
-    run(ToyTask(scores=[0.5, 0.3, 0.3, 0.4]), tmp_path, num_steps=8, evaluate_steps=2, checkpoint_steps=1)
+    run(Toys(scores=[0.5, 0.3, 0.3, 0.4]), tmp_path, num_steps=8, evaluate_steps=2, checkpoint_steps=1)
     assert load_progress(tmp_path) == Progress(8, 4, 0.3)
     assert (tmp_path / "best").resolve().name == "step_00000004"
     assert (tmp_path / "latest").resolve().name == "step_00000008"
 
 
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
-    run(ToyTask(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
+    run(Toys(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
     assert load_progress(tmp_path) == Progress(2, 1, 0.5)
 
 
 def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None:
     draws = [
-        [number for _, _, number in run(ToyTask(), tmp_path / name, **settings).model.calls]
+        [number for _, _, number in run(Toys(), tmp_path / name, **settings).model.calls]
         for name, settings in {
             "one": {"num_steps": 6},
             "two": {"num_steps": 3, "microbatches": 2, "evaluate_steps": 1},
@@ -190,27 +214,27 @@ def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None
 @pytest.mark.parametrize("checkpoint_steps", [1, 2])
 def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps: int) -> None:
     settings = {"num_steps": 6, "microbatches": 2, "checkpoint_steps": checkpoint_steps, "evaluate_steps": 3}
-    through = run(ToyTask(), tmp_path / "through", **settings)
+    through = run(Toys(), tmp_path / "through", **settings)
 
     class KilledError(Exception):
         pass
 
-    class Killed(ToyTask):
-        def set_trainable(self, step: int) -> bool:
+    class Killed(Toys):
+        def frozen(self, step: int) -> tuple[nn.Module, ...]:
             if step == 5:
                 raise KilledError
-            return False
+            return ()
 
     first = Killed()
     with pytest.raises(KilledError):
         run(first, tmp_path / "resumed", **settings)
     done = 5 if checkpoint_steps == 1 else 4
     assert load_progress(tmp_path / "resumed").step == done
-    second = ToyTask()
+    second = Toys()
     weight = float((tmp_path / "resumed" / "latest" / "config.json").read_text())
     nn.init.constant_(second.model.weight, weight)  # which is the task's part of resuming
     run(second, tmp_path / "resumed", **settings)
-    assert second.numbers == list(range(2 * done, 12))
+    assert second.batches.numbers == list(range(2 * done, 12))
     assert torch.equal(second.model.weight, through.model.weight)
     assert [call[2] for call in second.model.calls] == [call[2] for call in through.model.calls[2 * done :]]
 
@@ -218,12 +242,12 @@ def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps:
 class Poisoned(Toy):
     """A finite loss whose gradient is not."""
 
-    def forward(self, batch: TaskBatch, step: int) -> Losses:
+    def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
         losses = super().forward(batch, step)
         if 0 in batch.audio.indices:
             return losses
         zero: Tensor = self.weight * 0
-        return Losses(losses.sum + zero.sqrt().sum(), losses.count, losses.parts)
+        return losses | {"poison": Term(zero.sqrt().sum(), "rows", 1.0)}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -231,7 +255,7 @@ class Poisoned(Toy):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_utterances(
     tmp_path: Path, value: float, checkpoint_steps: int
 ) -> None:
-    task = ToyTask(values={8: value})  # in the fifth update, which ends on a checkpoint or does not
+    task = Toys(values={8: value})  # in the fifth update, which ends on a checkpoint or does not
     nn.init.ones_(task.model.weight)
     message = r"^step 5: expected a finite loss, found (nan|-?inf) on train\.tsv:11, train\.tsv:12, train\.tsv:13$"
     with pytest.raises(TrainingError, match=message):
@@ -243,7 +267,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_utterances(
 
 @pytest.mark.parametrize("checkpoint_steps", [1, 3])
 def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path, checkpoint_steps: int) -> None:
-    task = ToyTask()
+    task = Toys()
     task.model = Poisoned()
     with pytest.raises(TrainingError, match=r"^step 2: expected a finite gradient, found one of norm nan$"):
         run(task, tmp_path, num_steps=6, checkpoint_steps=checkpoint_steps)
@@ -255,17 +279,17 @@ def test_microbatches_must_divide_among_the_processes(tmp_path: Path) -> None:
     ranks = Ranks(0, 3, torch.device("cpu"))
     message = r"^trainer\.microbatches: expected a multiple of the 3 processes, found 4$"
     with pytest.raises(TrainingError, match=message):
-        train(ToyTask(), config, OptimizerConfig(), ScheduleConfig(), tmp_path, ranks, seed=0)
+        train(Toys().task(), config, OptimizerConfig(), ScheduleConfig(), tmp_path, ranks, seed=0)
 
 
 def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
     class Precision(Toy):
-        def forward(self, batch: TaskBatch, step: int) -> Losses:
+        def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
             assert (batch.audio.waveforms @ self.weight[:, None]).dtype == self.expected
             return super().forward(batch, step)
 
     for precision, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32), (None, torch.float32)):
-        task = ToyTask()
+        task = Toys()
         task.model = Precision()
         task.model.expected = expected
         run(task, tmp_path / str(precision), precision=precision)
@@ -279,13 +303,13 @@ class Convolving(Toy):
         self.conv = nn.Conv1d(dim, dim, 1)
         self.onednn: list[bool] = []
 
-    def forward(self, batch: TaskBatch, step: int) -> Losses:
+    def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
         def note(_: Any = None) -> None:
             self.onednn.append(bool(torch.backends.mkldnn.enabled))
 
         losses = super().forward(batch, step)
         note()
-        losses.sum.register_hook(note)  # type: ignore[no-untyped-call]
+        losses["whole"].sum.register_hook(note)  # type: ignore[no-untyped-call]
         return losses
 
 
@@ -295,7 +319,7 @@ class Convolving(Toy):
 def test_only_small_models_that_train_in_float32_convolve_without_onednn(
     dim: int, precision: Any, expected: bool, tmp_path: Path
 ) -> None:
-    task = ToyTask()
+    task = Toys()
     task.model = Convolving(dim)
     run(task, tmp_path, num_steps=1, precision=precision)
     assert task.model.onednn == [expected, expected]

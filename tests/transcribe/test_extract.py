@@ -12,7 +12,9 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.checkpoint.native import ModelDescription, load_encoder, save_model
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.reader import load_encoder
+from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry

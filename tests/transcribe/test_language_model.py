@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands import transcribe as cli
 from speechssl.data.audio import SAMPLE_RATE, audio_info
 from speechssl.data.manifest import Utterance, write_manifest

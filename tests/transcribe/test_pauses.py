@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import app
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.data.recording import Recording

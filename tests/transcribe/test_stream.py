@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.audio import Waveform
 from speechssl.errors import AudioError
 from speechssl.transcribe import stream

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 import speechssl
-from speechssl.checkpoint.native import CTCCheckpoint
+from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.recording import Recording
 from speechssl.errors import AudioError, CheckpointError
 from speechssl.transcribe.transcriber import Transcriber

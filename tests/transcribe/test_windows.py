@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription
+from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.audio import Waveform
 from speechssl.data.units import Vocabulary
 from speechssl.frames import FrameGeometry
