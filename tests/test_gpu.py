@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from losses import loss_sum
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from typer.testing import CliRunner
 
@@ -27,9 +27,11 @@ from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.objective.objective import FittedObjective
+from speechssl.objective.objective import weighted_sum
 from speechssl.scoring.error_rates import score
+from speechssl.train import trainer
 from speechssl.train.finetune import FinetuneModel
+from speechssl.train.guard import FiniteGuard
 from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 from speechssl.train.log import MetricSums, read_log
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
@@ -114,8 +116,7 @@ def build(config: PretrainConfig, lengths: Sequence[float]) -> tuple[PretrainMod
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, 0)
     torch.manual_seed(0)
     model = PretrainModel(config.encoder, config.objective).train()
-    if isinstance(model.objective, FittedObjective):
-        model.objective.fit([collate(noises([4.0])).audio], 0)
+    model.objective.prepare(model.encoder, [collate(noises([4.0]))], 0)
     return model, collate(noises(lengths))
 
 
@@ -126,8 +127,8 @@ def loss_and_gradients(
     model.to(device).zero_grad(set_to_none=True)
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
         losses = model(batch.to(torch.device(device)), 0)
-    assert loss_sum(losses).dtype == torch.float32
-    loss = losses.sum / losses.count
+    loss = weighted_sum(losses, batch.counts)
+    assert loss.dtype == torch.float32
     loss.backward()
     gradients = {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
     return loss.item(), gradients
@@ -243,6 +244,67 @@ class TestTraining:
             device,
             monkeypatch,
         )
+
+
+class TestWaiting:
+    """PyTorch raises an error where the host would wait for the GPU, but for logs, evaluations and checkpoints."""
+
+    @pytest.mark.parametrize("device", [CUDA])
+    @OBJECTIVES
+    def test_an_update_of_pretraining_waits_for_nothing(
+        self, tiny: Path, prompts: Path, tmp_path: Path, objective: str, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse_to_wait(monkeypatch)
+        objective = f'objective={{kind="{objective}"}}'
+        assert run(*arguments(["pretrain", str(tiny)], [objective, *data(prompts, "pretrain_")], tmp_path, device)) == 0
+
+    @pytest.mark.parametrize("device", [CUDA])
+    def test_an_update_of_fine_tuning_waits_for_nothing_but_the_loss(
+        self, tiny: Path, prompts: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """PyTorch's own CTC loss copies its lengths to the GPU and waits until they are there."""
+        refuse_to_wait(monkeypatch)
+        loss = F.ctc_loss
+        monkeypatch.setattr(F, "ctc_loss", lambda *values, **options: patiently(lambda: loss(*values, **options)))
+        settings = ["feature_encoder_is_frozen=false", *data(prompts, "")]
+        assert run(*arguments(["finetune", str(tiny)], settings, tmp_path, device)) == 0
+
+
+def arguments(command: Sequence[str], settings: Sequence[str], folder: Path, device: str) -> list[str]:
+    """A training of six updates that logs, evaluates and saves after three."""
+    trainer = ["num_steps=6", "microbatches=2", "log_steps=3", "evaluate_steps=3", f"device={device}"]
+    found = [*command, "--output", str(folder / "run")]
+    others = ("data.license=CC", "data.num_workers=2", "batches.seconds=8", "batches.num_buckets=2")
+    for setting in (*settings, *others, *(f"trainer.{setting}" for setting in trainer)):
+        found += ["--set", setting]
+    return found
+
+
+def patiently(function: Callable[[], Any]) -> Any:
+    """Call what may wait for the GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        return function()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def refuse_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second update on; what follows an update (logs, evaluations, checkpoints) may wait."""
+    watch, seed = FiniteGuard.watch_update, trainer._seed_noise
+
+    def seed_noise(run_seed: int, number: int) -> None:
+        seed(run_seed, number)
+        if number >= 2:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def watch_update(guard: FiniteGuard, step: int, norm: Tensor) -> None:
+        watch(guard, step, norm)
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(trainer, "_seed_noise", seed_noise)
+    monkeypatch.setattr(FiniteGuard, "watch_update", watch_update)
 
 
 def data(folder: Path, prefix: str) -> list[str]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, ConfigError
+from speechssl.train import parallel
 from speechssl.train.finetune import finetune
 from speechssl.train.log import read_log
 from speechssl.train.parallel import Ranks, joined_ranks
@@ -131,9 +132,37 @@ def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> N
         assert ranks == Ranks(0, 1, torch.device("cpu"))
         assert ranks.is_first
         ranks.wait()
-        assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
         assert ranks.sum_named({"a": 1.0}) == {"a": 1.0}
+        assert ranks.any(True)
+        assert not ranks.any(False)
+        assert ranks.first_decides(lambda: 3) == 3
         assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_one_gpu_for_several_processes_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = rf"^trainer\.device: expected cuda, found {device}: each process has a GPU of its own$"
+    with pytest.raises(ConfigError, match=message), joined_ranks(device):
+        pass
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_a_process_touches_no_gpu_but_its_own(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[Any] = []
+
+    def resolve(name: Any) -> torch.device:
+        touched.append(("resolve", name))
+        raise CheckpointError("enough")
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: touched.append(("set", index)))
+    monkeypatch.setattr(parallel, "resolve_device", resolve)
+    with pytest.raises(CheckpointError, match="enough"), joined_ranks(device):
+        pass
+    assert touched == [("set", 3), ("resolve", "cuda:3")]
 
 
 def test_a_device_that_is_none_is_refused() -> None:

@@ -20,7 +20,7 @@ from speechssl.train.finetune import finetune
 from speechssl.train.log import read_log
 from speechssl.train.parallel import Ranks
 from speechssl.train.pretrain import pretrain
-from speechssl.train.run import locked_run
+from speechssl.train.run import _locked
 
 # Runs the command in a child that has everything imported already, which else takes seconds each time.
 LAUNCHER = """
@@ -254,7 +254,7 @@ def test_a_folder_is_one_process_own_until_that_is_killed(launcher: Launcher, co
             stopped.add(child)
         assert stopped
         first.kill()
-        with locked_run(run, Ranks(0, 1, None)):  # type: ignore[arg-type]
+        with _locked(run, Ranks(0, 1, None)):  # type: ignore[arg-type]
             states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in stopped]
             assert "T" in states, "nothing was shown about workers that live on"
     finally:
@@ -297,12 +297,14 @@ def test_a_changed_configuration_or_manifest_is_refused_by_name(corpus: Any, tmp
     ):
         result = start(override)
         assert (result.exit_code, result.stdout) == (1, "")
-        expected = f"error: {run}: this run was begun otherwise ({message}); use another folder or remove it\n"
+        expected = (
+            f"error: {run}: this run was started with different settings ({message}); use another folder or remove it\n"
+        )
         assert result.stderr == expected
     train.write_text(train.read_text("utf-8").replace("cab dab", "cab dad"), "utf-8")
     result = start()
     assert result.exit_code == 1
-    assert f"error: {run}: this run was begun otherwise (inputs.train was " in result.stderr
+    assert f"error: {run}: this run was started with different settings (inputs.train was " in result.stderr
     assert load_progress(run).step == 3
 
 
@@ -314,7 +316,7 @@ def test_a_changed_start_model_is_refused(corpus: Any, pretrained: Path, tmp_pat
     arguments = corpus.arguments("finetune", f"init={other}", "trainer.num_steps=2")
     result = CliRunner().invoke(app, ["finetune", *arguments, "--output", str(run)])
     assert result.exit_code == 1
-    assert "this run was begun otherwise (inputs.init was " in result.stderr
+    assert "this run was started with different settings (inputs.init was " in result.stderr
     # The same model in another place is the same.
     moved = tmp_path / "moved"
     moved.symlink_to(pretrained)
