@@ -158,7 +158,7 @@ def test_an_object_that_only_reads(tmp_path: Path) -> None:
 
 def test_a_read_that_fails_is_not_the_end(tmp_path: Path) -> None:
     """Where the format does not state its length, the recording would seem whole."""
-    content = write_noise(tmp_path / "a.mp3", 16_000).read_bytes()
+    content = write_noise(tmp_path / "a.mp3", 16_000, 10.0).read_bytes()
     content = content[content.index(content[:2], content.index(b"Xing")) :]
 
     class Fails(io.BytesIO):
