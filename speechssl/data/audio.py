@@ -111,7 +111,7 @@ def _peak_of(samples: Waveform) -> float:
 
 
 def to_16_khz(name: str, blocks: Iterable[Waveform], sample_rate: int) -> Iterator[Waveform]:
-    """Resample a recording; if all of it is silence, that is a warning at its end."""
+    """Resample a recording as `resample_blocks` does, and warn at its end if all of it is silence."""
     peak = 0.0
     for block in resample_blocks(blocks, sample_rate):
         peak = max(peak, _peak_of(block))
@@ -123,13 +123,13 @@ def to_16_khz(name: str, blocks: Iterable[Waveform], sample_rate: int) -> Iterat
 def resample_blocks(
     blocks: Iterable[Waveform], sample_rate: float, quality: str = "HQ", num_resampled: int | None = None
 ) -> Iterator[Waveform]:
-    """Bring blocks to 16 kHz; joined, they are what one block would be, sample for sample.
+    """Resample blocks to 16 kHz; joined, they are the samples that one block of all would become.
 
     Args:
         blocks: (n,) each, n > 0.
-        sample_rate: Of the blocks.
-        quality: Of soxr.
-        num_resampled: Samples to give in all; None means `resampled_length`.
+        sample_rate: Samples a second in the blocks.
+        quality: One of soxr's.
+        num_resampled: Samples to yield in all; None means `resampled_length`.
     """
     if sample_rate == SAMPLE_RATE:
         yield from blocks

@@ -1,4 +1,4 @@
-"""What libsndfile does not read (m4a, G.722, video, files without a length), decoded by PyAV as a stream."""
+"""Decode with PyAV what libsndfile does not read: m4a, G.722, video, files that state no length."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -83,7 +83,7 @@ def read_audio(
 def read_span(
     source: AudioInput, *, start: int = 0, num_samples: int | None = None, channel: int | None = None
 ) -> tuple[Waveform, int]:
-    """Read as `read_audio` does, but at the recording's own rate, which is returned too; silence is no warning."""
+    """Read as `read_audio` does, but at the recording's own rate, and return that rate too; silence is no warning."""
     name = source_name(source)
     if start < 0 or (num_samples is not None and num_samples < 1):
         raise AudioError(f"{name}: expected a span inside the recording, found {num_samples} from {start}")
@@ -151,6 +151,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Reader:
+    """A recording that libsndfile opened or PyAV decodes."""
+
     name: str
     file: File
     content: soundfile.SoundFile | AVStream
@@ -197,7 +199,7 @@ class _Reader:
             raise AudioError(f"{self.name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
 
     def decode(self, start: int, stop: float) -> Iterator[tuple[int, _Block]]:
-        """Yield blocks and their places, until ``stop`` or the end, from ``start`` or an earlier sample on."""
+        """Yield (position, block) from ``start`` or an earlier sample until ``stop`` or the end."""
         if isinstance(self.content, AVStream):
             position = 0
             for block in self.content.blocks:

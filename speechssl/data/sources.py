@@ -21,9 +21,9 @@ binary mode, which is read from where it stands to its end. What cannot seek, su
 
 
 class _ByteRange(io.RawIOBase):
-    """A part of a file object as a file with a position of its own, so that any number can be read at a time.
+    """A part of a file object as a file with its own position, so that several can be read at once.
 
-    It ends where reading fails, because libsndfile cannot be told; what failed is in `errors`.
+    It ends where reading fails, because libsndfile cannot be told; `errors` keeps what failed.
     """
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
@@ -64,7 +64,7 @@ File = str | _ByteRange
 
 
 def source_name(source: AudioInput) -> str:
-    """Return what messages call it."""
+    """Return the name of a recording in messages."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     name = getattr(source, "name", None)
@@ -73,12 +73,12 @@ def source_name(source: AudioInput) -> str:
 
 @contextmanager
 def open_source(source: AudioInput, name: str) -> Iterator[File]:
-    """Find the bytes of a recording: its path or, where a path would not do, the part of a file that it is.
+    """Find the bytes of a recording: its path, or the part of a file object that it is.
 
-    What is opened here is closed at the end, and a file object is left at its end.
+    What is opened here is closed afterwards; a file object is left at its end.
 
     Raises:
-        AudioError: it is missing, empty, a folder, or cannot be read, now or until the end.
+        AudioError: the recording is missing, empty, a folder, or cannot be read, now or later.
     """
     with ExitStack() as stack:
         with translated(name):
@@ -98,7 +98,7 @@ def _check_read(name: str, file: File) -> None:
 
 
 def open_bytes(file: File) -> BinaryIO:
-    """Open what `open_source` found, once more."""
+    """Open the bytes that `open_source` found; several can be open at once."""
     return file.open() if isinstance(file, _ByteRange) else Path(file).open("rb")
 
 
@@ -122,7 +122,7 @@ def _locate(name: str, source: AudioInput, stack: ExitStack) -> File:
         _check_binary(name, source.read(0))
         return _range_of(name, source, start, source.seek(0, os.SEEK_END) - start)
     path = os.fspath(source)
-    if not Path(path).exists() and (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)):
+    if (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)) and not Path(path).exists():
         archive = stack.enter_context(open_bytes(member[1]))
         start, size = int(member[2]), int(member[3])
         found = max(0, archive.seek(0, os.SEEK_END) - start)
@@ -149,7 +149,7 @@ def _leave_at_end(file: BinaryIO) -> None:
 
 
 def is_pipe(source: AudioInput) -> bool:
-    """Return whether it is a pipe, or an object that does not seek."""
+    """Return whether it can be read only once: a pipe, or an object that does not seek."""
     if not isinstance(source, str | os.PathLike):
         seekable = getattr(source, "seekable", None)
         return seekable is None or not seekable()
@@ -160,7 +160,7 @@ def is_pipe(source: AudioInput) -> bool:
 
 
 def spooled(name: str, source: AudioInput) -> BinaryIO:
-    """Copy what can be read only once; the copy is in memory if it is small, and gone when it is closed."""
+    """Copy a pipe; the copy is in memory if it is small, and gone when it is closed."""
     copy = cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
     with Path(source).open("rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
         while block := file.read(_BUFFER_BYTES):
