@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform, read_audio, resampled_length
+from speechssl.data.audio import SAMPLE_RATE, Waveform, resampled_length
+from speechssl.data.recording import read_audio
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 

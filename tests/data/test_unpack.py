@@ -8,8 +8,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
-from speechssl.data.audio import read_audio
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
+from speechssl.data.recording import read_audio
 from speechssl.data.unpack import unpack_manifests
 
 
