@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -19,7 +19,10 @@ from speechssl.commands.options import (
     make_app,
 )
 from speechssl.terminal import exit_on_error
-from speechssl.transcribe.outputs import Format
+from speechssl.transcribe.outputs import Format, OutputFolder, Printer
+
+if TYPE_CHECKING:
+    from speechssl.transcribe.transcriber import Transcriber
 
 EXAMPLES = """\
 Usage: transcribe-audio [OPTIONS] FILE...
@@ -142,28 +145,28 @@ def transcribe(
         raise typer.BadParameter("expected --split-at-pauses beside it", param_hint="--vad")
     with exit_on_error():
         # Loaded here, so that --help and mistakes on the command line are answered at once.
-        from speechssl.transcribe.job import TranscriptionJob
+        from speechssl.transcribe.inputs import find_inputs
+        from speechssl.transcribe.job import describe_settings, transcribe_files
 
-        job = TranscriptionJob(
-            files=files,
-            model=model,
-            formats=formats,
-            output_dir=output_dir,
-            overwrite=overwrite,
-            words=words,
-            channel=channel,
-            start=start,
-            end=end,
-            split_at_pauses=split_at_pauses,
-            vad=vad.value,
-            lm=lm,
-            reference=reference,
-            device=device,
-            precision=precision.value if precision else None,
-            batch_seconds=batch_seconds,
-            is_quiet=quiet,
-        )
-        if not job.run():
+        def load() -> "Transcriber":
+            from speechssl.cpu import tune_cpu
+
+            tune_cpu()  # before torch is imported
+            from speechssl.transcribe.transcriber import Transcriber
+
+            return Transcriber.load(model, device, lm, precision.value if precision else None)
+
+        options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad.value}
+        inputs, failures = find_inputs(files, channel, start, end)
+        writer: Printer | OutputFolder
+        if output_dir is None:
+            writer = Printer(formats[0], words, is_named=[file.path for file in inputs[:1]] != files)
+        else:
+            part = {"channel": channel, "start": start, "end": end, "words": words}
+            settings = describe_settings(model, lm, precision=precision, **options, **part)
+            writer = OutputFolder(output_dir, formats, words, overwrite, settings)
+        options["batch_seconds"] = batch_seconds
+        if not transcribe_files(inputs, failures, writer, load, reference, quiet, **options):
             sys.exit(1)
 
 

@@ -31,39 +31,17 @@ _RESULTS_HEAD = (
 
 
 @dataclass(frozen=True)
-class EvaluatedUtterance:
-    """An utterance of a manifest, what is said in it and what the model heard, both texts normalized."""
-
-    path: str
-    start: int
-    num_samples: int
-    speaker: str | None
-    reference: str
-    hypothesis: str
-    words: ErrorCounts
-    characters: ErrorCounts
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """A model's result on a manifest, as ``--output`` writes it.
+    """A model's result on a manifest, as ``--output`` writes it: rates are fractions, times seconds.
 
     Attributes:
-        manifest: The file.
-        manifest_sha256: Of its content.
-        num_utterances: In it.
-        audio_seconds: Of all utterances.
         decoding: How text was made, in a few words.
         beam_search: The settings of the search and the SHA-256 of its language model; None is greedy decoding.
         device: Where the model ran, and how precisely.
         seconds: Wall-clock time that reading and transcribing took.
-        wer: Word error rate with its interval, as fractions.
-        cer: Character error rate with its interval.
-        words: Edits over all utterances.
-        characters: The same in characters.
-        word_confusions: The most frequent first.
-        character_confusions: The most frequent first.
-        utterances: In the manifest's order.
+        words, characters: Edits over all utterances.
+        word_confusions, character_confusions: The most frequent first.
+        utterances: In the manifest's order, an `UtteranceScore` each and where it is.
     """
 
     manifest: str
@@ -80,7 +58,7 @@ class Evaluation:
     characters: ErrorCounts
     word_confusions: tuple[Confusion, ...]
     character_confusions: tuple[Confusion, ...]
-    utterances: tuple[EvaluatedUtterance, ...]
+    utterances: tuple[dict[str, Any], ...]
 
 
 def evaluate_model(transcriber: Transcriber, manifest: Manifest, *, batch_seconds: float = BATCH_SECONDS) -> Evaluation:
@@ -128,16 +106,13 @@ def evaluate_model(transcriber: Transcriber, manifest: Manifest, *, batch_second
         word_confusions=found.word_confusions[:_NUM_CONFUSIONS],
         character_confusions=found.character_confusions[:_NUM_CONFUSIONS],
         utterances=tuple(
-            EvaluatedUtterance(
-                str(utterance.path),
-                utterance.start,
-                utterance.num_samples,
-                utterance.speaker,
-                scored.reference,
-                scored.hypothesis,
-                scored.words,
-                scored.characters,
-            )
+            {
+                "path": str(utterance.path),
+                "start": utterance.start,
+                "num_samples": utterance.num_samples,
+                "speaker": utterance.speaker,
+                **asdict(scored),
+            }
             for utterance, scored in zip(manifest, found.utterances, strict=True)
         ),
     )
@@ -180,8 +155,8 @@ def evaluate_manifests(
         evaluations.append(evaluation)
         words, characters = evaluation.word_confusions, evaluation.character_confusions
         print_status(
-            f"evaluate: {path}: {_describe_data(evaluation)}: WER % {_percent(evaluation.wer)}, "
-            f"CER % {_percent(evaluation.cer)}; confused {_describe_confusions(words)}; "
+            f"evaluate: {path}: {_describe_data(evaluation)}: WER % {evaluation.wer.show()}, "
+            f"CER % {evaluation.cer.show()}; confused {_describe_confusions(words)}; "
             f"{_describe_confusions(characters)}"
         )
     if evaluations:
@@ -208,8 +183,8 @@ def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -
         f"{Path(evaluation.manifest).name}: {_describe_data(evaluation)}",
         f"{evaluation.device}, {evaluation.seconds:.0f} s",
         evaluation.decoding,
-        _percent(evaluation.wer),
-        _percent(evaluation.cer),
+        evaluation.wer.show(),
+        evaluation.cer.show(),
     )
     escaped = (cell.replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
@@ -250,7 +225,3 @@ def _describe_confusions(confusions: Sequence[Confusion]) -> str:
         for confusion in confusions[: _NUM_CONFUSIONS // 4]
     ]
     return ", ".join(most) or "nothing"
-
-
-def _percent(interval: Interval) -> str:
-    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

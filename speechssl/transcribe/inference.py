@@ -4,11 +4,12 @@ A thread reads ahead and cuts recordings into pieces. Pieces of similar lengths,
 batches. Results come back recording by recording, piece by piece: memory does not grow with a recording's length.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -23,11 +24,11 @@ from speechssl.transcribe.windows import Piece
 
 BATCH_SECONDS = 60.0
 _POOL_BATCHES = 4  # read before they are sorted by length
-_POOL_ITEMS = 512
+_POOL_PARTS = 512
 _BLOCK_SAMPLES = 10 * SAMPLE_RATE
 
 Source = tuple[str, Callable[[], Waveform | Iterable[Waveform]]]
-"""How errors call a recording, and what opens it: samples (T,) at 16 kHz, at once or in blocks."""
+"""What errors call a recording, and what opens it: samples (T,) at 16 kHz, at once or in blocks."""
 Cut = Callable[[Iterable[Waveform]], Iterator[Piece]]
 Item = TypeVar("Item")
 
@@ -36,8 +37,6 @@ _END = object()
 
 @dataclass(eq=False)
 class _Recording:
-    """A recording while it is read."""
-
     name: str
     num_samples: int = 0
 
@@ -47,16 +46,24 @@ class _Recording:
             yield block
 
 
-# A recording with a piece of it; or, where it ends, with what was wrong if it ended too early.
-_Read = tuple[_Recording, Piece | SpeechSSLError | None]
-_Found = tuple[_Recording, Piece | None, list[Tensor] | SpeechSSLError]
+@dataclass(eq=False)
+class _Part:
+    """A piece of a recording, or its end. The outputs of a piece are None until they are known."""
+
+    recording: _Recording
+    piece: Piece | None
+    outputs: list[Tensor] | SpeechSSLError | None
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.piece.samples) if self.piece else 0
 
 
 class Outputs:
     """What a model says of one recording; to be taken before the next recording's."""
 
-    def __init__(self, recording: _Recording, found: Iterable[_Found]) -> None:
-        self._recording, self._found = recording, found
+    def __init__(self, recording: _Recording, parts: Iterable[_Part]) -> None:
+        self._recording, self._parts = recording, parts
 
     def __iter__(self) -> Iterator[tuple[Piece, list[Tensor]]]:
         """Yield each piece with its kept frames: (S, ...) float32 on the CPU, one for each output of the model.
@@ -64,11 +71,11 @@ class Outputs:
         Raises:
             SpeechSSLError: the rest cannot be read, or there is not enough memory for it.
         """
-        for _, piece, outputs in self._found:
-            if isinstance(outputs, SpeechSSLError):
-                raise outputs
-            if piece is not None:
-                yield piece, outputs
+        for part in self._parts:
+            if isinstance(part.outputs, SpeechSSLError):
+                raise part.outputs
+            if part.piece and part.outputs is not None:
+                yield part.piece, part.outputs
 
     @property
     def num_samples(self) -> int:
@@ -95,22 +102,14 @@ class Inference:
     ) -> None:
         self.model, self.geometry, self.device = model, geometry, device
         self.dtype = resolve_precision(precision, device)
-        # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
-        self._min_fill = 0.9 if device.type == "cpu" else 0.5
+        self.precision = str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
         """Return where the model runs, and how precisely."""
-        device = str(self.device)
+        device = f"cpu x {torch.get_num_threads()}" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
-        elif self.device.type == "cpu":
-            device = f"cpu x {torch.get_num_threads()}"
         return f"{device}, {self.precision}"
-
-    @property
-    def precision(self) -> str:
-        """The type of its matrix products."""
-        return str(self.dtype).removeprefix("torch.")
 
     def run(self, sources: Iterable[Source], cut: Cut, batch_seconds: float = BATCH_SECONDS) -> Iterator[Outputs]:
         """Run the model on recordings.
@@ -123,8 +122,9 @@ class Inference:
         Yields:
             In the order of the sources, the outputs of each.
         """
-        for recording, found in groupby(self._results(sources, cut, batch_seconds * SAMPLE_RATE), key=itemgetter(0)):
-            yield Outputs(recording, found)
+        parts = self._compute_parts(self._read_parts(sources, cut), batch_seconds * SAMPLE_RATE)
+        for recording, its_parts in groupby(parts, key=attrgetter("recording")):
+            yield Outputs(recording, its_parts)
 
     def run_alone(self, name: str, samples: Waveform) -> list[Tensor]:
         """Run the model on (T,) samples, at least a frame, in this thread.
@@ -132,101 +132,71 @@ class Inference:
         Raises:
             AudioError: there is not enough memory.
         """
-        [outputs] = self._outputs([(name, Piece(0, samples))])
-        if isinstance(outputs, AudioError):
+        [outputs] = self._compute_or_halve([_Part(_Recording(name), Piece(0, samples), None)])
+        if isinstance(outputs, SpeechSSLError):
             raise outputs
         return outputs
 
-    def _results(self, sources: Iterable[Source], cut: Cut, batch_samples: float) -> Iterator[_Found]:
-        """Yield what was read with the outputs of the pieces, each as soon as all before it are known."""
-        for pool in prefetch(_pools(self._read(sources, cut), _POOL_BATCHES * batch_samples)):
-            pieces = {number: piece for number, (_, piece) in enumerate(pool) if isinstance(piece, Piece)}
-            lengths = {number: len(piece.samples) for number, piece in pieces.items()}
-            outputs: dict[int, list[Tensor] | AudioError] = {}
-            first = 0
-            for batch in plan_batches(lengths, batch_samples, self._min_fill):
-                found = self._outputs([(pool[number][0].name, pieces[number]) for number in batch])
-                outputs.update(zip(batch, found, strict=True))
-                while first < len(pool) and (first not in pieces or first in outputs):
-                    yield _with_outputs(pool[first], outputs.pop(first, []))
-                    first += 1
-            for read in pool[first:]:  # of a pool without pieces
-                yield _with_outputs(read, [])
-
-    def _read(self, sources: Iterable[Source], cut: Cut) -> Iterator[_Read]:
+    def _read_parts(self, sources: Iterable[Source], cut: Cut) -> Iterator[_Part]:
         for name, open_recording in sources:
             recording = _Recording(name)
-            failure = None
+            end = _Part(recording, None, [])
             try:
                 for piece in cut(recording.count(_blocks(open_recording()))):
                     if self.geometry.num_frames(len(piece.samples)):
-                        yield recording, piece
+                        yield _Part(recording, piece, None)
             except SpeechSSLError as error:
-                failure = error
-            yield recording, failure
+                end.outputs = error
+            yield end
 
-    def _outputs(self, pieces: Sequence[tuple[str, Piece]]) -> list[list[Tensor] | AudioError]:
-        """Return the outputs of a batch, or of its halves if there is not enough memory."""
+    def _compute_parts(self, parts: Iterable[_Part], batch_samples: float) -> Iterator[_Part]:
+        """Yield the parts with their outputs, each as soon as all before it are known."""
+        # On a CPU ten seconds keep all of it busy: there is nothing to gain that would pay for padding.
+        min_fill = 0.9 if self.device.type == "cpu" else 0.5
+        for pool in _prefetch(_pools(parts, _POOL_BATCHES * batch_samples)):
+            for batch in _batches([part for part in pool if part.piece], batch_samples, min_fill):
+                for part, outputs in zip(batch, self._compute_or_halve(batch), strict=True):
+                    part.outputs = outputs
+                while pool and pool[0].outputs is not None:
+                    yield pool.popleft()
+            yield from pool
+
+    def _compute_or_halve(self, batch: Sequence[_Part]) -> list[list[Tensor] | SpeechSSLError]:
+        """Return the outputs of each part, computed together if there is enough memory."""
         try:
-            return self._compute(pieces)
+            return self._compute(batch)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-        if len(pieces) == 1:
-            [(name, piece)] = pieces
-            seconds = len(piece.samples) / SAMPLE_RATE
-            return [AudioError(f"{name}: not enough memory on {self.device} for {seconds:.0f} s of audio at once")]
-        half = len(pieces) // 2
-        return self._outputs(pieces[:half]) + self._outputs(pieces[half:])
+        half = len(batch) // 2
+        if half:
+            return self._compute_or_halve(batch[:half]) + self._compute_or_halve(batch[half:])
+        [part] = batch
+        seconds = part.num_samples / SAMPLE_RATE
+        return [
+            AudioError(
+                f"{part.recording.name}: not enough memory on {self.device} for {seconds:.0f} s of audio at once"
+            )
+        ]
 
     @torch.inference_mode()
-    def _compute(self, pieces: Sequence[tuple[str, Piece]]) -> list[list[Tensor] | AudioError]:
-        batch, lengths = _pad([piece.samples for _, piece in pieces])
+    def _compute(self, batch: Sequence[_Part]) -> list[list[Tensor] | SpeechSSLError]:
+        pieces = [part.piece for part in batch if part.piece]
+        waveforms, lengths = _pad([piece.samples for piece in pieces])
         with exact_float32(self.dtype), autocast(self.device, self.dtype):
-            outputs = self.model(batch.to(self.device), None if lengths is None else lengths.to(self.device))
+            outputs = self.model(waveforms.to(self.device), None if lengths is None else lengths.to(self.device))
         outputs = [output.float().cpu() for output in outputs]
-        results: list[list[Tensor] | AudioError] = []
-        for row, (name, piece) in enumerate(pieces):
+        results: list[list[Tensor] | SpeechSSLError] = []
+        for row, (part, piece) in enumerate(zip(batch, pieces, strict=True)):
             num_frames = self.geometry.num_frames(len(piece.samples))
             # Copies, which do not keep the batch in memory.
             kept = [output[row, :num_frames][piece.first_kept : piece.stop_kept].clone() for output in outputs]
             if any(output.isnan().any() for output in kept):
+                name = part.recording.name
                 results.append(AudioError(f"{name}: expected numbers from the model in {self.precision}, found NaN"))
             else:
                 results.append(kept)
         return results
-
-
-def plan_batches(lengths: Mapping[int, float], batch_samples: float, min_fill: float) -> Iterator[list[int]]:
-    """Put pieces of similar lengths together, the longest first, so that what does not fit in memory shows at once.
-
-    Args:
-        lengths: Samples of each piece, by its number.
-        batch_samples: Bound on a batch with its padding; a longer piece is a batch of its own.
-        min_fill: The share of a batch's longest piece that its shortest has at least.
-
-    Yields:
-        Numbers of pieces, each once.
-    """
-    batch: list[int] = []
-    for number in sorted(lengths, key=lambda number: -lengths[number]):
-        longest = lengths[batch[0]] if batch else 0.0
-        if batch and (longest * (len(batch) + 1) > batch_samples or lengths[number] < min_fill * longest):
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
-
-
-def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Give items one after another, the next one being made in a thread meanwhile."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        upcoming = thread.submit(next, iterator, _END)
-        while (item := upcoming.result()) is not _END:
-            upcoming = thread.submit(next, iterator, _END)
-            yield item  # type: ignore[misc]
 
 
 def _blocks(recording: Waveform | Iterable[Waveform]) -> Iterable[Waveform]:
@@ -235,23 +205,46 @@ def _blocks(recording: Waveform | Iterable[Waveform]) -> Iterable[Waveform]:
     return (recording[first : first + _BLOCK_SAMPLES] for first in range(0, len(recording), _BLOCK_SAMPLES))
 
 
-def _pools(items: Iterable[_Read], num_samples: float) -> Iterator[list[_Read]]:
-    """Yield what was read in its order, as much at a time as makes a few batches."""
-    pool: list[_Read] = []
+def _pools(parts: Iterable[_Part], num_samples: float) -> Iterator[deque[_Part]]:
+    """Yield parts in their order, as many at a time as make a few batches."""
+    pool: deque[_Part] = deque()
     num_pooled = 0
-    for item in items:
-        pool.append(item)
-        if isinstance(item[1], Piece):
-            num_pooled += len(item[1].samples)
-        if num_pooled >= num_samples or len(pool) == _POOL_ITEMS:
+    for part in parts:
+        pool.append(part)
+        num_pooled += part.num_samples
+        if num_pooled >= num_samples or len(pool) == _POOL_PARTS:
             yield pool
-            pool, num_pooled = [], 0
+            pool, num_pooled = deque(), 0
     yield pool
 
 
-def _with_outputs(read: _Read, outputs: list[Tensor] | SpeechSSLError) -> _Found:
-    recording, piece = read
-    return (recording, None, piece) if isinstance(piece, SpeechSSLError) else (recording, piece, outputs)
+def _batches(parts: Sequence[_Part], batch_samples: float, min_fill: float) -> Iterator[list[_Part]]:
+    """Put parts of similar lengths together, the longest first, so that what does not fit in memory shows at once.
+
+    Args:
+        parts: Pieces in any order.
+        batch_samples: Bound on a batch with its padding; a longer piece is a batch of its own.
+        min_fill: The share of a batch's longest piece that its shortest has at least.
+    """
+    batch: list[_Part] = []
+    for part in sorted(parts, key=lambda part: -part.num_samples):
+        longest = batch[0].num_samples if batch else 0
+        if batch and (longest * (len(batch) + 1) > batch_samples or part.num_samples < min_fill * longest):
+            yield batch
+            batch = []
+        batch.append(part)
+    if batch:
+        yield batch
+
+
+def _prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Give items one after another, the next one being made in a thread meanwhile."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        upcoming = thread.submit(next, iterator, _END)
+        while (item := upcoming.result()) is not _END:
+            upcoming = thread.submit(next, iterator, _END)
+            yield item  # type: ignore[misc]
 
 
 def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:

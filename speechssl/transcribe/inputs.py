@@ -16,7 +16,7 @@ from typing import BinaryIO
 from speechssl.data.manifest import read_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import find_recordings, read_text
-from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 
 STDIN = "-"
 
@@ -102,17 +102,6 @@ def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.seek(0)
         yield [replace(file, file=copy) if file.path == STDIN else file for file in inputs]
-
-
-def drop_name_clashes(inputs: Sequence[InputFile]) -> tuple[list[InputFile], list[SpeechSSLError]]:
-    """Leave out inputs whose results would overwrite those of an earlier one, with an error for each."""
-    owners: dict[str, InputFile] = {}
-    errors: list[SpeechSSLError] = []
-    for file in inputs:
-        owner = owners.setdefault(file.name, file)
-        if owner is not file:
-            errors.append(ConfigError(f"{file.path}: would overwrite the output of {owner.path}; skipped"))
-    return list(owners.values()), errors
 
 
 def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, str]:

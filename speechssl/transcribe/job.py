@@ -3,206 +3,119 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechssl.cpu import tune_cpu
-from speechssl.errors import ConfigError, SpeechSSLError
+from speechssl.errors import SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
-from speechssl.transcribe.inputs import InputFile, drop_name_clashes, find_inputs, read_references, spooled_stdin
-from speechssl.transcribe.outputs import Format, OutputFolder, Printer
+from speechssl.transcribe.inputs import InputFile, read_references, spooled_stdin
+from speechssl.transcribe.outputs import OutputFolder, Printer
 
 if TYPE_CHECKING:
-    from speechssl.model.device import Precision
-    from speechssl.transcribe.pauses import VAD
     from speechssl.transcribe.transcriber import Transcriber
-    from speechssl.transcribe.transcript import Transcript
 
 
-@dataclass(frozen=True)
-class TranscriptionJob:
-    """Recordings to transcribe, and how.
+def transcribe_files(
+    inputs: Sequence[InputFile],
+    failures: Sequence[SpeechSSLError],
+    writer: Printer | OutputFolder,
+    load: Callable[[], "Transcriber"],
+    reference: Path | None = None,
+    is_quiet: bool = False,
+    **options: Any,
+) -> bool:
+    """Transcribe recordings, each failure costing a line on stderr.
 
-    Attributes:
-        files, channel, start, end: As for `find_inputs`.
-        model, device, lm, precision: As for `Transcriber.load`.
-        formats: What is written; one if it is printed.
-        output_dir: Where files are written; None prints.
-        overwrite, words: As for `OutputFolder`.
-        split_at_pauses, vad, batch_seconds: As for `Transcriber.transcribe_many`.
+    Args:
+        inputs, failures: As `find_inputs` gives them.
+        writer: Where transcripts go.
+        load: Called if there is anything to transcribe.
         reference: As for `read_references`, to score the transcripts.
         is_quiet: Whether neither progress nor summary is shown.
+        options: As for `Transcriber.transcribe_many`.
+
+    Returns:
+        Whether all went well.
     """
-
-    files: Sequence[str]
-    model: Path
-    formats: Sequence[Format]
-    output_dir: Path | None = None
-    overwrite: bool = False
-    words: bool = False
-    channel: int | None = None
-    start: float | None = None
-    end: float | None = None
-    split_at_pauses: bool = False
-    vad: "VAD" = "energy"
-    lm: Path | None = None
-    reference: Path | None = None
-    device: str | None = None
-    precision: "Precision | None" = None
-    batch_seconds: float = 60.0
-    is_quiet: bool = False
-
-    def run(self) -> bool:
-        """Transcribe the recordings; each failure costs a line on stderr.
-
-        Returns:
-            Whether all went well.
-
-        Raises:
-            SpeechSSLError: nothing could be transcribed: the model, the language model or the references cannot be
-                read, or the output cannot be written.
-        """
-        inputs, failures = find_inputs(self.files, self.channel, self.start, self.end)
-        finished: dict[InputFile, str | None] = {}  # with what is said in them
-        writer: Printer | OutputFolder
-        if self.output_dir is None:
-            [output_format] = self.formats
-            writer = Printer(output_format, self.words, is_named=[file.path for file in inputs[:1]] != self.files)
-            if len(inputs) > 1 and output_format not in (Format.TXT, Format.JSON):
-                raise ConfigError(
-                    f"--format {output_format}: expected one recording or --output-dir, found {len(inputs)}"
-                )
-        else:
-            writer = OutputFolder(self.output_dir, self.formats, self.words, self.overwrite, self._settings())
-            inputs, clashes = drop_name_clashes(inputs)
-            finished, refused = _find_finished(inputs, writer)
-            failures += clashes + list(refused.values())
-            inputs = [file for file in inputs if file not in refused]
-        for failure in failures:
-            print_error(failure)
-        summary = _Summary(len(inputs) + len(failures), len(failures), len(finished))
-        references = read_references(self.reference, inputs) if self.reference else {}
-        pending = [file for file in inputs if file not in finished]
-        texts = {file: text for file, text in finished.items() if text is not None}
-        if pending:
-            tune_cpu()  # before torch is imported
-            from speechssl.transcribe.transcriber import Transcriber
-
-            transcriber = Transcriber.load(self.model, self.device, self.lm, self.precision)
-            texts |= self._transcribe(transcriber, pending, writer, summary)
-        if self.reference:
-            _print_score(references, texts, len(inputs))
-        if not self.is_quiet:
-            print_status(summary.describe())
-        return not summary.num_failed
-
-    def _settings(self) -> dict[str, Any]:
-        """Return what results depend on besides the recording."""
-        return {
-            "model": _describe_model(self.model),
-            "language_model": None if self.lm is None else _describe_lm(self.lm),
-            "precision": self.precision,
-            "channel": self.channel,
-            "start": self.start,
-            "end": self.end,
-            "split_at_pauses": self.split_at_pauses,
-            "vad": self.vad,
-        }
-
-    def _transcribe(
-        self,
-        transcriber: "Transcriber",
-        pending: Sequence[InputFile],
-        writer: Printer | OutputFolder,
-        summary: "_Summary",
-    ) -> dict[InputFile, str]:
-        """Write transcripts as they are made; return what is said in those that did not fail."""
-        texts: dict[InputFile, str] = {}
-        started = time.perf_counter()
+    num_files = len(inputs) + len(failures)
+    finished, refused = writer.find_finished(inputs)
+    for failure in (*failures, *refused.values()):
+        print_error(failure)
+    num_failed = len(failures) + len(refused)
+    inputs = [file for file in inputs if file not in refused]
+    references = read_references(reference, inputs) if reference else {}
+    texts = {file: text for file, text in finished.items() if text is not None}
+    audio_seconds, speed = 0.0, ""
+    if pending := [file for file in inputs if file not in finished]:
+        transcriber = load()
         # A terminal that shows the results themselves needs no bar between them.
-        has_bar = not self.is_quiet and (self.output_dir is not None or not sys.stdout.isatty())
-        with spooled_stdin(pending) as readable, progress("", len(pending)) if has_bar else nullcontext() as advance:
-            results: Iterable[Transcript | SpeechSSLError] = transcriber.transcribe_many(
-                (file.open for file in readable),
-                self.batch_seconds,
-                self.split_at_pauses,
-                self.vad,
-                names=(file.label for file in readable),
-            )
-            for file, result in zip(pending, results, strict=True):
-                try:
-                    if isinstance(result, SpeechSSLError):
-                        raise result
-                    summary.audio_seconds += result.seconds
-                    writer.write(file, result.shifted(file.start or 0))
-                    texts[file] = result.text
-                except SpeechSSLError as error:
-                    print_error(error)
-                    summary.num_failed += 1
+        has_bar = not is_quiet and (isinstance(writer, OutputFolder) or not sys.stdout.isatty())
+        started = time.perf_counter()
+        with progress("", len(pending)) if has_bar else nullcontext() as advance:
+            for file, text, seconds in _transcribe(transcriber, pending, writer, options):
+                audio_seconds += seconds
+                if text is None:
+                    num_failed += 1
+                else:
+                    texts[file] = text
                 if advance:
                     advance()
-        summary.seconds = time.perf_counter() - started
-        summary.device = transcriber.inference.describe()
-        return texts
+        if audio_seconds:
+            factor = (time.perf_counter() - started) / audio_seconds
+            speed = f", real-time factor {factor:.3f} on {transcriber.inference.describe()}"
+    if reference:
+        _print_score(references, texts, len(inputs))
+    if not is_quiet:
+        before = f", {len(finished)} finished before" if finished else ""
+        audio = f"{audio_seconds:.1f} s of audio{speed}"
+        print_status(f"{count(num_files, 'file')}, {num_failed} failed{before}, {audio}")
+    return not num_failed
 
 
-@dataclass
-class _Summary:
-    """The last line."""
+def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str, Any]:
+    """Return what transcripts depend on besides the recording, as plain JSON types.
 
-    num_files: int
-    num_failed: int
-    num_finished: int
-    audio_seconds: float = 0.0
-    seconds: float = 0.0
-    device: str = ""
+    Raises:
+        ConfigError: the settings of the language model cannot be read.
+    """
+    language_model: dict[str, Any] | None = None
+    if lm is not None:
+        from speechssl.decode.settings import BeamSearchConfig
 
-    def describe(self) -> str:
-        parts = [count(self.num_files, "file"), f"{self.num_failed} failed"]
-        if self.num_finished:
-            parts.append(f"{self.num_finished} finished before")
-        parts.append(f"{self.audio_seconds:.1f} s of audio")
-        if self.audio_seconds:
-            parts.append(f"real-time factor {self.seconds / self.audio_seconds:.3f} on {self.device}")
-        return ", ".join(parts)
-
-
-def _find_finished(
-    inputs: Sequence[InputFile], folder: OutputFolder
-) -> tuple[dict[InputFile, str | None], dict[InputFile, SpeechSSLError]]:
-    """Return the finished recordings with their texts, and those whose output would overwrite something else."""
-    finished: dict[InputFile, str | None] = {}
-    refused: dict[InputFile, SpeechSSLError] = {}
-    for file in inputs:
-        try:
-            if folder.is_finished(file):
-                finished[file] = folder.read_text(file)
-        except ConfigError as error:
-            refused[file] = error
-    return finished, refused
-
-
-def _describe_model(model: Path) -> str:
-    """Say which weights results were made with: where they are and when they were written."""
-    for folder in (model / "best", model):  # of a run, or of a model
-        weights = folder / "model.safetensors"
-        if weights.is_file():
-            return _describe_file(weights)
-    return os.path.realpath(model)
-
-
-def _describe_lm(path: Path) -> dict[str, Any]:
-    from speechssl.decode.settings import BeamSearchConfig
-
-    config = BeamSearchConfig.read(path)
-    return config.to_dict() | {"lm": _describe_file(config.lm)}
+        config = BeamSearchConfig.read(lm)
+        language_model = config.to_dict() | {"lm": _describe_file(config.lm)}
+    # Of a run, or of a model.
+    weights = [folder / "model.safetensors" for folder in (model / "best", model)]
+    return {
+        "model": _describe_file(next(filter(Path.is_file, weights), model)),
+        "language_model": language_model,
+        **options,
+    }
 
 
 def _describe_file(path: Path) -> str:
     return f"{os.path.realpath(path)} of {path.stat().st_mtime_ns if path.exists() else 'never'}"
+
+
+def _transcribe(
+    transcriber: "Transcriber", inputs: Sequence[InputFile], writer: Printer | OutputFolder, options: Mapping[str, Any]
+) -> Iterable[tuple[InputFile, str | None, float]]:
+    """Write transcripts as they are made; yield what is said in each recording, None if it failed, and its seconds."""
+    with spooled_stdin(inputs) as readable:
+        results = transcriber.transcribe_many(
+            (file.open for file in readable), names=(file.label for file in readable), **options
+        )
+        for file, result in zip(inputs, results, strict=True):
+            try:
+                if isinstance(result, SpeechSSLError):
+                    raise result
+                writer.write(file, result.shifted(file.start or 0))
+                yield file, result.text, result.seconds
+            except SpeechSSLError as error:
+                print_error(error)
+                yield file, None, 0.0
 
 
 def _print_score(references: Mapping[InputFile, str], texts: Mapping[InputFile, str], num_files: int) -> None:
@@ -214,12 +127,8 @@ def _print_score(references: Mapping[InputFile, str], texts: Mapping[InputFile, 
         print_status("score: no recording with a text was transcribed")
         return
     found = score([reference for reference, _ in scored], [text for _, text in scored])
-    rates = ", ".join(
-        f"{name} % {100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        for name, rate in (
-            ("WER", bootstrap_interval(found.word_counts)),
-            ("CER", bootstrap_interval(found.character_counts)),
-        )
-    )
+    wer, cer = bootstrap_interval(found.word_counts), bootstrap_interval(found.character_counts)
     of = "" if len(scored) == num_files else f" of {num_files}"
-    print_status(f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}: {rates}")
+    print_status(
+        f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}: WER % {wer.show()}, CER % {cer.show()}"
+    )

@@ -22,6 +22,10 @@ new record: files of those before are no longer known.
 """
 
 
+Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
+"""Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
+
+
 class Format(StrEnum):
     """What is written of a recording."""
 
@@ -52,6 +56,16 @@ class Printer:
         errors = "backslashreplace" if output_format is Format.JSON else "surrogateescape"
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
+    def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
+        """Find nothing; refuse several recordings in a format that holds one.
+
+        Raises:
+            ConfigError: there are several.
+        """
+        if len(inputs) > 1 and self.format not in (Format.TXT, Format.JSON):
+            raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(inputs)}")
+        return {}, {}
+
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
         name = f"{file.path}\t" if self.is_named and self.format is Format.TXT else ""
@@ -77,7 +91,7 @@ class OutputFolder:
         self, folder: Path, formats: Sequence[Format], words: bool, overwrite: bool, settings: Mapping[str, Any]
     ) -> None:
         self.folder, self.formats, self.words, self.overwrite = folder, formats, words, overwrite
-        self._settings = {**settings, "words": words}
+        self._settings = dict(settings)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,23 +108,20 @@ class OutputFolder:
                     f"{folder}: was made with another {' and '.join(changed)}; use --overwrite or another --output-dir"
                 )
 
-    def is_finished(self, file: "InputFile") -> bool:
-        """Return whether all files of a recording exist and were made from it as it is now.
-
-        Raises:
-            ConfigError: one exists that was made from something else.
-        """
-        existing = [path for _, path in self._paths(file) if os.path.lexists(path)]
-        if self.overwrite or not existing:
-            return False
-        recording = _describe_recording(file)
-        for path in existing:
-            origin = self._origins.get(self._name(path))
-            if origin != recording or recording["modified"] is None:
-                is_older = origin is not None and origin["path"] == recording["path"]
-                version = f"{file.label} as it is now" if is_older else file.label
-                raise ConfigError(f"{path}: already exists and was not made from {version} (use --overwrite)")
-        return not self._missing(file)
+    def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
+        """Find recordings all of whose files exist and were made from them as they are now."""
+        finished: dict[InputFile, str | None] = {}
+        refused: dict[InputFile, ConfigError] = {}
+        owners: dict[str, InputFile] = {}
+        for file in inputs:
+            owner = owners.setdefault(file.name, file)
+            if owner is not file:
+                refused[file] = ConfigError(f"{file.path}: would overwrite the output of {owner.path}; skipped")
+            elif foreign := self._find_foreign(file):
+                refused[file] = foreign
+            elif not self._missing(file):
+                finished[file] = self._read_text(file)
+        return finished, refused
 
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing.
@@ -135,8 +146,18 @@ class OutputFolder:
         for (_, path), content in zip(missing, contents, strict=True):
             write_text(path, content)
 
-    def read_text(self, file: "InputFile") -> str | None:
-        """Read back what is said in a finished recording; None if no file of it holds the text alone."""
+    def _find_foreign(self, file: "InputFile") -> ConfigError | None:
+        """Return an error if a file exists that was made from something else."""
+        recording = _describe_recording(file)
+        for path in [] if self.overwrite else [path for _, path in self._paths(file) if os.path.lexists(path)]:
+            origin = self._origins.get(self._name(path))
+            if origin != recording or recording["modified"] is None:
+                is_older = origin is not None and origin["path"] == recording["path"]
+                version = f"{file.label} as it is now" if is_older else file.label
+                return ConfigError(f"{path}: already exists and was not made from {version} (use --overwrite)")
+        return None
+
+    def _read_text(self, file: "InputFile") -> str | None:
         paths = dict(self._paths(file))
         if Format.TXT in paths:
             return paths[Format.TXT].read_text("utf-8").strip()

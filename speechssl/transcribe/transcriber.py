@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Audio = str | os.PathLike[str] | BinaryIO | npt.ArrayLike | Tensor
 Open = Callable[[], Waveform | Recording]
+Result = TypeVar("Result")
 
 
 class Transcriber:
@@ -159,14 +160,12 @@ class Transcriber:
             cut, find_words = partial(cut_at_pauses, find_speech=speech_finder(vad)), self._words_of_pieces
         else:
             cut, find_words = partial(cut_windows, geometry=self.geometry), self._words
-        result: Transcript | SpeechSSLError
-        for outputs in self.inference.run(_named(sources, names), cut, batch_seconds):
-            try:
-                words = find_words(outputs)
-                result = Transcript(" ".join(word.text for word in words), outputs.num_samples / SAMPLE_RATE, words)
-            except SpeechSSLError as error:
-                result = error
-            yield result
+
+        def make_transcript(outputs: Outputs) -> Transcript:
+            words = find_words(outputs)
+            return Transcript(" ".join(word.text for word in words), outputs.num_samples / SAMPLE_RATE, words)
+
+        yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
     def log_probs_many(
         self, sources: Iterable[Open], names: Iterable[str] | None = None
@@ -179,13 +178,10 @@ class Transcriber:
         Yields:
             (S, V) float32 natural logarithms each, on the CPU, or the error that prevented them.
         """
-        result: Tensor | SpeechSSLError
-        for outputs in self.inference.run(_named(sources, names), partial(cut_windows, geometry=self.geometry)):
-            try:
-                result = torch.cat([torch.empty(0, len(self.checkpoint.vocabulary)), *_log_probs(outputs)])
-            except SpeechSSLError as error:
-                result = error
-            yield result
+        none = torch.empty(0, len(self.checkpoint.vocabulary))
+        cut = partial(cut_windows, geometry=self.geometry)
+        all_outputs = self.inference.run(_named(sources, names), cut)
+        yield from _results(all_outputs, lambda outputs: torch.cat([none, *_log_probs(outputs)]))
 
     def stream(
         self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
@@ -243,6 +239,16 @@ def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "Be
 
 def _log_probs(outputs: Outputs) -> Iterator[Tensor]:
     return (log_probs for _, [log_probs] in outputs)
+
+
+def _results(all_outputs: Iterable[Outputs], make: Callable[[Outputs], Result]) -> Iterator[Result | SpeechSSLError]:
+    for outputs in all_outputs:
+        result: Result | SpeechSSLError
+        try:
+            result = make(outputs)
+        except SpeechSSLError as error:
+            result = error
+        yield result
 
 
 def _named(sources: Iterable[Open], names: Iterable[str] | None) -> Iterator[Source]:

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from speechssl.checkpoint.native import CTCCheckpoint
 from speechssl.commands.transcribe import app
-from speechssl.transcribe.job import TranscriptionJob
-from speechssl.transcribe.outputs import RECORD, Format
+from speechssl.transcribe.inputs import find_inputs
+from speechssl.transcribe.job import transcribe_files
+from speechssl.transcribe.outputs import RECORD, Format, OutputFolder
+from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
 CPU = f"cpu x {torch.get_num_threads()}, float32"
@@ -405,18 +407,16 @@ def test_quiet_says_nothing_but_errors(loaded: CTCCheckpoint, plant, tmp_path: P
     assert result.stderr == f"error: {missing}: expected an audio file, found none\n"
 
 
-@pytest.mark.parametrize(("options", "shown"), [([], True), (["--quiet"], False)])
+@pytest.mark.parametrize(("is_quiet", "shown"), [(False, True), (True, False)])
 def test_a_terminal_shows_a_bar(
-    loaded: CTCCheckpoint, plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], shown: bool
+    checkpoint: CTCCheckpoint, plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quiet: bool, shown: bool
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    job = TranscriptionJob(
-        [str(plant("one"))], Path("m"), [Format.TXT], tmp_path / "out", is_quiet="--quiet" in options
-    )
-    assert job.run()
+    folder = OutputFolder(tmp_path / "out", [Format.TXT], False, False, {})
+    assert transcribe_files(*find_inputs([plant("one")]), folder, lambda: Transcriber(checkpoint), None, is_quiet)
     assert ("1/1" in screen.getvalue()) == shown
 
 

@@ -59,7 +59,7 @@ def run(*arguments: object) -> Result:
 def test_planted_errors_are_found_in_the_order_of_the_manifest(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
     said = [pair for pair in SAID if pair[0]]
     result = evaluate_model(Transcriber(checkpoint), read_manifest(corpus(said)))
-    assert [utterance.hypothesis for utterance in result.utterances] == [hypothesis for _, hypothesis in said]
+    assert [utterance["hypothesis"] for utterance in result.utterances] == [hypothesis for _, hypothesis in said]
     assert result.words == ErrorCounts(substitutions=1, deletions=1, insertions=1, reference_length=11)
     assert result.wer.value == pytest.approx(3 / 11)
     assert result.wer.low < result.wer.value < result.wer.high

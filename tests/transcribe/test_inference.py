@@ -13,7 +13,7 @@ from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 from speechssl.transcribe.inference import Inference, Outputs
 from speechssl.transcribe.pauses import cut_at_pauses
-from speechssl.transcribe.windows import Piece, cut_windows
+from speechssl.transcribe.windows import cut_windows
 
 RATE = 16_000
 GEOMETRY = FrameGeometry((160,), (160,))
@@ -170,10 +170,3 @@ def test_the_model_runs_in_the_precision_asked_for(precision: str) -> None:
     assert output.dtype == torch.float32
     assert bool((output == (1 + 2**-12)).all()) == (precision == "float32")
     assert inference.describe() == f"cpu x {torch.get_num_threads()}, {precision}"
-
-
-def test_pieces_keep_what_they_say() -> None:
-    piece = Piece(0, ramp(1.0), 20, 80)
-    inference = Inference(Model(), GEOMETRY, torch.device("cpu"))
-    [[_, numbers]] = inference._outputs([("a", piece)])
-    assert numbers.tolist() == list(range(20, 80))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
-from speechssl.transcribe.inputs import InputFile, drop_name_clashes, find_inputs, read_references
+from speechssl.transcribe.inputs import InputFile, find_inputs, read_references
 
 
 @pytest.fixture
@@ -101,15 +101,6 @@ def test_a_part_of_a_channel(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([left, -left], axis=1), 16_000, subtype="FLOAT")
     (source,), _ = find_inputs([str(tmp_path / "a.wav")], channel=2, start=0.25, end=0.5)
     np.testing.assert_array_equal(np.concatenate(list(source.open())), -left[4000:8000])
-
-
-def test_the_second_recording_of_a_name_is_an_error() -> None:
-    sources = [InputFile("x/a.wav", "x/a"), InputFile("y/a.wav", "y/a")]
-    assert drop_name_clashes(sources) == (sources, [])
-    sources = [InputFile("x/a.wav", "a"), InputFile("b.wav", "b"), InputFile("y/a.mp3", "a")]
-    found, (error,) = drop_name_clashes(sources)
-    assert found == sources[:2]
-    assert str(error) == "y/a.mp3: would overwrite the output of x/a.wav; skipped"
 
 
 def test_references_from_a_folder(folder: Path) -> None:
