@@ -46,7 +46,7 @@ class _Command(TyperCommand):
     """Shows examples to whoever asks for nothing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which completion does
             typer.echo(EXAMPLES, err=True, nl=False)
             ctx.exit(2)
         return super().parse_args(ctx, args)
