@@ -98,15 +98,11 @@ class OutputFolder:
             raise ConfigError(f"{folder}: {error.strerror or error}") from None
         before, self._origins = _read_record(folder / RECORD)
         self._has_settings = before == self._settings
-        if before and not self._has_settings:
-            self._origins = {}
-            if not overwrite:
-                changed = [
-                    name.replace("_", " ") for name, value in self._settings.items() if before.get(name) != value
-                ]
-                raise ConfigError(
-                    f"{folder}: was made with another {' and '.join(changed)}; use --overwrite or another --output-dir"
-                )
+        if before and not self._has_settings and not overwrite:
+            changed = [name.replace("_", " ") for name, value in settings.items() if before.get(name) != value]
+            raise ConfigError(
+                f"{folder}: was made with another {' and '.join(changed)}; use --overwrite or another --output-dir"
+            )
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
         """Find recordings all of whose files exist and were made from them as they are now."""

@@ -102,6 +102,13 @@ def test_a_recording_comes_back_before_it_ends(inference: Inference) -> None:
         assert num_read < 3 * (number + 12)  # of a quarter of a second; two pools of four windows are read ahead
 
 
+def test_a_result_waits_for_no_batch_behind_it(inference: Inference, model: Model) -> None:
+    results = inference.run([(str(n), give(ramp(seconds))) for n, seconds in enumerate((0.9, 0.5, 0.2))], cut)
+    for number, outputs in enumerate(results, start=1):
+        assert joined(outputs)
+        assert len(model.shapes) == number
+
+
 def test_what_is_not_taken_of_a_recording_is_passed_over(inference: Inference) -> None:
     sources = [("a", give(ramp(7))), ("b", give(ramp(3))), ("c", give(ramp(0.02, 5)))]
     results = inference.run(sources, cut, 2.0)
