@@ -74,8 +74,10 @@ class Outputs:
         for part in self._parts:
             if isinstance(part.outputs, SpeechSSLError):
                 raise part.outputs
-            if part.piece and part.outputs is not None:
-                yield part.piece, part.outputs
+            if part.piece is None:
+                return  # rather than ask for the next recording's, which may take a batch more
+            assert part.outputs is not None
+            yield part.piece, part.outputs
 
     @property
     def num_samples(self) -> int:
