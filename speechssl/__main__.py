@@ -1,7 +1,5 @@
 """``speechssl``: the commands for data, training and evaluation. Each imports what it needs when it runs."""
 
-import typer
-
 from speechssl.commands.check import check
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
@@ -10,16 +8,18 @@ from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
+from speechssl.commands.options import Version, make_app
 from speechssl.commands.pretrain import pretrain
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.unpack import unpack
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them.",
-)
+app = make_app(no_args_is_help=True)
+
+
+@app.callback()
+def speechssl(version: Version = False) -> None:
+    """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
+
 
 app.command()(pretrain)
 app.command()(finetune)

@@ -51,7 +51,7 @@ class PlantedModel(nn.Module):
         self.inference_modes: list[bool] = []
         self.sureness = 1.0  # log odds of the symbol that is said
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, moments: object = None) -> CTCOutput:
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> CTCOutput:
         self.batch_shapes.append(tuple(waveforms.shape))
         self.inference_modes.append(torch.is_inference_mode_enabled())
         if lengths is None:

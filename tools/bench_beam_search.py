@@ -20,7 +20,8 @@ from torchaudio.models.decoder import ctc_decoder
 
 from speechssl.data.manifest import read_manifest
 from speechssl.decode.beam_search import BeamSearch
-from speechssl.evaluate.utterances import read_batches, read_references
+from speechssl.errors import SpeechSSLError
+from speechssl.evaluate.utterances import read_references, utterance_readers
 from speechssl.scoring.error_rates import score
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -61,9 +62,11 @@ def main() -> None:
     assert search is not None
     manifest = read_manifest(arguments.manifest)
     references = read_references(manifest)
-    log_probs: dict[int, Tensor] = {}
-    for batch, waveforms in read_batches(manifest):
-        log_probs.update(zip(batch, transcriber.log_probs(waveforms), strict=True))
+    log_probs: list[Tensor] = []
+    for found in transcriber.log_probs_many(utterance_readers(manifest, range(len(manifest)))):
+        if isinstance(found, SpeechSSLError):
+            raise found
+        log_probs.append(found)
 
     def ours(frames: Tensor) -> str:
         return search.vocabulary.decode(token.symbol_id for token in search.find_path([frames]))
@@ -75,7 +78,7 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for name, decode in decoders.items():
                 started = time.perf_counter()
-                texts[name] = [decode(log_probs[index]) for index in range(len(manifest))]
+                texts[name] = [decode(frames) for frames in log_probs]
                 seconds[name] = min(seconds[name], time.perf_counter() - started)
     audio_seconds = sum(utterance.seconds for utterance in manifest)
     print(search.config.describe())

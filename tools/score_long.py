@@ -111,7 +111,7 @@ def main() -> None:
         heard["split at pauses"] = transcribe(sources, split_at_pauses=True)
         if find_spec("silero_vad"):
             heard["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
-        windows.WINDOW_SECONDS = 1e6  # every recording fits into a window
+        windows.cut_windows.__defaults__ = (1e6, windows.CONTEXT_SECONDS)  # every recording fits into a window
         heard["whole"] = transcribe(sources)
     streamed, delays, times = zip(*(stream(transcriber, samples) for samples, _ in joined), strict=True)
     heard["as a stream"] = list(streamed)

@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import LanguageModelFile
+from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, LanguageModelFile
 from speechssl.terminal import exit_on_error
 
 
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
-    ],
+    model: FinetunedModel,
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests with texts.")],
     output: Annotated[
         Path | None,
@@ -24,10 +22,8 @@ def evaluate(
             help="Write everything as JSON: rates, confusions, each utterance's texts.",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
-    ] = None,
+    device: Device = None,
+    precision: InferencePrecision = None,
     lm: LanguageModelFile = None,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
@@ -41,5 +37,5 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device, lm):
+        if not evaluate_manifests(model, manifests, output, device, lm, precision.value if precision else None):
             sys.exit(1)

@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
+from speechssl.commands.options import AnyModel, Device, InferencePrecision, Recordings
 from speechssl.terminal import exit_on_error
 
 
 def extract(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Any model, or the run folder that holds it.")],
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", help="Recordings, folders with recordings, patterns, or - for stdin."),
-    ],
+    model: AnyModel,
+    files: Recordings,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write: .safetensors or .npz."),
@@ -25,12 +23,10 @@ def extract(
             metavar="N|all", help="From 1; 0 is the input of the first. Default: the final output of the encoder."
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
-    ] = None,
+    device: Device = None,
+    precision: InferencePrecision = None,
 ) -> None:
-    """Write what the encoder says of each frame of recordings.
+    """Write the features of recordings: the output of the encoder at each frame.
 
     The file holds, by the path of each recording, its features (frames,
     channels) and in "PATH:times" the center of each frame in seconds; with
@@ -43,5 +39,5 @@ def extract(
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.extract import extract_files
 
-        if not extract_files(model, files, layer, output, device):
+        if not extract_files(model, files, layer, output, device, precision.value if precision else None):
             sys.exit(1)

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
+from speechssl.commands.options import Device, FinetunedModel, InferencePrecision
 from speechssl.terminal import exit_on_error
 
 
 def tune_lm(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
-    ],
+    model: FinetunedModel,
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The dev set, with texts.")],
     lm: Annotated[
         Path,
@@ -25,10 +24,8 @@ def tune_lm(
         int,
         typer.Option("--utterances", min=1, metavar="N", help="On how many, drawn at random if there are more."),
     ] = 300,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A torch device such as cpu or cuda:1. Default: the GPU if there is one."),
-    ] = None,
+    device: Device = None,
+    precision: InferencePrecision = None,
 ) -> None:
     """Find how much a language model should count beside a model.
 
@@ -41,4 +38,13 @@ def tune_lm(
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.tune import tune_weights
 
-        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device)
+        tune_weights(
+            model,
+            manifest,
+            lm,
+            output,
+            num_trials,
+            num_utterances,
+            device,
+            precision.value if precision else None,
+        )

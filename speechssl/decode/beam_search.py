@@ -10,7 +10,6 @@ from operator import itemgetter
 
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 
 from speechssl.data.units import Vocabulary
 from speechssl.decode.arpa import read_arpa
@@ -113,6 +112,8 @@ class BeamSearch:
     def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
+        from torchaudio.functional import forced_align  # here, since greedy decoding works without it
+
         labels = self._best(self._search(log_probs)).labels()
         if not labels:
             return []

@@ -4,38 +4,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from speechssl.errors import ConfigError
-from speechssl.scoring.bootstrap import Comparison, Interval, compare_runs
+from speechssl.scoring.bootstrap import Comparison, compare_runs
 from speechssl.scoring.error_rates import ErrorCounts
 
-Unit = Literal["words", "characters"]
+RATES = {"words": "WER", "characters": "CER"}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluated model.
-
-    Attributes:
-        path: The file.
-        manifest: The SHA-256 of what was transcribed.
-        words: Edits by utterance.
-        characters: The same.
-    """
+class SavedEvaluation:
+    """What is compared of an evaluation: the SHA-256 of its manifest, and edits by utterance."""
 
     path: Path
-    manifest: str
+    manifest_sha256: str
     words: tuple[ErrorCounts, ...]
     characters: tuple[ErrorCounts, ...]
 
-    def rate(self, unit: Unit) -> float:
-        """The error rate over all utterances."""
-        counts: tuple[ErrorCounts, ...] = getattr(self, unit)
-        return sum(count.total for count in counts) / max(sum(count.reference_length for count in counts), 1)
 
-
-def read_run(path: Path) -> Run:
+def read_evaluation(path: Path) -> SavedEvaluation:
     """Read what ``speechssl evaluate --output`` wrote.
 
     Raises:
@@ -45,7 +33,7 @@ def read_run(path: Path) -> Run:
         content = json.loads(path.read_text("utf-8"))
         [evaluation] = content["evaluations"]
         utterances: list[dict[str, Any]] = evaluation["utterances"]
-        return Run(
+        return SavedEvaluation(
             path,
             evaluation["manifest_sha256"],
             tuple(ErrorCounts(**utterance["words"]) for utterance in utterances),
@@ -57,43 +45,40 @@ def read_run(path: Path) -> Run:
         raise ConfigError(f"{path}: expected an evaluation of one manifest by speechssl evaluate --output") from None
 
 
-def compare_files(baselines: Sequence[Path], candidates: Sequence[Path]) -> dict[Unit, Comparison]:
+def compare_evaluations(
+    baselines: Sequence[SavedEvaluation], candidates: Sequence[SavedEvaluation]
+) -> dict[str, Comparison]:
     """Compare the runs of two methods, in words and in characters.
 
     Raises:
-        ConfigError: a file cannot be read, or not all were evaluated on the same manifest.
+        ConfigError: not all were evaluated on the same manifest.
     """
-    first, second = [read_run(path) for path in baselines], [read_run(path) for path in candidates]
-    for run in (*first, *second):
-        if run.manifest != first[0].manifest:
-            raise ConfigError(f"{run.path}: expected an evaluation on the manifest of {first[0].path}, found another's")
-    units: tuple[Unit, Unit] = ("words", "characters")
+    first = baselines[0]
+    for other in (*baselines, *candidates):
+        if other.manifest_sha256 != first.manifest_sha256:
+            raise ConfigError(f"{other.path}: expected an evaluation on the manifest of {first.path}, found another's")
     return {
-        unit: compare_runs([getattr(run, unit) for run in first], [getattr(run, unit) for run in second])
-        for unit in units
+        unit: compare_runs([getattr(run, unit) for run in baselines], [getattr(run, unit) for run in candidates])
+        for unit in RATES
     }
 
 
 def format_comparison(baselines: Sequence[Path], candidates: Sequence[Path]) -> str:
-    """The comparison as lines of text.
+    """Compare evaluations in files, and return the comparison as lines of text.
 
     Raises:
-        ConfigError: as for ``compare_files``.
+        ConfigError: a file cannot be read, or not all were evaluated on the same manifest.
     """
+    sides = [[read_evaluation(path) for path in paths] for paths in (baselines, candidates)]
     lines = []
-    for unit, comparison in compare_files(baselines, candidates).items():
-        name = {"words": "WER", "characters": "CER"}[unit]
-        sides = [
-            ", ".join(f"{100 * read_run(path).rate(unit):.1f}" for path in paths) for paths in (baselines, candidates)
-        ]
+    for unit, comparison in compare_evaluations(*sides).items():
+        before, after = (", ".join(f"{100 * _rate(getattr(run, unit)):.1f}" for run in runs) for runs in sides)
         lines.append(
-            f"{name} %: {sides[0]} -> {sides[1]}; ratio {_show(comparison.ratio)}, "
-            f"difference {_show(comparison.difference, 100)} points"
+            f"{RATES[unit]} %: {before} -> {after}; ratio {comparison.ratio.show(1, 2)}, "
+            f"difference {comparison.difference.show()} points"
         )
     return "\n".join(lines)
 
 
-def _show(interval: Interval, scale: float = 1) -> str:
-    value, low, high = (scale * number for number in (interval.value, interval.low, interval.high))
-    digits = 2 if scale == 1 else 1
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _rate(counts: Sequence[ErrorCounts]) -> float:
+    return sum(count.total for count in counts) / max(sum(count.reference_length for count in counts), 1)

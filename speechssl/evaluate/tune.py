@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from speechssl.checkpoint.reader import load_ctc
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.errors import ConfigError
-from speechssl.evaluate.evaluate import prepare_output
-from speechssl.evaluate.utterances import read_batches, read_references
-from speechssl.files import write_text_file
+from speechssl.errors import ConfigError, SpeechSSLError
+from speechssl.evaluate.utterances import longest_first, read_references, utterance_readers
+from speechssl.model.device import Precision
 from speechssl.scoring.error_rates import score
-from speechssl.terminal import print_status
-from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.terminal import print_status, progress
+from speechssl.transcribe.outputs import prepare_file, write_text
+from speechssl.transcribe.transcriber import Transcriber
 
 _RANGES = {"lm_weight": (0.0, 2.0), "word_score": (-2.0, 10.0), "unknown_score": (-25.0, 0.0)}
 _NEAR = 0.1  # of the range: how far from the best so far the second half of the trials goes
@@ -32,6 +31,7 @@ def tune_weights(
     num_trials: int = 40,
     num_utterances: int = 300,
     device: str | None = None,
+    precision: Precision | None = None,
 ) -> None:
     """Search for the weights with the lowest word error rate, and write the best so far as TOML.
 
@@ -42,24 +42,26 @@ def tune_weights(
         output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
         num_trials: How many weights to try.
         num_utterances: On how many utterances, drawn at random if there are more.
-        device: As for `load_ctc`.
+        device, precision: As for `Transcriber.load`.
 
     Raises:
         CheckpointError: the model cannot be loaded.
         ConfigError: the settings are wrong, or the output cannot be written.
-        LanguageModelError: as for `make_beam_search`.
+        LanguageModelError: as for `Transcriber.load`.
         ManifestError: an utterance has no text, or there are none.
         AudioError: a recording cannot be read.
     """
     if output.suffix != ".toml":
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
-    prepare_output(output)
-    best = BeamSearchConfig.read(lm)
-    transcriber = Transcriber(load_ctc(model, device))
-    search = make_beam_search(best, transcriber.checkpoint)
+    prepare_file(output)
+    transcriber = Transcriber.load(model, device, lm, precision)
+    search = transcriber.beam_search
+    assert search is not None
+    best = search.config
     randomness = np.random.default_rng(0)
     trials = _Trials(transcriber, read_manifest(manifest), num_utterances, randomness)
-    print_status(f"tune-lm: {trials.describe()}, greedy: {_describe(trials.rates(greedy_path))}")
+    greedy = _describe(trials.rates(greedy_path))
+    print_status(f"tune-lm: {trials.describe()} on {transcriber.inference.describe()}, greedy: {greedy}")
     lowest = (math.inf, math.inf)
     for trial in range(num_trials):
         config = best if trial == 0 else best.model_copy(update=_draw(randomness, best, trial >= num_trials / 2))
@@ -71,30 +73,35 @@ def tune_weights(
 
 
 class _Trials:
-    """What a model says of utterances, and what is really said."""
+    """Utterances as a model hears them, and what is said in them."""
 
     def __init__(
         self, transcriber: Transcriber, manifest: Manifest, num_utterances: int, randomness: np.random.Generator
     ) -> None:
         references = read_references(manifest)
         drawn = sorted(randomness.permutation(len(manifest))[:num_utterances].tolist())
+        order = longest_first(manifest, drawn)
         self.num_all = len(manifest)
         self.vocabulary = transcriber.checkpoint.vocabulary
-        self.references: list[str] = []
+        self.references = [references[index] for index in order]
         self.log_probs: list[Tensor] = []
-        for batch, waveforms in read_batches(manifest, indices=drawn):
-            self.references += [references[index] for index in batch]
-            self.log_probs += transcriber.log_probs(waveforms)
+        all_log_probs = transcriber.log_probs_many(utterance_readers(manifest, order), map(manifest.where, order))
+        with progress(str(manifest.path), len(order)) as advance:
+            for log_probs in all_log_probs:
+                if isinstance(log_probs, SpeechSSLError):
+                    raise log_probs
+                self.log_probs.append(log_probs)
+                advance()
 
     def rates(self, find_path: Callable[[Iterable[Tensor]], Sequence[PathToken]]) -> tuple[float, float]:
-        """Word and character error rates."""
+        """Return word and character error rates."""
         paths = (find_path([log_probs]) for log_probs in self.log_probs)
         texts = [self.vocabulary.decode(token.symbol_id for token in path) for path in paths]
         found = score(self.references, texts)
         return found.wer, found.cer
 
     def describe(self) -> str:
-        """How many utterances."""
+        """Return how many utterances there are."""
         return f"{len(self.references)} of {self.num_all} utterances"
 
 
@@ -115,10 +122,7 @@ def _write(output: Path, config: BeamSearchConfig, comment: str) -> None:
     settings = config.to_dict() | {"lm": str(path)}
     # A JSON string is TOML's too, if it has no surrogates, and so is a number.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
-    try:
-        write_text_file(output, "\n".join([f"# {' '.join(comment.split())}", *lines, ""]))
-    except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror or error}") from None
+    write_text(output, "\n".join([f"# {' '.join(comment.split())}", *lines, ""]))
 
 
 def _describe(rates: tuple[float, float]) -> str:

@@ -1,16 +1,15 @@
-"""The utterances of a manifest, with what is said in them, as batches."""
+"""The utterances of a manifest: what is said in them, and their recordings."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Manifest, read_utterance
 from speechssl.errors import AudioError, ManifestError
 
-BATCH_SECONDS = 60.0
-
 
 def read_references(manifest: Manifest) -> list[str]:
-    """What is said in each utterance.
+    """Return what is said in each utterance.
 
     Raises:
         ManifestError: an utterance has no text, or there are none.
@@ -25,31 +24,14 @@ def read_references(manifest: Manifest) -> list[str]:
     return references
 
 
-def read_batches(
-    manifest: Manifest, batch_seconds: float = BATCH_SECONDS, indices: Iterable[int] | None = None
-) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Utterances by falling length, so that padding is short and what does not fit in memory shows at once.
+def longest_first(manifest: Manifest, indices: Iterable[int] | None = None) -> list[int]:
+    """Order utterances so that padding is short and what does not fit in memory shows at once; by default, all."""
+    return sorted(range(len(manifest)) if indices is None else indices, key=lambda index: -manifest[index].seconds)
 
-    Args:
-        manifest: The utterances.
-        batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
-        indices: Which of them; None is all.
 
-    Yields:
-        Indices and waveforms.
-
-    Raises:
-        AudioError: a recording cannot be read.
-    """
-    batch: list[int] = []
-    chosen = range(len(manifest)) if indices is None else indices
-    for index in sorted(chosen, key=lambda index: -manifest[index].seconds):
-        if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
-            yield batch, [_read(manifest, index) for index in batch]
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch, [_read(manifest, index) for index in batch]
+def utterance_readers(manifest: Manifest, indices: Iterable[int]) -> list[Callable[[], Waveform]]:
+    """Return functions that read utterances; their errors say where in the manifest each stands."""
+    return [partial(_read, manifest, index) for index in indices]
 
 
 def _read(manifest: Manifest, index: int) -> Waveform:

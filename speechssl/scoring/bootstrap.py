@@ -21,6 +21,11 @@ class Interval:
     low: float
     high: float
 
+    def show(self, scale: float = 100, digits: int = 1) -> str:
+        """Return "12.3 [10.1, 14.5]", by default in percent."""
+        value, low, high = (f"{scale * number:.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

@@ -72,7 +72,8 @@ def find_deviations(path: Path, run: Path) -> list[str]:
         raise TrainingError(f"{run}: expected a training run with a log, found none")
     if records[-1]["step"] > curves.num_steps:
         raise TrainingError(f"{run}: expected a run of {curves.num_steps} updates as in {path}, found more")
-    found, outside = [], set()
+    found: list[str] = []
+    outside: set[tuple[str, str]] = set()
     for record in records:
         split, step = record["split"], record["step"]
         for name, value in record.items():

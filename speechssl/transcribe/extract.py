@@ -1,9 +1,10 @@
-"""Recordings in, features out: what the layers of an encoder say of each frame, and when the frame is."""
+"""Recordings in, features out: the outputs of an encoder's layers at each frame, and when the frame is."""
 
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,32 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.reader import load_encoder
-from speechssl.data.audio import SAMPLE_RATE, Waveform
-from speechssl.errors import AudioError, ConfigError
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.files import ordinary_permissions
 from speechssl.frames import FrameGeometry
+from speechssl.model.device import Precision
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.model.moments import WaveformMoments
-from speechssl.terminal import print_error, print_status
-from speechssl.transcribe.batches import is_out_of_memory, pad_waveforms
-from speechssl.transcribe.sources import Source, find_sources
-from speechssl.transcribe.windows import Blocks, cut_windows, length_of, whole_or_blocks, window_moments
+from speechssl.terminal import count, print_error, print_status
+from speechssl.transcribe.inference import Inference, Outputs
+from speechssl.transcribe.inputs import find_inputs, spooled_stdin
+from speechssl.transcribe.outputs import prepare_file
+from speechssl.transcribe.windows import cut_windows
 
-BATCH_SECONDS = 60.0
 SUFFIXES = (".safetensors", ".npz")
 
+Layer = int | str | None  # from 0, the input of the first; "all"; None is the final output of the encoder
 Array = npt.NDArray[Any]
-Features = list[npt.NDArray[np.float32]]  # of a recording, (S, D) a layer
 
 
-def extract_files(model: Path, files: Sequence[str], layer: str | None, output: Path, device: str | None) -> bool:
+def extract_files(
+    model: Path,
+    files: Sequence[str],
+    layer: str | None,
+    output: Path,
+    device: str | None = None,
+    precision: Precision | None = None,
+) -> bool:
     """Write the features of recordings into one file, as the command does.
 
     All of them are in memory until the file is written. A recording of more than a minute is encoded in the windows in
@@ -41,13 +49,14 @@ def extract_files(model: Path, files: Sequence[str], layer: str | None, output: 
 
     Args:
         model: A model folder or a training run, of any kind.
-        files: As for `find_sources`.
+        files: As for `find_inputs`.
         layer: A number from 0 (the input of the first layer), "all", or None for the final output.
-        output: A ``.safetensors`` or ``.npz`` file, written at once. By the path of each recording it has features
+        output: A ``.safetensors`` or ``.npz`` file, written atomically. By the path of each recording it has features
             (S, D) float32, in ``path:times`` the centers of the frames (S,) float64 in seconds; with all layers,
             ``path:0``, ``path:1`` and so on instead of ``path``. Metadata: ``model``, ``layer``, ``hop_seconds``
             (npz: a JSON object in ``__metadata__``).
         device: As for `load_encoder`.
+        precision: As for `resolve_precision`.
 
     Returns:
         Whether all recordings went well; each failure costs a line on stderr.
@@ -58,163 +67,79 @@ def extract_files(model: Path, files: Sequence[str], layer: str | None, output: 
     """
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}, found {output.name!r}")
-    if output.is_dir():
-        raise ConfigError(f"{output}: expected a file to write, found a folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before the work
-    except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror or error}") from None
-    sources, failures = find_sources(files)
+    prepare_file(output)
+    inputs, failures = find_inputs(files)
     for failure in failures:
         print_error(failure)
     encoder = load_encoder(model, device)
     layers = _parse_layer(layer, encoder.config.context.num_layers)
+    inference = make_inference(encoder, layers, precision)
     arrays: dict[str, Array] = {}
     num_failed = len(failures)
-    for source, result in _extract(encoder, sources, layers):
-        if isinstance(result, AudioError):
-            print_error(result)
-            num_failed += 1
-            continue
-        # A name that is no UTF-8 is escaped: neither format could hold it.
-        name = source.path.encode("utf-8", "backslashreplace").decode("utf-8")
-        for number, features in zip(layers, result, strict=True):
-            arrays[f"{name}:{number}" if layer == "all" else name] = features
-        arrays[f"{name}:times"] = frame_times(encoder.geometry, len(result[0]))
+    with spooled_stdin(inputs) as readable:
+        sources = ((file.label, file.open) for file in readable)
+        all_outputs = inference.run(sources, partial(cut_windows, geometry=encoder.geometry))
+        for file, outputs in zip(readable, all_outputs, strict=True):
+            try:
+                features = _join(file.label, outputs, encoder.geometry)
+            except SpeechSSLError as error:
+                print_error(error)
+                num_failed += 1
+                continue
+            name = _as_utf8(file.path)
+            names = [f"{name}:{number}" for number in range(len(features))] if layer == "all" else [name]
+            arrays |= zip(names, features, strict=True)
+            arrays[f"{name}:times"] = frame_times(encoder.geometry, len(features[0]))
     metadata = {
         "format": "speechssl-features",
-        "model": str(model).encode("utf-8", "backslashreplace").decode("utf-8"),
+        "model": _as_utf8(str(model)),
         "layer": "final" if layer is None else layer,
         "hop_seconds": str(encoder.geometry.hop_samples / SAMPLE_RATE),
     }
     if arrays:
         _write(output, arrays, metadata)
-    num_files = len(sources) + len(failures)
-    print_status(f"{num_files} file{'' if num_files == 1 else 's'}, {num_failed} failed")
+    print_status(f"{count(len(inputs) + len(failures), 'file')}, {num_failed} failed, on {inference.describe()}")
     return not num_failed
 
 
-def encode_layers(
-    encoder: SpeechEncoder,
-    waveforms: Sequence[Waveform],
-    layers: Sequence[int | None],
-    moments: WaveformMoments | None = None,
-) -> list[Features]:
-    """Represent recordings in one batch, each as it would be alone.
+def make_inference(encoder: SpeechEncoder, layer: Layer, precision: Precision | None = None) -> Inference:
+    """Prepare an encoder, in evaluation mode, to give the output of a layer, or of all of them in one pass."""
 
-    Args:
-        encoder: In evaluation mode.
-        waveforms: (T,) each, mono at 16 kHz, at least a frame long.
-        layers: One as for `SpeechEncoder.encode`, or several numbers in rising order, all found in one pass.
-        moments: Of the recordings, if the waveforms are windows of them.
+    def represent(waveforms: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
+        frames = encoder.extract_frames(waveforms, lengths)
+        if isinstance(layer, str):
+            return list(encoder.layer_outputs(frames))
+        return [encoder.contextualize(frames, layer=layer)]
 
-    Returns:
-        Of each recording.
-    """
-    batch, lengths = pad_waveforms(waveforms)
-    device = next(encoder.parameters()).device
-    with torch.inference_mode():
-        on_device = batch.to(device), None if lengths is None else lengths.to(device)
-        frames = encoder.extract_frames(*on_device, moments=moments)
-        if len(layers) == 1:
-            contexts: Iterable[Tensor] = (encoder.contextualize(frames, layer=layers[0]),)
-        else:
-            contexts = (context for n, context in enumerate(encoder.layer_outputs(frames)) if n in layers)
-        outputs = [context.float().cpu().numpy() for context in contexts]
-    num_frames = [encoder.geometry.num_frames(len(waveform)) for waveform in waveforms]
-    # Copies, which do not keep the batch in memory.
-    return [[output[row, :length].copy() for output in outputs] for row, length in enumerate(num_frames)]
-
-
-def encode_recording(encoder: SpeechEncoder, blocks: Blocks, layers: Sequence[int | None]) -> Features:
-    """Represent a recording of any length, window by window.
-
-    Args:
-        encoder: As for `encode_layers`.
-        blocks: (n,) each, mono at 16 kHz; gone through twice where the encoder normalizes over time.
-        layers: As for `encode_layers`.
-
-    Returns:
-        (S, D) a layer.
-    """
-    moments = window_moments(encoder.config, blocks)
-    parts: list[list[npt.NDArray[np.float32]]] = [[] for _ in layers]
-    for window in cut_windows(blocks, encoder.geometry):
-        (found,) = encode_layers(encoder, [window.samples], layers, moments)
-        for kept, features in zip(parts, found, strict=True):
-            kept.append(features[window.first_kept : window.stop_kept])
-    return [np.concatenate(kept) for kept in parts]
+    return Inference(represent, encoder.geometry, next(encoder.parameters()).device, precision)
 
 
 def frame_times(geometry: FrameGeometry, num_frames: int) -> npt.NDArray[np.float64]:
-    """The center of what each frame sees, in seconds: (S,)."""
+    """Return the center of what each frame sees, in seconds: (S,)."""
     center = geometry.receptive_field_samples / 2
     return (np.arange(num_frames) * geometry.hop_samples + center) / SAMPLE_RATE
 
 
-def _parse_layer(layer: str | None, num_layers: int) -> list[int | None]:
-    if layer is None:
-        return [None]
-    if layer == "all":
-        return list(range(num_layers + 1))
+def _parse_layer(layer: str | None, num_layers: int) -> Layer:
+    if layer is None or layer == "all":
+        return layer
     if not layer.isdecimal() or int(layer) > num_layers:
         raise ConfigError(f'--layer: expected "all" or a number from 0 to {num_layers}, found {layer!r}')
-    return [int(layer)]
+    return int(layer)
 
 
-def _extract(
-    encoder: SpeechEncoder, sources: Sequence[Source], layers: Sequence[int | None]
-) -> Iterator[tuple[Source, Features | AudioError]]:
-    """Each recording's features or what is wrong with it, in order; batches are of neighbors."""
-    for batch in _batches(encoder.geometry, sources):
-        readable = [(source, recording) for source, recording in batch if not isinstance(recording, AudioError)]
-        found = iter(_encode(encoder, readable, layers))
-        for source, recording in batch:
-            yield source, recording if isinstance(recording, AudioError) else next(found)
-
-
-def _encode(
-    encoder: SpeechEncoder, batch: Sequence[tuple[Source, Waveform | Blocks]], layers: Sequence[int | None]
-) -> Sequence[Features | AudioError]:
-    waveforms = [recording for _, recording in batch if isinstance(recording, np.ndarray)]
-    try:
-        if len(waveforms) == len(batch):
-            return encode_layers(encoder, waveforms, layers) if batch else []
-        return [encode_recording(encoder, recording, layers) for _, recording in batch]  # a long one, alone
-    except AudioError as error:  # damaged after its first minute
-        return [error]
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return [AudioError(f"{source.path}: not enough memory for its features") for source, _ in batch]
-
-
-def _batches(
-    geometry: FrameGeometry, sources: Sequence[Source]
-) -> Iterator[list[tuple[Source, Waveform | Blocks | AudioError]]]:
-    batch: list[tuple[Source, Waveform | Blocks | AudioError]] = []
-    longest = 0.0
-    for source in sources:
-        recording = _read(geometry, source)
-        length = 0.0 if isinstance(recording, AudioError) else length_of(recording)
-        if batch and (len(batch) + 1) * max(longest, length) > BATCH_SECONDS * SAMPLE_RATE:
-            yield batch
-            batch, longest = [], 0.0
-        batch.append((source, recording))
-        longest = max(longest, length)
-    if batch:
-        yield batch
-
-
-def _read(geometry: FrameGeometry, source: Source) -> Waveform | Blocks | AudioError:
-    try:
-        recording = whole_or_blocks(source.open())
-    except AudioError as error:
-        return error
-    if isinstance(recording, np.ndarray) and not geometry.num_frames(len(recording)):
+def _join(name: str, outputs: Outputs, geometry: FrameGeometry) -> list[Array]:
+    """Return the features of a recording, (S, D) a layer."""
+    parts = [part for _, part in outputs]
+    if not parts:
         shortest = geometry.receptive_field_samples
-        return AudioError(f"{source.path}: expected a frame ({shortest} samples) or more, found {len(recording)}")
-    return recording
+        raise AudioError(f"{name}: expected a frame ({shortest} samples) or more, found {outputs.num_samples}")
+    return [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
+
+
+def _as_utf8(name: str) -> str:
+    """Escape what is no UTF-8: neither format could hold it."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Where transcripts go: to standard output, or into files of which a broken-off run keeps the finished ones."""
+"""Where transcripts go: to standard output, or into files of which an interrupted run keeps the finished ones."""
 
 import json
 import os
@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 from speechssl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from speechssl.transcribe.sources import Source
+    from speechssl.transcribe.inputs import InputFile
     from speechssl.transcribe.transcript import Transcript
 
 RECORD = ".transcribed.jsonl"
-"""In an output folder, of what recording each file is and how it was transcribed: a JSON object a line."""
+"""In an output folder: the settings that its files are made with, then a line for each recording with its files.
+
+It is only ever appended to, so several runs may write into one folder. Other settings, after ``--overwrite``, begin a
+new record: files of those before are no longer known.
+"""
+
+
+Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
+"""Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
 
 
 class Format(StrEnum):
@@ -44,92 +52,109 @@ class Printer:
         self.format, self.words, self.is_named = output_format, words, is_named
         if sys.stdout is None:
             raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
+        # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
+        errors = "backslashreplace" if output_format is Format.JSON else "surrogateescape"
+        sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
-    def check(self, sources: Sequence["Source"]) -> None:
-        """Refuse to print several recordings in a format that holds one."""
-        if len(sources) > 1 and self.format not in (Format.TXT, Format.JSON):
-            raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(sources)}")
+    def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
+        """Find nothing; refuse several recordings in a format that holds one.
 
-    def write(self, source: "Source", transcript: "Transcript") -> None:
+        Raises:
+            ConfigError: there are several.
+        """
+        if len(inputs) > 1 and self.format not in (Format.TXT, Format.JSON):
+            raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(inputs)}")
+        return {}, {}
+
+    def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
-        name = f"{source.path}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(source, transcript, self.format, self.words))
+        name = f"{file.path}\t" if self.is_named and self.format is Format.TXT else ""
+        sys.stdout.write(name + _render(file, transcript, self.format, self.words))
         sys.stdout.flush()
 
 
-class FileWriter:
-    """Results in files named as the recordings, replaced at once, so that a file that exists is whole.
+class OutputFolder:
+    """Results in files named as the recordings, replaced atomically, so that a file that exists is complete.
 
     Args:
+        folder: Where.
         formats: What is written of each recording.
         words: Whether subtitles and tables have each word by itself.
-        folder: Where.
-        overwrite: Whether what is there is written anew.
-        how: All that results depend on but the recording; what was made otherwise is not taken for finished.
+        overwrite: Whether files that exist are written again.
+        settings: The model and the options that results depend on.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be made, or its files were made with other settings.
     """
 
     def __init__(
-        self, formats: Sequence[Format], words: bool, folder: Path, overwrite: bool, how: Mapping[str, Any]
+        self, folder: Path, formats: Sequence[Format], words: bool, overwrite: bool, settings: Mapping[str, Any]
     ) -> None:
-        self.formats, self.words, self.folder, self.overwrite, self.how = formats, words, folder, overwrite, how
+        self.folder, self.formats, self.words, self.overwrite = folder, formats, words, overwrite
+        self._settings = dict(settings)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{folder}: {error.strerror or error}") from None
-        self._records = _read_records(folder / RECORD)
+        before, self._origins = _read_record(folder / RECORD)
+        self._has_settings = before == self._settings
+        if before and not self._has_settings and not overwrite:
+            changed = [name.replace("_", " ") for name, value in settings.items() if before.get(name) != value]
+            raise ConfigError(
+                f"{folder}: was made with another {' and '.join(changed)}; use --overwrite or another --output-dir"
+            )
 
-    def is_finished(self, source: "Source") -> bool:
-        """Whether all files of a recording are there, made from it, as it is now, in the same way.
+    def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
+        """Find recordings all of whose files exist and were made from them as they are now."""
+        finished: dict[InputFile, str | None] = {}
+        refused: dict[InputFile, ConfigError] = {}
+        owners: dict[str, InputFile] = {}
+        for file in inputs:
+            owner = owners.setdefault(file.name, file)
+            if owner is not file:
+                refused[file] = ConfigError(f"{file.path}: would overwrite the output of {owner.path}; skipped")
+            elif foreign := self._find_foreign(file):
+                refused[file] = foreign
+            elif not self._missing(file):
+                finished[file] = self._read_text(file)
+        return finished, refused
 
-        Raises:
-            ConfigError: one is there that was made from something else, or in another way.
-        """
-        there = [path for _, path in self._paths(source) if os.path.lexists(path)]
-        if self.overwrite or not there:
-            return False
-        expected = self._describe(source)
-        for path in there:
-            record = self._records.get(self._key(path))
-            if record is None or expected["modified"] is None:
-                raise ConfigError(f"{path}: is there, not known to be of {source.label}; --overwrite replaces it")
-            changed = [key for key in expected if record.get(key) != expected[key]]
-            if changed:
-                key = changed[0]
-                found = f"{key} was {record.get(key)}, now {expected[key]}"
-                if key in ("size", "modified"):
-                    found = f"{source.label} has changed since"
-                raise ConfigError(f"{path}: was made otherwise ({found}); --overwrite replaces it")
-        return not self._missing(source)
-
-    def write(self, source: "Source", transcript: "Transcript") -> None:
+    def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing.
 
         Raises:
             ConfigError: one cannot be written.
         """
-        from speechssl.files import write_text_file
-
-        missing = self._missing(source)
-        contents = [_render(source, transcript, output_format, self.words) for output_format, _ in missing]
+        missing = self._missing(file)
+        contents = [_render(file, transcript, output_format, self.words) for output_format, _ in missing]
+        line = {"files": [self._name(path) for _, path in missing], "recording": _describe_recording(file)}
         try:
-            # Whenever this is broken off, what is there fits the last record.
+            # Whenever this is interrupted, what exists fits the last line about it.
             for _, path in missing:
                 path.unlink(missing_ok=True)
-            with (self.folder / RECORD).open("a", encoding="utf-8") as file:
-                for _, path in missing:
-                    file.write(json.dumps({"file": self._key(path)} | self._describe(source)) + "\n")
-            for (_, path), content in zip(missing, contents, strict=True):
-                # What a path holds that is no UTF-8 becomes a JSON escape.
-                write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+            lines = [line] if self._has_settings else [{"settings": self._settings}, line]
+            with (self.folder / RECORD).open("a", encoding="utf-8") as record:
+                # Behind a line break, which ends a line that was interrupted.
+                record.write("".join("\n" + json.dumps(line) for line in lines))
+            self._has_settings = True
         except OSError as error:
             raise ConfigError(f"{error.filename or self.folder}: {error.strerror or error}") from None
+        for (_, path), content in zip(missing, contents, strict=True):
+            write_text(path, content)
 
-    def read_text(self, source: "Source") -> str | None:
-        """What a finished recording's files say, or None if none of them is read back."""
-        paths = dict(self._paths(source))
+    def _find_foreign(self, file: "InputFile") -> ConfigError | None:
+        """Return an error if a file exists that was made from something else."""
+        recording = _describe_recording(file)
+        for path in [] if self.overwrite else [path for _, path in self._paths(file) if os.path.lexists(path)]:
+            origin = self._origins.get(self._name(path))
+            if origin != recording or recording["modified"] is None:
+                is_older = origin is not None and origin["path"] == recording["path"]
+                version = f"{file.label} as it is now" if is_older else file.label
+                return ConfigError(f"{path}: already exists and was not made from {version} (use --overwrite)")
+        return None
+
+    def _read_text(self, file: "InputFile") -> str | None:
+        paths = dict(self._paths(file))
         if Format.TXT in paths:
             return paths[Format.TXT].read_text("utf-8").strip()
         if Format.JSON in paths:
@@ -137,48 +162,80 @@ class FileWriter:
             return text
         return None
 
-    def _key(self, path: Path) -> str:
+    def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _paths(self, source: "Source") -> list[tuple[Format, Path]]:
-        return [(output_format, self.folder / f"{source.name}.{output_format}") for output_format in self.formats]
+    def _paths(self, file: "InputFile") -> list[tuple[Format, Path]]:
+        return [(output_format, self.folder / f"{file.name}.{output_format}") for output_format in self.formats]
 
-    def _missing(self, source: "Source") -> list[tuple[Format, Path]]:
-        return [pair for pair in self._paths(source) if self.overwrite or not os.path.lexists(pair[1])]
-
-    def _describe(self, source: "Source") -> dict[str, Any]:
-        description: dict[str, Any] = {"recording": os.path.abspath(source.path), "size": None, "modified": None}  # noqa: PTH100
-        if source.is_file:
-            status = os.stat(source.path)  # noqa: PTH116
-            description |= {"size": status.st_size, "modified": status.st_mtime_ns}
-        part = {"channel": source.channel, "start": source.start, "end": source.end}
-        return description | part | dict(self.how)
+    def _missing(self, file: "InputFile") -> list[tuple[Format, Path]]:
+        return [pair for pair in self._paths(file) if self.overwrite or not os.path.lexists(pair[1])]
 
 
-def _read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """The last record of each file; a line that was broken off is left out."""
-    records: dict[str, dict[str, Any]] = {}
+def prepare_file(output: Path) -> None:
+    """Make the folder of a file, so that what cannot be written is found out before the work.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror or error}") from None
+    if output.is_dir():
+        raise ConfigError(f"{output}: expected a file to write, found a folder")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file atomically; what names hold that is no UTF-8 is escaped.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    from speechssl.files import write_text_file
+
+    try:
+        write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _describe_recording(file: "InputFile") -> dict[str, Any]:
+    """Return what tells a recording from others and from what it was before; standard input is like nothing."""
+    description: dict[str, Any] = {"path": os.path.abspath(file.path), "size": None, "modified": None}  # noqa: PTH100
+    if file.is_file:
+        status = os.stat(file.path)  # noqa: PTH116
+        description |= {"size": status.st_size, "modified": status.st_mtime_ns}
+    return description
+
+
+def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Read the last settings, and what each file since was made from."""
+    settings: dict[str, Any] = {}
+    origins: dict[str, dict[str, Any]] = {}
+    try:
+        texts = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
-        return records
+        return settings, origins
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    for line in lines:
+    for text in texts:
         try:
-            record = json.loads(line)
-            records[record["file"]] = record
-        except (ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            if line.get("settings", settings) != settings:
+                settings, origins = line["settings"], {}
+            origins |= dict.fromkeys(line.get("files", ()), line.get("recording"))
+        except (ValueError, TypeError, AttributeError):  # interrupted
             continue
-    return records
+    return settings, origins
 
 
-def _render(source: "Source", transcript: "Transcript", output_format: Format, words: bool) -> str:
+def _render(file: "InputFile", transcript: "Transcript", output_format: Format, words: bool) -> str:
     match output_format:
         case Format.TXT:
             return f"{transcript.text}\n"
         case Format.JSON:
-            return f"{transcript.to_json(source.path)}\n"
+            return f"{transcript.to_json(file.path)}\n"
         case Format.SRT:
             return transcript.to_srt(words)
         case Format.VTT:

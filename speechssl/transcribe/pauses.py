@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 
 from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
 from speechssl.errors import ConfigError
+from speechssl.transcribe.windows import Piece
 
 MIN_PAUSE_SECONDS = 0.5
 """A pause that ends a piece."""
@@ -25,19 +25,6 @@ _FRAME, _HOP = 400, 160  # 25 and 10 ms
 Span = tuple[int, int]  # samples [start, stop)
 VAD = Literal["energy", "silero"]
 FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a recording, between two of its pauses.
-
-    Attributes:
-        start: Its first sample, counted in the recording.
-        samples: (T,).
-    """
-
-    start: int
-    samples: Waveform
 
 
 def find_loud(samples: Waveform) -> list[Span]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, resample_blocks, whole_rate
@@ -14,7 +13,6 @@ from speechssl.decode.greedy import join_repeats
 from speechssl.decode.words import Word, words_of_path
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
-from speechssl.model.moments import RunningMoments, WaveformMoments
 from speechssl.transcribe.transcript import PAUSE_SECONDS
 
 STEP_SECONDS = 0.5
@@ -23,7 +21,7 @@ LEFT_SECONDS = 6.0
 RIGHT_SECONDS = 1.0
 """Audio that it hears after that."""
 
-Score = Callable[[Waveform, WaveformMoments], Tensor]  # of a window, (S, V)
+Score = Callable[[Waveform], Tensor]  # the log probabilities of a window, (S, V)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,10 @@ def stream_transcripts(
     ``RIGHT_SECONDS`` + ``step_seconds`` and a chunk after its end, besides what the model takes. Memory does not grow.
 
     The models are trained on whole recordings, and a window is not one: its text differs a little from that of
-    `transcribe`, more so in the first seconds. Where a model normalizes over time, it does so by statistics of all
-    that was heard so far, which at first is little (wav2vec's norm "utterance": of the window). A pause ends a word
-    even where the model says no delimiter. Each second costs the model (``LEFT_SECONDS`` + ``RIGHT_SECONDS``) /
-    ``step_seconds`` seconds of audio and a step more: a model that is no faster needs longer steps.
+    `transcribe`, more so in the first seconds. A model that normalizes over time does so within the window. A pause
+    ends a word even where the model says no delimiter. Each second costs the model (``LEFT_SECONDS`` +
+    ``RIGHT_SECONDS``) / ``step_seconds`` seconds of audio and a step more: a model that is no faster needs longer
+    steps.
 
     Raises:
         AudioError: the chunks are not as for `as_waveform` (but they may be empty), or the rate or the step is no
@@ -92,7 +90,6 @@ class _Stream:
             round(seconds * SAMPLE_RATE / geometry.hop_samples)
             for seconds in (LEFT_SECONDS, RIGHT_SECONDS, PAUSE_SECONDS)
         )
-        self.moments = RunningMoments(geometry)
         self.num_samples = 0
         self.window = np.empty(0, np.float32)
         self.window_frame = 0  # the window's first
@@ -103,7 +100,6 @@ class _Stream:
     def add(self, samples: Waveform) -> None:
         """Hear (T,) samples at 16 kHz."""
         self.num_samples += len(samples)
-        self.moments.add(torch.from_numpy(samples))
         self.window = np.concatenate((self.window, samples))
 
     def decide(self, is_over: bool) -> PartialTranscript:
@@ -112,7 +108,7 @@ class _Stream:
         num_frames = self.geometry.num_frames(self.num_samples)
         num_decided = self.first_frame + len(symbols)
         if num_frames > num_decided:
-            best = self.score(self.window, self.moments.moments())[num_decided - self.window_frame :].max(dim=1)
+            best = self.score(self.window)[num_decided - self.window_frame :].max(dim=1)
             log_probs, symbols = log_probs + best.values.tolist(), symbols + best.indices.tolist()
             num_decided = max(num_decided, num_frames - (0 if is_over else self.right_frames))
         stop = num_frames if is_over else self._end_of_words(log_probs, symbols, num_decided)

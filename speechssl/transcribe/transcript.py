@@ -1,7 +1,7 @@
 """What was said in a recording, and when: words, segments and the formats they are written in."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -71,8 +71,7 @@ class Transcript:
 
     def shifted(self, seconds: float) -> "Transcript":
         """The same for a recording of which this is the part that starts at ``seconds``."""
-        words = (replace(word, start=word.start + seconds, end=word.end + seconds) for word in self.words)
-        return Transcript(self.text, self.seconds + seconds, tuple(words))
+        return Transcript(self.text, self.seconds + seconds, tuple(shift_words(self.words, seconds)))
 
     def to_dict(self, path: str | None = None) -> dict[str, Any]:
         """The transcript as plain JSON types.
@@ -124,6 +123,12 @@ class Transcript:
             phrase.append(word)
         if phrase:
             yield phrase
+
+
+def shift_words(words: Iterable[Word], seconds: float) -> Iterator[Word]:
+    """Yield words that are said so much later."""
+    for word in words:
+        yield replace(word, start=word.start + seconds, end=word.end + seconds)
 
 
 def _is_short(words: list[Word]) -> bool:

@@ -16,10 +16,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
-from speechssl.commands.transcribe import _progress, app
-from speechssl.transcribe.outputs import RECORD
+from speechssl.commands.transcribe import app
+from speechssl.transcribe.inputs import find_inputs
+from speechssl.transcribe.job import transcribe_files
+from speechssl.transcribe.outputs import RECORD, Format, OutputFolder
+from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
+CPU = f"cpu x {torch.get_num_threads()}, float32"
 FORMATS = ("txt", "json", "srt", "vtt", "tsv")
 
 
@@ -36,14 +40,15 @@ def run(*arguments: object) -> Result:
 
 def without_summary(stderr: str) -> list[str]:
     *lines, last = stderr.splitlines()
-    assert re.fullmatch(r"\d+ files?, \d+ failed, [\d.]+ s of audio(, real-time factor [\d.]+)?", last), last
+    assert re.fullmatch(rf"\d+ files?, \d+ failed, [\d.]+ s of audio(, real-time factor [\d.]+ on {CPU})?", last), last
     return lines
 
 
 def test_one_file_is_one_line(loaded: CTCCheckpoint, plant) -> None:
     result = run("--model", "m", plant("hello где"))
     assert (result.exit_code, result.stdout) == (0, "hello где\n")
-    assert re.fullmatch(r"1 file, 0 failed, 0\.3 s of audio, real-time factor \d+\.\d{3}\n", result.stderr)
+    summary = rf"1 file, 0 failed, 0\.3 s of audio, real-time factor \d+\.\d{{3}} on {CPU}\n"
+    assert re.fullmatch(summary, result.stderr)
 
 
 def test_several_files_are_named(loaded: CTCCheckpoint, plant) -> None:
@@ -168,44 +173,85 @@ def test_a_run_that_was_broken_off_goes_on(loaded: CTCCheckpoint, plant, tmp_pat
     assert (out / "1.txt").read_text() == "one\n"
 
 
-def test_what_was_made_otherwise_is_not_taken_for_finished(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
-    path, out = plant("one", "a.wav"), tmp_path / "out"
-    arguments = ["--output-dir", out, path]
-    out.mkdir()
-    (out / "a.txt").write_text("a user's own")
-    result = run("--model", "m", *arguments)
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {out / 'a.txt'}: is there, not known to be of {path}; --overwrite ")
-    assert (out / "a.txt").read_text() == "a user's own"
-    assert run("--model", "m", *arguments, "--overwrite").exit_code == 0
-    assert "1 finished before" in run("--model", "m", *arguments).stderr
-
+def test_outputs_of_other_settings_are_not_reused(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    path, other, out = plant("one", "a.wav"), plant("two", "b.wav"), tmp_path / "out"
+    assert run("--model", "m", "--output-dir", out, path).exit_code == 0
+    assert "1 finished before" in run("--model", "m", "--output-dir", out, path).stderr
     for options, what in (
-        (["--model", "other"], "model was "),
-        (["--model", "m", "--start", "0.01"], "start was None, now 0.01"),
-        (["--model", "m", "--split-at-pauses"], "split_at_pauses was False, now True"),
+        (["--model", "other"], "model"),
+        (["--model", "m", "--start", "0.01"], "start"),
+        (["--model", "m", "--channel", "1"], "channel"),
+        (["--model", "m", "--precision", "float32"], "precision"),
+        (["--model", "m", "--words"], "words"),
+        (["--model", "n", "--split-at-pauses"], "model and split at pauses"),
     ):
-        result = run(*options, *arguments)
+        result = run(*options, "--output-dir", out, path, other)
         assert result.exit_code == 1
-        assert f"error: {out / 'a.txt'}: was made otherwise ({what}" in result.stderr
-        assert "1 file, 1 failed" in result.stderr
-    plant("two", "a.wav")
-    assert f"({path} has changed since)" in run("--model", "m", *arguments).stderr
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "a.wav").write_bytes(path.read_bytes())
-    assert "(recording was " in run("--model", "m", "--output-dir", out, elsewhere / "a.wav").stderr
+        assert result.stderr == (
+            f"error: {out}: was made with another {what}; use --overwrite or another --output-dir\n"
+        )
+    assert {file.name for file in out.iterdir()} == {"a.txt", RECORD}
     assert (out / "a.txt").read_text() == "one\n"
 
 
-def test_each_format_is_known_by_itself(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
-    arguments = ["--output-dir", tmp_path / "out", plant("one", "a.wav")]
-    assert run("--model", "m", "--format", "txt,srt", *arguments).exit_code == 0
-    assert run("--model", "other", "--format", "txt", "--overwrite", *arguments).exit_code == 0
-    assert run("--model", "other", "--format", "txt", *arguments).exit_code == 0
-    result = run("--model", "other", "--format", "txt,srt", *arguments)  # the subtitles are still the first model's
+def test_outputs_of_other_recordings_and_files_of_users_are_not_reused(
+    loaded: CTCCheckpoint, plant, tmp_path: Path
+) -> None:
+    path, out = plant("one", "a.wav"), tmp_path / "out"
+    arguments = ["--model", "m", "--output-dir", out]
+    out.mkdir()
+    (out / "a.txt").write_text("a user's own")
+    refusal = f"error: {out / 'a.txt'}: already exists and was not made from "
+    result = run(*arguments, path)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {tmp_path / 'out' / 'a.srt'}: was made otherwise (model was ")
+    assert result.stderr.startswith(f"{refusal}{path} (use --overwrite)\n1 file, 1 failed")
+    assert (out / "a.txt").read_text() == "a user's own"
+    assert run(*arguments, path, "--overwrite").exit_code == 0
+    assert "1 finished before" in run(*arguments, path).stderr
+    plant("two", "a.wav")
+    assert run(*arguments, path).stderr.startswith(f"{refusal}{path} as it is now (use --overwrite)\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.wav").write_bytes(path.read_bytes())
+    assert run(*arguments, elsewhere / "a.wav").stderr.startswith(f"{refusal}{elsewhere / 'a.wav'} (use --overwrite)")
+    assert (out / "a.txt").read_text() == "one\n"
+
+
+def test_files_of_a_former_model_are_not_taken_for_those_of_the_present_one(
+    loaded: CTCCheckpoint, plant, tmp_path: Path
+) -> None:
+    path, out = plant("one", "a.wav"), tmp_path / "out"
+    assert run("--model", "m", "--format", "txt,srt", "--output-dir", out, path).exit_code == 0
+    assert run("--model", "other", "--format", "txt", "--overwrite", "--output-dir", out, path).exit_code == 0
+    assert "1 finished before" in run("--model", "other", "--format", "txt", "--output-dir", out, path).stderr
+    result = run("--model", "other", "--format", "txt,srt", "--output-dir", out, path)  # the first model's subtitles
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {out / 'a.srt'}: already exists and was not made from {path}")
+
+
+def test_several_runs_may_write_into_a_folder(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    """And a line that one of them did not finish spoils no other."""
+    first, second, out = plant("one", "a.wav"), plant("two", "b.wav"), tmp_path / "out"
+    arguments = ["--model", "m", "--output-dir", out]
+    assert run(*arguments, first).exit_code == 0
+    record = (out / RECORD).read_text()
+    assert run(*arguments, second).exit_code == 0
+    assert (out / RECORD).read_text().startswith(record)
+    with (out / RECORD).open("a") as file:
+        file.write("\n" + record.strip().splitlines()[0])  # begun at the same time
+        file.write('\n{"files": ["c.txt"], "reco')
+    assert run(*arguments, plant("three", "d.wav")).exit_code == 0
+    assert "3 finished before" in run(*arguments, first, second, tmp_path / "d.wav").stderr
+
+
+def test_a_record_of_another_version_knows_nothing(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    path, out = plant("one", "a.wav"), tmp_path / "out"
+    out.mkdir()
+    (out / "a.txt").write_text("former")
+    (out / RECORD).write_text('{"file": "a.txt", "recording": "a.wav", "model": "m"}\n[1]\n7\nnull\n')
+    assert run("--model", "m", "--output-dir", out, path).stderr.startswith(f"error: {out / 'a.txt'}: already exists")
+    assert run("--model", "m", "--output-dir", out, path, "--overwrite").exit_code == 0
+    assert "1 finished before" in run("--model", "m", "--output-dir", out, path).stderr
 
 
 def test_the_second_recording_of_a_name_costs_a_line(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
@@ -213,7 +259,7 @@ def test_the_second_recording_of_a_name_costs_a_line(loaded: CTCCheckpoint, plan
     result = run("--model", "m", "--output-dir", tmp_path / "out", first, second, third)
     assert (result.exit_code, result.stdout) == (1, "")
     line, last = result.stderr.splitlines()
-    assert line == f"error: {second}: expected a name of its own, found that of {first}; it is left out"
+    assert line == f"error: {second}: would overwrite the output of {first}; skipped"
     assert last.startswith("3 files, 1 failed, ")
     assert [(tmp_path / "out" / name).read_text() for name in ("a.txt", "b.txt")] == ["one\n", "three\n"]
 
@@ -361,19 +407,28 @@ def test_quiet_says_nothing_but_errors(loaded: CTCCheckpoint, plant, tmp_path: P
     assert result.stderr == f"error: {missing}: expected an audio file, found none\n"
 
 
-@pytest.mark.parametrize(("is_terminal", "shown"), [(True, True), (False, False)])
-def test_there_is_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, shown: bool) -> None:
+@pytest.mark.parametrize(("is_quiet", "shown"), [(False, True), (True, False)])
+def test_a_terminal_shows_a_bar(
+    checkpoint: CTCCheckpoint, plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quiet: bool, shown: bool
+) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    stdout = sys.stdout
-    with _progress(3, has_bar=True) as advance:
-        assert sys.stdout is stdout  # results are not drawn into the bar
-        advance()
-        advance()
-    assert ("2/3" in screen.getvalue()) == shown
-    assert bool(screen.getvalue()) == shown
+    folder = OutputFolder(tmp_path / "out", [Format.TXT], False, False, {})
+    assert transcribe_files(*find_inputs([plant("one")]), folder, lambda: Transcriber(checkpoint), None, is_quiet)
+    assert ("1/1" in screen.getvalue()) == shown
+
+
+def test_nothing_asked_for_is_answered_with_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: transcribe-audio ")
+    assert result.stderr.count("  transcribe-audio --model ") == 3
+    for line in result.stderr.splitlines():
+        if line.startswith("  transcribe-audio"):  # as it would be understood
+            arguments = [*line.split("#")[0].split(">")[0].split()[1:], "--help"]
+            assert run(*arguments).exit_code == 0
 
 
 def test_the_model_can_come_from_the_environment(loaded: CTCCheckpoint, plant) -> None:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.errors import ConfigError
-from speechssl.evaluate.compare import compare_files
+from speechssl.evaluate.compare import compare_evaluations, format_comparison, read_evaluation
 from speechssl.scoring.error_rates import ErrorCounts
 
 
@@ -27,7 +27,7 @@ def vars_of(counts: ErrorCounts) -> dict[str, int]:
 def test_rates_and_ratio_are_over_all_runs(tmp_path: Path) -> None:
     baselines = [write_run(tmp_path / "a.json", [4, 4, 4]), write_run(tmp_path / "b.json", [6, 6, 6])]
     candidates = [write_run(tmp_path / "c.json", [2, 2, 2])]
-    found = compare_files(baselines, candidates)
+    found = compare_evaluations(*([read_evaluation(path) for path in paths] for paths in (baselines, candidates)))
     assert found["words"].ratio.value == pytest.approx(0.4)
     assert found["words"].difference.value == pytest.approx(-0.3)
     assert found["characters"].difference.value == pytest.approx(-0.075)
@@ -43,12 +43,12 @@ def test_rates_and_ratio_are_over_all_runs(tmp_path: Path) -> None:
 def test_files_that_are_no_evaluations_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ConfigError, match=r"bad\.json: expected an evaluation of one manifest"):
-        compare_files([tmp_path / "bad.json"], [tmp_path / "bad.json"])
+        format_comparison([tmp_path / "bad.json"], [tmp_path / "bad.json"])
 
 
 def test_other_manifests_and_missing_files_are_refused(tmp_path: Path) -> None:
     first, other = write_run(tmp_path / "a.json", [1]), write_run(tmp_path / "b.json", [1], manifest="xyz")
     with pytest.raises(ConfigError, match=r"b\.json: expected an evaluation on the manifest of .*a\.json"):
-        compare_files([first], [other])
+        format_comparison([first], [other])
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
-        compare_files([first], [tmp_path / "none.json"])
+        format_comparison([first], [tmp_path / "none.json"])

@@ -19,12 +19,14 @@ from speechssl.data.recording import Recording
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.transcribe import extract, windows
+from speechssl.transcribe import windows
 from speechssl.transcribe.extract import frame_times
+from speechssl.transcribe.transcriber import Transcriber
 
+CPU = f"cpu x {torch.get_num_threads()}, float32"
 LENGTHS = {"a.wav": 16_000, "b.wav": 3000, "file.wav": 9000}
 
 
@@ -58,7 +60,7 @@ def test_a_recording_in_a_batch_has_the_features_it_has_alone(
 ) -> None:
     options = [] if layer is None else ["--layer", layer]
     result = run(model_folder, *LENGTHS, "-o", output, "--device", "cpu", *options)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "3 files, 0 failed\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"3 files, 0 failed, on {CPU}\n")
     arrays, metadata = read(output)
     assert set(arrays) == {*LENGTHS, *(f"{name}:times" for name in LENGTHS)}
     assert metadata == {
@@ -129,34 +131,34 @@ def test_bad_files_cost_a_line_each_and_the_good_ones_are_written(
     for name, line in zip(["none.wav", "short.wav", "text.wav"], errors, strict=True):
         assert line.startswith(f"error: {name}: ")
     assert errors[1] == "error: short.wav: expected a frame (80 samples) or more, found 79"
-    assert last == "5 files, 3 failed"
+    assert last == f"5 files, 3 failed, on {CPU}"
     assert set(read("out.npz")[0]) == {"a.wav", "b.wav", "a.wav:times", "b.wav:times"}
     assert not list(Path().glob(".*"))
 
 
-def test_batches_are_bounded(
-    model_folder: Path, recordings: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+def test_the_features_are_those_that_a_file_has_in_every_other_way(
+    model_folder: Path, recordings: dict[str, np.ndarray]
 ) -> None:
-    sizes: list[list[int]] = []
-    encode = extract.encode_layers
-
-    def record(encoder, waveforms, layers):  # type: ignore[no-untyped-def]
-        sizes.append([len(waveform) for waveform in waveforms])
-        return encode(encoder, waveforms, layers)
-
-    monkeypatch.setattr(extract, "encode_layers", record)
-    monkeypatch.setattr(extract, "BATCH_SECONDS", 18_000 / 16_000)
-    assert run(model_folder, *LENGTHS, "-o", "out.npz", "--device", "cpu").exit_code == 0
-    assert sizes == [[16_000], [3000, 9000]]
-    assert len(read("out.npz")[0]["file.wav"]) == (9000 - 80) // 80 + 1
+    """To the last bit: of `extract`, of `SpeechEncoder.encode`, and of what the head of a transcriber is given."""
+    transcriber = Transcriber.load(model_folder, "cpu")
+    seen: list[torch.Tensor] = []
+    transcriber.checkpoint.model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for name, noise in recordings.items():
+        assert run(model_folder, name, "-o", "out.npz", "--device", "cpu").exit_code == 0
+        extracted = read("out.npz")[0][name]
+        encoded = load_encoder(model_folder, "cpu").encode(torch.from_numpy(noise)[None]).context[0]
+        transcriber.transcribe(name)
+        assert np.array_equal(extracted, encoded.numpy())
+        assert np.array_equal(extracted, seen.pop()[0].numpy())
+        assert not seen
 
 
 @pytest.mark.parametrize("layer", ["0", "all"])
 def test_long_recordings_are_encoded_in_windows(
     recordings: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str
 ) -> None:
-    """In each, context that is dropped, and the statistics of the whole: what sees little says the same."""
-    convolutions = FeatureEncoderConfig(dims=(12, 16), kernels=(20, 4), strides=(20, 4))
+    """In each there is context that is dropped: what sees little says the same."""
+    convolutions = FeatureEncoderConfig(dims=(12, 16), kernels=(20, 4), strides=(20, 4), norm="layer")
     context = TransformerConfig(
         num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
     )
@@ -167,12 +169,16 @@ def test_long_recordings_are_encoded_in_windows(
     long = (np.random.default_rng(1).normal(size=51_000) * np.linspace(0.02, 0.2, 51_000)).astype(np.float32)
     soundfile.write("long.wav", long, 16_000, subtype="FLOAT")
     monkeypatch.setattr(windows.cut_windows, "__defaults__", (1.0, 0.2))
-    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
     seen: list[int] = []
-    original = extract.encode_layers
-    monkeypatch.setattr(extract, "encode_layers", lambda *args: seen.extend(map(len, args[1])) or original(*args))
+    original = SpeechEncoder.extract_frames
+
+    def extract_frames(self: SpeechEncoder, waveforms: torch.Tensor, lengths: torch.Tensor | None = None) -> Frames:
+        seen.extend([waveforms.shape[1]] * len(waveforms))
+        return original(self, waveforms, lengths)
+
+    monkeypatch.setattr(SpeechEncoder, "extract_frames", extract_frames)
     result = run("model", "b.wav", "long.wav", "file.wav", "-o", "out.npz", "--layer", layer, "--device", "cpu")
-    assert (result.exit_code, result.stderr) == (0, "3 files, 0 failed\n")
+    assert (result.exit_code, result.stderr) == (0, f"3 files, 0 failed, on {CPU}\n")
     assert max(seen) == 16_000
     assert len(seen) > 5
     arrays, _ = read("out.npz")
@@ -191,10 +197,10 @@ def test_a_file_that_is_damaged_after_its_first_minute_costs_a_line(
         yield from [recordings["a.wav"]] * 2
         raise AudioError("a.wav: damaged")
 
-    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(windows.cut_windows, "__defaults__", (1.0, 0.2))
     monkeypatch.setattr(Recording, "__iter__", decode)
     result = run(model_folder, "a.wav", "-o", "out.npz", "--device", "cpu")
-    assert (result.exit_code, result.stderr) == (1, "error: a.wav: damaged\n1 file, 1 failed\n")
+    assert (result.exit_code, result.stderr) == (1, f"error: a.wav: damaged\n1 file, 1 failed, on {CPU}\n")
 
 
 def test_too_little_memory_is_an_error_of_the_recordings(
@@ -202,7 +208,7 @@ def test_too_little_memory_is_an_error_of_the_recordings(
 ) -> None:
     monkeypatch.setattr(SpeechEncoder, "extract_frames", lambda *_, **__: torch.empty(2**55))
     result = run(model_folder, "a.wav", "-o", "out.npz", "--device", "cpu")
-    assert result.stderr == "error: a.wav: not enough memory for its features\n1 file, 1 failed\n"
+    assert result.stderr.startswith("error: a.wav: not enough memory on cpu for 1 s of audio at once\n1 file, 1 failed")
     assert result.exit_code == 1
 
 

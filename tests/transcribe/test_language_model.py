@@ -1,4 +1,4 @@
-"""Language models in the transcriber and in the commands; what the search itself does is tested in tests/language."""
+"""Language models in the transcriber and in the commands; what the search itself does is tested in tests/decode."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from speechssl.transcribe import windows
 from speechssl.transcribe.transcriber import Transcriber
 
 TEXTS = ["where is the cat", "the cat is where", "the dog", "где"]
+CPU = f"cpu x {torch.get_num_threads()}, float32"
 HEARD, MEANT = "where iz the cat", "where is the cat"
 
 
@@ -31,8 +33,7 @@ HEARD, MEANT = "where iz the cat", "where is the cat"
 def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
     """Any model folder holds the planted model, sure of what it hears."""
     checkpoint.model.sureness = 7.0
-    for module in "transcriber", "evaluate", "tune":
-        monkeypatch.setattr(f"speechssl.transcribe.{module}.load_ctc", lambda path, device: checkpoint)
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: checkpoint)
     return checkpoint
 
 
@@ -62,8 +63,8 @@ def test_words_come_from_the_language_model_with_times_and_confidences(loaded, l
 def test_a_batch_gets_what_each_gets_alone(loaded, lm, planted_waveform) -> None:
     transcriber = Transcriber.load("m", lm=lm)
     waveforms = [planted_waveform(text) for text in (HEARD, "", "the dog", "где")] + [np.zeros(10, np.float32)]
-    together = transcriber.transcribe_waveforms(waveforms)
-    assert together == [transcriber.transcribe_waveforms([waveform])[0] for waveform in waveforms]
+    together = list(transcriber.transcribe_many([lambda wave=wave: wave for wave in waveforms]))
+    assert together == [next(transcriber.transcribe_many([lambda wave=wave: wave])) for wave in waveforms]
     assert [str(transcript) for transcript in together] == [MEANT, "", "the dog", "где", ""]
 
 
@@ -79,10 +80,11 @@ def test_long_recordings_are_heard_in_windows(loaded, lm, planted_waveform, monk
 
 def test_log_probs_are_those_of_each_frame(loaded, planted_waveform) -> None:
     waveforms = [planted_waveform("ab"), np.zeros(10, np.float32), planted_waveform("где")]
-    found = Transcriber.load("m").log_probs(waveforms)
+    transcriber = Transcriber.load("m")
+    found = list(transcriber.log_probs_many([lambda wave=wave: wave for wave in waveforms]))
     assert [rows.shape for rows in found] == [(len(waveform) // 160, len(loaded.vocabulary)) for waveform in waveforms]
     long = np.concatenate([planted_waveform("ab"), np.zeros(100 * SAMPLE_RATE, np.float32)])
-    assert Transcriber.load("m").log_probs([long])[0].shape == (len(long) // 160, len(loaded.vocabulary))
+    assert next(transcriber.log_probs_many([lambda: long])).shape == (len(long) // 160, len(loaded.vocabulary))
     for rows, text in zip(found, ("ab", "", "где"), strict=True):
         assert loaded.vocabulary.decode(rows.argmax(dim=1)[::3].tolist()) == text
         assert rows.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(rows))
@@ -157,7 +159,7 @@ def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: 
     output = tmp_path / "tuned" / "tuned.toml"
     result = run("tune-lm", "m", dev, "--lm", start, "-o", output, "--trials", 20)
     assert result.exit_code == 0, result.stderr
-    assert "tune-lm: 2 of 2 utterances, greedy: WER 16.7 %, CER 4.3 %" in result.stderr
+    assert f"tune-lm: 2 of 2 utterances on {CPU}, greedy: WER 16.7 %, CER 4.3 %" in result.stderr
     assert "tune-lm: 1 of 20: beam 50, lm.arpa x 0, word +2, unknown +0: WER 16.7 %" in result.stderr
     assert "WER 0.0 %, CER 0.0 %\n" in result.stderr
     config = BeamSearchConfig.read(output)
@@ -172,7 +174,7 @@ def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: 
 
 def test_tuning_on_a_part_and_into_nowhere(loaded, lm, dev, tmp_path: Path) -> None:
     result = run("tune-lm", "m", dev, "--lm", lm, "-o", tmp_path / "one.toml", "--trials", 1, "--utterances", 1)
-    assert result.stderr.startswith("tune-lm: 1 of 2 utterances, greedy: WER ")
+    assert result.stderr.startswith(f"tune-lm: 1 of 2 utterances on {CPU}, greedy: WER ")
     assert BeamSearchConfig.read(tmp_path / "one.toml") == BeamSearchConfig.read(lm)
     loaded.model.batch_shapes.clear()
     for output in dev / "no.toml", tmp_path / "lm.arpa":

@@ -120,7 +120,7 @@ def test_the_command_splits_too(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        Transcriber, "_transcribe_pieces", lambda self, blocks, find, seconds: seen.append(find) or 1 / 0
+        "speechssl.transcribe.transcriber.cut_at_pauses", lambda blocks, find_speech: seen.append(find_speech) or 1 / 0
     )
     soundfile.write(tmp_path / "a.wav", sound(1), RATE)
     arguments = [str(tmp_path / "a.wav"), "--model", str(model_folder), "--device", "cpu", *options]

@@ -72,7 +72,9 @@ def test_a_pause_ends_a_word_without_a_delimiter(checkpoint: CTCCheckpoint, plan
 def test_silence_takes_no_memory(checkpoint: CTCCheckpoint) -> None:
     transcriber = Transcriber(checkpoint)
     listener = stream._Stream(
-        lambda samples, _: transcriber._score([samples]).log_probs[0], checkpoint.vocabulary, transcriber.geometry
+        lambda samples: transcriber.inference.run_alone("stream", samples)[0],
+        checkpoint.vocabulary,
+        transcriber.geometry,
     )
     for _ in range(30):
         listener.add(np.zeros(16_000, np.float32))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
-from speechssl.transcribe.sources import Source, find_sources, own_names, read_references
+from speechssl.transcribe.inputs import InputFile, find_inputs, read_references
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(*paths: str) -> list[tuple[str, str]]:
-    sources, errors = find_sources(paths)
+    sources, errors = find_inputs(paths)
     assert not errors
     return [(source.path, source.name) for source in sources]
 
@@ -62,14 +62,14 @@ def test_patterns_are_expanded_if_no_file_has_that_name(folder: Path) -> None:
 
 
 def test_a_missing_file_is_found_out_when_it_is_read(folder: Path) -> None:
-    (source,), errors = find_sources(["nowhere.wav"])
+    (source,), errors = find_inputs(["nowhere.wav"])
     assert not errors
     with pytest.raises(AudioError, match=r"nowhere\.wav: expected an audio file, found none"):
         list(source.open())
 
 
 def test_folders_and_patterns_without_recordings_are_errors(folder: Path) -> None:
-    sources, errors = find_sources(["empty", "a.wav", "*.ogg"])
+    sources, errors = find_inputs(["empty", "a.wav", "*.ogg"])
     assert [source.path for source in sources] == ["a.wav"]
     assert [str(error) for error in errors] == [
         "empty: expected recordings, found none",
@@ -90,26 +90,17 @@ def test_a_dash_is_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch)
     soundfile.write(recording, samples, 16_000, format="WAV", subtype="FLOAT")
     recording.seek(0)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=recording))
-    np.testing.assert_array_equal(np.concatenate(list(Source("-", "stdin").open())), samples)
+    np.testing.assert_array_equal(np.concatenate(list(InputFile("-", "stdin").open())), samples)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(AudioError, match="<stdin>: expected audio, found it closed"):
-        Source("-", "stdin").open()
+        InputFile("-", "stdin").open()
 
 
 def test_a_part_of_a_channel(tmp_path: Path) -> None:
     left = np.linspace(0, 0.5, 16_000, dtype=np.float32)
     soundfile.write(tmp_path / "a.wav", np.stack([left, -left], axis=1), 16_000, subtype="FLOAT")
-    (source,), _ = find_sources([str(tmp_path / "a.wav")], channel=2, start=0.25, end=0.5)
+    (source,), _ = find_inputs([str(tmp_path / "a.wav")], channel=2, start=0.25, end=0.5)
     np.testing.assert_array_equal(np.concatenate(list(source.open())), -left[4000:8000])
-
-
-def test_the_second_recording_of_a_name_is_an_error() -> None:
-    sources = [Source("x/a.wav", "x/a"), Source("y/a.wav", "y/a")]
-    assert own_names(sources) == (sources, [])
-    sources = [Source("x/a.wav", "a"), Source("b.wav", "b"), Source("y/a.mp3", "a")]
-    found, (error,) = own_names(sources)
-    assert found == sources[:2]
-    assert str(error) == "y/a.mp3: expected a name of its own, found that of x/a.wav; it is left out"
 
 
 def test_references_from_a_folder(folder: Path) -> None:
@@ -117,7 +108,7 @@ def test_references_from_a_folder(folder: Path) -> None:
     texts.mkdir()
     (texts / "a.txt").write_text("one\n two\n", "utf-8")
     (folder / "talks/2/c.txt").write_text("где", "utf-8")
-    sources, _ = find_sources(["a.wav", "talks/2"])
+    sources, _ = find_inputs(["a.wav", "talks/2"])
     a, c = sources
     with pytest.warns(UserWarning, match=r"texts: expected a text for talks/2/c\.mp3, found none; it is not scored"):
         assert read_references(texts, sources) == {a: "one two"}
@@ -130,7 +121,7 @@ def test_references_from_a_folder(folder: Path) -> None:
 
 def test_references_keep_their_subfolders_and_are_of_one_recording(folder: Path) -> None:
     texts = folder / "texts"
-    x, y = Source("in/x/a.wav", "x/a"), Source("in/y/a.wav", "y/a")
+    x, y = InputFile("in/x/a.wav", "x/a"), InputFile("in/y/a.wav", "y/a")
     for name in ("a", "x/a"):
         (texts / name).parent.mkdir(parents=True, exist_ok=True)
         (texts / f"{name}.txt").write_text(name, "utf-8")
@@ -148,11 +139,11 @@ def test_references_from_a_manifest(folder: Path) -> None:
         Utterance(folder / "talks/2/c.mp3", 5),
     ]
     write_manifest(folder / "said.tsv", utterances, ".")
-    sources = find_sources(["a.wav", "talks/b.FLAC"])[0]
+    sources = find_inputs(["a.wav", "talks/b.FLAC"])[0]
     assert list(read_references(folder / "said.tsv", sources).values()) == ["one", "first later"]
     for path in "talks/2", "nowhere.wav":
         with pytest.raises(ManifestError, match="expected a text for"):
-            read_references(folder / "said.tsv", find_sources([path])[0])
+            read_references(folder / "said.tsv", find_inputs([path])[0])
 
 
 CONTAINERS = {"wav": {}, "flac": {}, "ogg": {}, "aiff": {}, "mp3": {"format": "MP3"}}
@@ -179,7 +170,7 @@ def test_damaged_files_are_read_or_refused_on_one_line(tmp_path: Path, suffix: s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            waveform = np.concatenate(list(Source(str(path), "damaged").open()))
+            waveform = np.concatenate(list(InputFile(str(path), "damaged").open()))
         except AudioError as error:
             message, waveform = str(error), np.zeros(1, np.float32)
         else:

@@ -1,4 +1,4 @@
-"""What a command is asked to listen to: files, folders, patterns or standard input -> recordings, each once."""
+"""Recordings that a command is given: files, folders, patterns or standard input, each once."""
 
 import glob
 import os
@@ -16,22 +16,22 @@ from typing import BinaryIO
 from speechssl.data.manifest import read_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import find_recordings, read_text
-from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 
 STDIN = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputFile:
     """A recording, or a part of one.
 
     Attributes:
         path: The file; "-" is standard input.
         name: What its results are named after, a path without a suffix: the recording's name, and for one that was
             found in a folder, its subfolders.
-        channel: The channel to hear, counted from 1; None is the mean of all.
-        start: Seconds from which on it is heard; None is from its start.
-        end: Seconds until which it is heard; None is until its end.
+        channel: The channel to read, counted from 1; None is the mean of all.
+        start: Seconds at which to start; None is its start.
+        end: Seconds at which to stop; None is its end.
         file: What to read instead of standard input.
     """
 
@@ -44,11 +44,11 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How errors call it."""
+        """What errors call it."""
         return "<stdin>" if self.path == STDIN else self.path
 
     def open(self) -> Recording:
-        """The recording, to be read.
+        """Open the recording.
 
         Raises:
             AudioError: standard input is closed; reading raises the others.
@@ -64,23 +64,23 @@ class Source:
         return self.path != STDIN and os.path.isfile(self.path)  # noqa: PTH113, which raises for long names
 
 
-def find_sources(
+def find_inputs(
     paths: Sequence[str | os.PathLike[str]],
     channel: int | None = None,
     start: float | None = None,
     end: float | None = None,
-) -> tuple[list[Source], list[SpeechSSLError]]:
+) -> tuple[list[InputFile], list[SpeechSSLError]]:
     """Find the recordings that are meant, in the order given, each once.
 
     Args:
         paths: Files, which need not exist; folders, searched with their subfolders for the suffixes of recordings;
             patterns with ``*``, ``?``, ``[`` and ``**``, for shells that leave them as they are; "-" is standard input.
-        channel, start, end: As for `Source`.
+        channel, start, end: As for `InputFile`.
 
     Returns:
         The recordings, and an error for each folder or pattern without any.
     """
-    sources: dict[str, Source] = {}
+    inputs: dict[str, InputFile] = {}
     errors: list[SpeechSSLError] = []
     for path in paths:
         found = list(_expand(os.fspath(path)))
@@ -88,55 +88,42 @@ def find_sources(
             errors.append(AudioError(f"{os.fspath(path) or repr('')}: expected recordings, found none"))
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
-            sources.setdefault(key, Source(file, name, channel, start, end))
-    return list(sources.values()), errors
+            inputs.setdefault(key, InputFile(file, name, channel, start, end))
+    return list(inputs.values()), errors
 
 
 @contextmanager
-def spooled_stdin(sources: Sequence[Source]) -> Iterator[list[Source]]:
-    """Sources that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it."""
-    if sys.stdin is None or sys.stdin.buffer.seekable() or not any(source.path == STDIN for source in sources):
-        yield list(sources)
+def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
+    """Yield inputs that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it."""
+    if sys.stdin is None or sys.stdin.buffer.seekable() or not any(file.path == STDIN for file in inputs):
+        yield list(inputs)
         return
-    with tempfile.TemporaryFile() as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.seek(0)
-        yield [replace(source, file=file) if source.path == STDIN else source for source in sources]
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.seek(0)
+        yield [replace(file, file=copy) if file.path == STDIN else file for file in inputs]
 
 
-def own_names(sources: Sequence[Source]) -> tuple[list[Source], list[SpeechSSLError]]:
-    """The sources whose files no earlier one would write, and an error for each other."""
-    owners: dict[str, Source] = {}
-    errors: list[SpeechSSLError] = []
-    for source in sources:
-        owner = owners.setdefault(source.name, source)
-        if owner is not source:
-            errors.append(
-                ConfigError(f"{source.path}: expected a name of its own, found that of {owner.path}; it is left out")
-            )
-    return list(owners.values()), errors
-
-
-def read_references(reference: Path, sources: Sequence[Source]) -> dict[Source, str]:
-    """What is said in recordings, for scoring. One without a text is a warning.
+def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, str]:
+    """Read what is said in recordings, for scoring. One without a text is a warning.
 
     Args:
         reference: A manifest with texts (those of several spans of a recording are joined), or a folder with a
             ``.txt`` file a recording: beside it if the recording lies in that folder, else with the recording's name,
             in the same subfolders or, if no other recording is called so, in none.
-        sources: The recordings.
+        inputs: The recordings.
 
     Raises:
         ManifestError: the manifest is wrong, or no recording has a text.
     """
     if reference.is_dir():
-        times_named = Counter(Path(source.name).name for source in sources)
-        found = [_text_in_folder(reference, source, times_named) for source in sources]
+        times_named = Counter(Path(file.name).name for file in inputs)
+        found = [_text_in_folder(reference, file, times_named) for file in inputs]
     else:
         said = _texts_of_manifest(reference)
-        found = [said.get(os.path.realpath(source.path)) for source in sources]
-    texts = {source: text for source, text in zip(sources, found, strict=True) if text is not None}
-    missing = [source.path for source in sources if source not in texts]
+        found = [said.get(os.path.realpath(file.path)) for file in inputs]
+    texts = {file: text for file, text in zip(inputs, found, strict=True) if text is not None}
+    missing = [file.path for file in inputs if file not in texts]
     if missing and not texts:
         raise ManifestError(f"{reference}: expected a text for {missing[0]}, found none")
     for path in missing:
@@ -145,7 +132,7 @@ def read_references(reference: Path, sources: Sequence[Source]) -> dict[Source, 
 
 
 def _expand(path: str) -> Iterator[tuple[str, str]]:
-    """The files that a path means, each with its name."""
+    """Yield the files that a path means, each with its name."""
     if path == STDIN:
         yield path, "stdin"
     elif not path:
@@ -162,17 +149,17 @@ def _expand(path: str) -> Iterator[tuple[str, str]]:
         yield path, Path(path).stem
 
 
-def _text_in_folder(folder: Path, source: Source, times_named: Mapping[str, int]) -> str | None:
-    beside = Path(source.path).with_suffix(".txt")
-    if source.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
+def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> str | None:
+    beside = Path(file.path).with_suffix(".txt")
+    if file.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
         return read_text(beside)
-    text = read_text(folder / f"{source.name}.txt")
-    name = Path(source.name).name
+    text = read_text(folder / f"{file.name}.txt")
+    name = Path(file.name).name
     return text if text is not None or times_named[name] > 1 else read_text(folder / f"{name}.txt")
 
 
 def _texts_of_manifest(path: Path) -> dict[str, str]:
-    """The text of each recording of a manifest, by its real path."""
+    """Read the text of each recording of a manifest, by its real path."""
     texts: dict[str, str] = {}
     for utterance in sorted(read_manifest(path), key=lambda utterance: utterance.start):
         if utterance.text is not None:

@@ -1,0 +1,134 @@
+"""What `transcribe-audio` does: recordings in, transcripts on stdout or in a folder, scores and a summary on stderr."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechssl.errors import SpeechSSLError
+from speechssl.terminal import count, print_error, print_status, progress
+from speechssl.transcribe.inputs import InputFile, read_references, spooled_stdin
+from speechssl.transcribe.outputs import OutputFolder, Printer
+
+if TYPE_CHECKING:
+    from speechssl.transcribe.transcriber import Transcriber
+
+
+def transcribe_files(
+    inputs: Sequence[InputFile],
+    failures: Sequence[SpeechSSLError],
+    writer: Printer | OutputFolder,
+    load: Callable[[], "Transcriber"],
+    reference: Path | None = None,
+    is_quiet: bool = False,
+    **options: Any,
+) -> bool:
+    """Transcribe recordings, each failure costing a line on stderr.
+
+    Args:
+        inputs, failures: As `find_inputs` gives them.
+        writer: Where transcripts go.
+        load: Called if there is anything to transcribe.
+        reference: As for `read_references`, to score the transcripts.
+        is_quiet: Whether neither progress nor summary is shown.
+        options: As for `Transcriber.transcribe_many`.
+
+    Returns:
+        Whether all went well.
+    """
+    num_files = len(inputs) + len(failures)
+    finished, refused = writer.find_finished(inputs)
+    for failure in (*failures, *refused.values()):
+        print_error(failure)
+    num_failed = len(failures) + len(refused)
+    inputs = [file for file in inputs if file not in refused]
+    references = read_references(reference, inputs) if reference else {}
+    texts = {file: text for file, text in finished.items() if text is not None}
+    audio_seconds, speed = 0.0, ""
+    if pending := [file for file in inputs if file not in finished]:
+        transcriber = load()
+        # A terminal that shows the results themselves needs no bar between them.
+        has_bar = not is_quiet and (isinstance(writer, OutputFolder) or not sys.stdout.isatty())
+        started = time.perf_counter()
+        with progress("", len(pending)) if has_bar else nullcontext() as advance:
+            for file, text, seconds in _transcribe(transcriber, pending, writer, options):
+                audio_seconds += seconds
+                if text is None:
+                    num_failed += 1
+                else:
+                    texts[file] = text
+                if advance:
+                    advance()
+        if audio_seconds:
+            factor = (time.perf_counter() - started) / audio_seconds
+            speed = f", real-time factor {factor:.3f} on {transcriber.inference.describe()}"
+    if reference:
+        _print_score(references, texts, len(inputs))
+    if not is_quiet:
+        before = f", {len(finished)} finished before" if finished else ""
+        audio = f"{audio_seconds:.1f} s of audio{speed}"
+        print_status(f"{count(num_files, 'file')}, {num_failed} failed{before}, {audio}")
+    return not num_failed
+
+
+def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str, Any]:
+    """Return what transcripts depend on besides the recording, as plain JSON types.
+
+    Raises:
+        ConfigError: the settings of the language model cannot be read.
+    """
+    language_model: dict[str, Any] | None = None
+    if lm is not None:
+        from speechssl.decode.settings import BeamSearchConfig
+
+        config = BeamSearchConfig.read(lm)
+        language_model = config.to_dict() | {"lm": _describe_file(config.lm)}
+    # Of a run, or of a model.
+    weights = [folder / "model.safetensors" for folder in (model / "best", model)]
+    return {
+        "model": _describe_file(next(filter(Path.is_file, weights), model)),
+        "language_model": language_model,
+        **options,
+    }
+
+
+def _describe_file(path: Path) -> str:
+    return f"{os.path.realpath(path)} of {path.stat().st_mtime_ns if path.exists() else 'never'}"
+
+
+def _transcribe(
+    transcriber: "Transcriber", inputs: Sequence[InputFile], writer: Printer | OutputFolder, options: Mapping[str, Any]
+) -> Iterable[tuple[InputFile, str | None, float]]:
+    """Write transcripts as they are made; yield what is said in each recording, None if it failed, and its seconds."""
+    with spooled_stdin(inputs) as readable:
+        results = transcriber.transcribe_many(
+            (file.open for file in readable), names=(file.label for file in readable), **options
+        )
+        for file, result in zip(inputs, results, strict=True):
+            try:
+                if isinstance(result, SpeechSSLError):
+                    raise result
+                writer.write(file, result.shifted(file.start or 0))
+                yield file, result.text, result.seconds
+            except SpeechSSLError as error:
+                print_error(error)
+                yield file, None, 0.0
+
+
+def _print_score(references: Mapping[InputFile, str], texts: Mapping[InputFile, str], num_files: int) -> None:
+    from speechssl.scoring.bootstrap import bootstrap_interval
+    from speechssl.scoring.error_rates import score
+
+    scored = [(reference, texts[file]) for file, reference in references.items() if file in texts]
+    if not scored:
+        print_status("score: no recording with a text was transcribed")
+        return
+    found = score([reference for reference, _ in scored], [text for _, text in scored])
+    wer, cer = bootstrap_interval(found.word_counts), bootstrap_interval(found.character_counts)
+    of = "" if len(scored) == num_files else f" of {num_files}"
+    print_status(
+        f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}: WER % {wer.show()}, CER % {cer.show()}"
+    )
