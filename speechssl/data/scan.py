@@ -1,6 +1,7 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

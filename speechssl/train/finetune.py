@@ -146,6 +146,7 @@ def make_task(
     return Task(
         stage=STAGE,
         model=model,
+        saved_module=ctc,
         train=train,
         dev=dev,
         evaluate=lambda batch, step: model.evaluate(batch, vocabulary),

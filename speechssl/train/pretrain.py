@@ -93,6 +93,7 @@ def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Ma
     return Task(
         stage=STAGE,
         model=model,
+        saved_module=model,
         train=train,
         dev=dev,
         evaluate=evaluate,

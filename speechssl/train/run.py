@@ -101,7 +101,7 @@ def train_in_folder(
         task = make_task()
         if progress.step:
             saved = read_model(folder / "latest")
-            saved.fill(task.model, dict(saved.weights) | split_weights(task.model)[1])
+            saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
         task.model.to(ranks.device)
         if not progress.step:
             prepare(task, ranks)

@@ -85,6 +85,7 @@ class Task(Generic[B]):
     Attributes:
         stage: Its name on the console.
         model: A module whose call with (batch, step) returns ``Losses``.
+        saved_module: What of it the model's files hold, and a resumed run reads.
         train: The batches to train on.
         dev: The batches to measure progress on.
         evaluate: Measures a dev batch after so many updates, the model being in evaluation mode.
@@ -97,6 +98,7 @@ class Task(Generic[B]):
 
     stage: str
     model: nn.Module
+    saved_module: nn.Module
     train: Batches[B]
     dev: Batches[B]
     evaluate: Callable[[B, int], Measured]

@@ -103,6 +103,7 @@ def main(file: str, folder: str, *options: str) -> None:
         return Task(
             stage="pretrain",
             model=model,
+            saved_module=model,
             train=train,
             dev=dev,
             evaluate=lambda batch, step: Measured(model(batch, step), batch.counts),

@@ -94,6 +94,7 @@ class Toys:
         return Task(
             stage="pretrain",
             model=self.model,
+            saved_module=self.model,
             train=self.batches,  # type: ignore[arg-type]
             dev=self.batches,  # type: ignore[arg-type]
             evaluate=self.evaluate,
