@@ -19,13 +19,6 @@ LABELS=${LABELS:-train}
 require_one_of LABELS "$LABELS" train train_10min train_5min
 data=$OUT/data
 pretrained=${INIT:-$OUT/pretrain}
-pretrain_curves=() finetune_curves=() # of healthy runs of this recipe: the console says if a run leaves them
-if [[ -z ${VARIANT:-}${ENCODER:-} ]]; then
-    pretrain_curves=(--set trainer.reference="$recipe/curves/pretrain.tsv")
-    if [[ -z ${INIT:-} && $LABELS == train ]]; then
-        finetune_curves=(--set trainer.reference="$recipe/curves/finetune.tsv")
-    fi
-fi
 
 if wanted unpack; then # once, rather than decode in every epoch
     "${speechssl[@]}" unpack "$CORPUS"/{pretrain_train,pretrain_dev,train,train_10min,train_5min,dev,test}.tsv \
@@ -43,14 +36,13 @@ if wanted pretrain; then
     else
         "${train[@]}" pretrain "${ENCODER:-$recipe/encoder.toml}" "$recipe/pretrain.toml" ${VARIANT:+"$VARIANT"} \
             --output "$pretrained" \
-            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" \
-            "${pretrain_curves[@]}" "$@"
+            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" "$@"
     fi
 fi
 
 if wanted finetune; then
     "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$pretrained" \
-        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" "${finetune_curves[@]}" "$@"
+        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" "$@"
 fi
 
 if wanted evaluate; then

@@ -140,7 +140,7 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
             )
         repair_links(folder, progress)
         is_finished = progress.step >= num_steps
-        state = "is finished: it has done" if is_finished else "resumes after"
+        state = "is finished after" if is_finished else "resumes after"
         print_status(f"{stage}: {folder} {state} step {progress.step}")
         if is_finished:
             return progress

@@ -211,7 +211,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
 ) -> None:
     before = (started / "run.json").read_bytes()
     assert not begin(started, configuration(trainer={"num_steps": num_steps}))
-    assert capsys.readouterr() == ("", f"pretrain: {started} is finished: it has done step 2\n")
+    assert capsys.readouterr() == ("", f"pretrain: {started} is finished after step 2\n")
     assert (started / "run.json").read_bytes() == before
 
 
