@@ -43,7 +43,7 @@ class VAD(StrEnum):
 
 
 class _Command(TyperCommand):
-    """Shows examples to whoever asks for nothing."""
+    """A command that shows examples if it is given nothing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:  # which completion does
@@ -121,7 +121,7 @@ def transcribe(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Audio transcribed at once, padding included. Longer recordings are processed a minute at a time.",
+            help="Audio in a batch, padding included. Longer recordings are processed a minute at a time.",
         ),
     ] = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print neither progress nor the summary.")] = False,
@@ -144,7 +144,7 @@ def transcribe(
     if vad != VAD.ENERGY and not split_at_pauses:
         raise typer.BadParameter("expected --split-at-pauses beside it", param_hint="--vad")
     with exit_on_error():
-        # Loaded here, so that --help and mistakes on the command line are answered at once.
+        # Loaded here, so that --help and mistakes on the command line are answered immediately.
         from speechssl.transcribe.inputs import find_inputs
         from speechssl.transcribe.job import describe_settings, transcribe_files
 
