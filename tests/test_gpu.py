@@ -467,7 +467,10 @@ def rate_of_other_letters(folder: Path, speech: Manifest, device: str) -> float:
     utterances = list(speech)[:24]
     sources = [partial(read_utterance, utterance) for utterance in utterances]
     expected, found = (
-        [str(transcript) for transcript in Transcriber.load(folder, where).transcribe_many(sources)]
+        [
+            str(transcript)
+            for transcript in Transcriber.load(folder, where, precision="float32").transcribe_many(sources)
+        ]
         for where in ("cpu", device)
     )
     assert len("".join(expected)) > 10 * len(utterances), "hears too little to be compared"

@@ -137,7 +137,7 @@ def test_long_recordings_in_every_way(
     joined, table, stream = say(program, model, manifest, *options).split("\n\n")
     assert joined.startswith(f"{manifest}: ")
     assert joined.endswith(", white noise 10.0 dB below the speech" if noise else "pauses of 0.8 s")
-    found = {row["heard"]: row for row in rows(table)}
+    found = {row["processed"]: row for row in rows(table)}
     ways = ["in windows", "split at pauses", "split at pauses, by Silero VAD", "whole", "as a stream"]
     assert list(found) == [
         *([] if noise else ["utterances one by one"]),

@@ -4,7 +4,7 @@
 
 The model is wav2vec 2.0 base with a CTC head, its weights at random; the recording is speech of a manifest, over and
 over, as FLAC. Both are written to a temporary folder, then the command runs on them as a user runs it, in a process of
-its own, and the most memory that was resident at once is told.
+its own, and the most memory that was resident at one time is printed.
 """
 
 import argparse

@@ -2,14 +2,14 @@
 
     python tools/bench_transcribe.py [--device cuda] [--threads 2] [--repeats 3]
 
-The model is wav2vec 2.0 base with a CTC head, its weights at random, the audio noise: what is said costs nothing. All
-three run in this process, in turns, in float32, with the same allocator and number of threads; the best of the repeats
-counts, because whatever else the machine does only ever slows down. Ours is timed from waveforms to words with times,
-theirs from waveforms to the likeliest symbol of each frame. A group norm sees padding in their models, so that a
+The model is wav2vec 2.0 base with a CTC head, its weights at random, the audio noise: what is recognized costs nothing.
+All three run in this process, in turns, in float32, with the same allocator and number of threads; the best of the
+repeats counts, because whatever else the machine does only ever slows down. Ours is timed from waveforms to words with
+times, theirs from waveforms to the likeliest symbol of each frame. A group norm sees padding in their models, so that a
 recording must come alone or gets other features: what they take for the mixed batch is the sum of its recordings one by
-one. What they would take with padding is told too, but is not a valid way to use them.
+one. What they would take with padding is shown too, but is not a valid way to use them.
 
-Peak memory is that of a process of its own which transcribes the longest recording once; on a GPU, what tensors took.
+Peak memory is measured in a process that transcribes the longest recording once; on a GPU, it is what tensors took.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def random_model(is_tiny: bool) -> transformers.Wav2Vec2ForCTC:
 def build(name: str, peer: transformers.Wav2Vec2ForCTC, device: torch.device) -> Transcribe:
     """What turns waveforms into texts."""
     if name == "speechssl":
-        transcriber = Transcriber(convert(peer, device))
+        transcriber = Transcriber(convert(peer, device), precision="float32")
         return lambda waveforms, _: [
             str(transcript) for transcript in transcriber.transcribe_many([partial(np.asarray, w) for w in waveforms])
         ]
@@ -154,8 +154,8 @@ def measure_times(arguments: argparse.Namespace, device: torch.device) -> list[l
             compare(case, said, is_padded)
     rows = []
     for case, waveforms, _ in cases:
-        heard = sum(map(len, waveforms)) / SAMPLE_RATE
-        speeds = [heard / best[case, name] for name in MODELS]
+        audio_seconds = sum(map(len, waveforms)) / SAMPLE_RATE
+        speeds = [audio_seconds / best[case, name] for name in MODELS]
         rows.append([case, *(f"{speed:.2f}" for speed in speeds), f"{speeds[0] / max(speeds[1:]):.2f}"])
     return rows
 
@@ -194,8 +194,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[5, 15, 60], help="recordings heard one by one")
-    parser.add_argument("--mixed", type=float, nargs="+", default=[4, 6, 8, 12], help="recordings heard together")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[5, 15, 60], help="recordings transcribed one by one"
+    )
+    parser.add_argument("--mixed", type=float, nargs="+", default=[4, 6, 8, 12], help="recordings transcribed together")
     parser.add_argument("--tiny", action="store_true", help="a model of no size, to see that the program runs")
     parser.add_argument("--memory-of", choices=MODELS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

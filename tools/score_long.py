@@ -3,7 +3,7 @@
     python tools/score_long.py MODEL MANIFEST [--minutes 10] [--pause 0.8] [--noise 10]
 
 Joins the utterances of a manifest, in its order and with pauses between them, into recordings of so many minutes, and
-scores what is heard in them against the joined texts: by the model over the whole recording at once, in the windows
+scores their transcripts against the joined texts: by the model over the whole recording in one piece, in the windows
 that `transcribe-audio` uses, with its `--split-at-pauses`, and by `Transcriber.stream`, whose delay is told too. The
 utterances one by one are what can be expected. White noise may lie over everything.
 """
@@ -97,7 +97,7 @@ def main() -> None:
         for samples, text in join(arguments.manifest, arguments.minutes, arguments.pause)
     ]
     texts = [text for _, text in joined]
-    heard = {}
+    found_texts = {}
 
     def transcribe(sources: Sequence[Callable[[], Waveform | Recording]], **options: Any) -> list[str]:
         return [str(transcript) for transcript in transcriber.transcribe_many(sources, **options)]
@@ -107,26 +107,26 @@ def main() -> None:
         for file, (samples, _) in zip(files, joined, strict=True):
             soundfile.write(file, samples, SAMPLE_RATE, "FLOAT")
         sources = [partial(Recording, file) for file in files]
-        heard["in windows"] = transcribe(sources)
-        heard["split at pauses"] = transcribe(sources, split_at_pauses=True)
+        found_texts["in windows"] = transcribe(sources)
+        found_texts["split at pauses"] = transcribe(sources, split_at_pauses=True)
         if find_spec("silero_vad"):
-            heard["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
+            found_texts["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
         windows.cut_windows.__defaults__ = (1e6, windows.CONTEXT_SECONDS)  # every recording fits into a window
-        heard["whole"] = transcribe(sources)
+        found_texts["whole"] = transcribe(sources)
     streamed, delays, times = zip(*(stream(transcriber, samples) for samples, _ in joined), strict=True)
-    heard["as a stream"] = list(streamed)
+    found_texts["as a stream"] = list(streamed)
 
     lengths = ", ".join(f"{len(samples) / SAMPLE_RATE / 60:.1f}" for samples, _ in joined)
     noise = "" if arguments.noise is None else f", white noise {arguments.noise} dB below the speech"
     print(
         f"{arguments.manifest}: {len(joined)} recordings of {lengths} minutes, pauses of {arguments.pause} s{noise}\n"
     )
-    print("| heard | WER % | CER % | CER % against whole |\n|---|---|---|---|")
+    print("| processed | WER % | CER % | CER % against whole |\n|---|---|---|---|")
     if arguments.noise is None:
         alone = transcribe([partial(read_utterance, utterance) for utterance in utterances])
         print_row("utterances one by one", [utterance.text or "" for utterance in utterances], alone, "-")
-    for name, found in heard.items():
-        print_row(name, texts, found, percent(jiwer.cer(heard["whole"], found)))
+    for name, found in found_texts.items():
+        print_row(name, texts, found, percent(jiwer.cer(found_texts["whole"], found)))
     delay = np.percentile(np.concatenate(delays), [50, 95, 100])
     took = 1000 * np.percentile(np.concatenate(times), [50, 100])
     print(

@@ -28,7 +28,7 @@ def evaluate(
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
 
-    Prints a row for RESULTS.md a manifest on stdout, the rest on stderr.
+    Prints a row for RESULTS.md for each manifest on stdout, the rest on stderr.
     """
     with exit_on_error():
         from speechssl.cpu import tune_cpu

@@ -10,15 +10,16 @@ from speechssl.terminal import exit_on_error, print_error
 
 
 def unpack(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Of the recordings to decode.")],
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests of the recordings to decode.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For manifests of the same names, and the copies.")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Where the copies and manifests of the same names go."),
     ],
 ) -> None:
     """Decode recordings once, to 16 kHz WAV, where training would do it in every epoch.
 
     Worth its disk space (115 MB an hour) for mp3, Opus, video and rates
-    other than 16 kHz. Copies that are there are kept unless the recording
+    other than 16 kHz. Existing copies are kept unless the recording
     has changed. Recordings that cannot be read are named on stderr, the
     others are still written.
     """

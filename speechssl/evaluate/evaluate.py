@@ -32,7 +32,7 @@ _RESULTS_HEAD = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's result on a manifest, as ``--output`` writes it: rates are fractions, times seconds.
+    """The result of a model on a manifest, as ``--output`` writes it: rates are fractions, times seconds.
 
     Attributes:
         decoding: How text was made, in a few words.

@@ -1,4 +1,4 @@
-"""How much a language model should count: weights tried on utterances with texts."""
+"""Weights of a language model, tried on utterances with texts."""
 
 import json
 import math
@@ -37,19 +37,15 @@ def tune_weights(
 
     Args:
         model: A model folder or a training run.
-        manifest: Of the utterances to try them on, all with a text.
+        manifest: Utterances to try them on, all with a text.
         lm: As for `Transcriber.load`; its weights are tried first.
         output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
-        num_trials: How many weights to try.
-        num_utterances: On how many utterances, drawn at random if there are more.
+        num_trials: Weights to try.
+        num_utterances: Utterances to try them on, drawn at random if there are more.
         device, precision: As for `Transcriber.load`.
 
     Raises:
-        CheckpointError: the model cannot be loaded.
-        ConfigError: the settings are wrong, or the output cannot be written.
-        LanguageModelError: as for `Transcriber.load`.
-        ManifestError: an utterance has no text, or there are none.
-        AudioError: a recording cannot be read.
+        SpeechSSLError: something cannot be read or written, or an utterance has no text.
     """
     if output.suffix != ".toml":
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
@@ -73,7 +69,7 @@ def tune_weights(
 
 
 class _Trials:
-    """Utterances as a model hears them, and what is said in them."""
+    """Utterances with a model's log probabilities and their texts."""
 
     def __init__(
         self, transcriber: Transcriber, manifest: Manifest, num_utterances: int, randomness: np.random.Generator

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from speechssl.frames import FrameGeometry
 from speechssl.model.device import Precision
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.terminal import count, print_error, print_status
-from speechssl.transcribe.inference import Inference, Outputs
-from speechssl.transcribe.inputs import find_inputs, spooled_stdin
+from speechssl.transcribe.inference import Inference
+from speechssl.transcribe.inputs import InputFile, find_inputs, spooled_stdin
 from speechssl.transcribe.outputs import prepare_file
 from speechssl.transcribe.windows import cut_windows
 
@@ -55,8 +55,7 @@ def extract_files(
             (S, D) float32, in ``path:times`` the centers of the frames (S,) float64 in seconds; with all layers,
             ``path:0``, ``path:1`` and so on instead of ``path``. Metadata: ``model``, ``layer``, ``hop_seconds``
             (npz: a JSON object in ``__metadata__``).
-        device: As for `load_encoder`.
-        precision: As for `resolve_precision`.
+        device, precision: As for `Transcriber.load`.
 
     Returns:
         Whether all recordings went well; each failure costs a line on stderr.
@@ -72,32 +71,21 @@ def extract_files(
     for failure in failures:
         print_error(failure)
     encoder = load_encoder(model, device)
-    layers = _parse_layer(layer, encoder.config.context.num_layers)
-    inference = make_inference(encoder, layers, precision)
+    inference = make_inference(encoder, _parse_layer(layer, encoder.config.context.num_layers), precision)
     arrays: dict[str, Array] = {}
     num_failed = len(failures)
-    with spooled_stdin(inputs) as readable:
-        sources = ((file.label, file.open) for file in readable)
-        all_outputs = inference.run(sources, partial(cut_windows, geometry=encoder.geometry))
-        for file, outputs in zip(readable, all_outputs, strict=True):
-            try:
-                features = _join(file.label, outputs, encoder.geometry)
-            except SpeechSSLError as error:
-                print_error(error)
-                num_failed += 1
-                continue
-            name = _as_utf8(file.path)
-            names = [f"{name}:{number}" for number in range(len(features))] if layer == "all" else [name]
-            arrays |= zip(names, features, strict=True)
-            arrays[f"{name}:times"] = frame_times(encoder.geometry, len(features[0]))
-    metadata = {
-        "format": "speechssl-features",
-        "model": _as_utf8(str(model)),
-        "layer": "final" if layer is None else layer,
-        "hop_seconds": str(encoder.geometry.hop_samples / SAMPLE_RATE),
-    }
+    for file, features in _extract(inference, inputs):
+        if features is None:
+            num_failed += 1
+            continue
+        name = _as_utf8(file.path)
+        names = [f"{name}:{number}" for number in range(len(features))] if layer == "all" else [name]
+        arrays |= zip(names, features, strict=True)
+        arrays[f"{name}:times"] = frame_times(encoder.geometry, len(features[0]))
     if arrays:
-        _write(output, arrays, metadata)
+        hop_seconds, layer_name = encoder.geometry.hop_samples / SAMPLE_RATE, "final" if layer is None else layer
+        metadata = {"model": _as_utf8(str(model)), "layer": layer_name, "hop_seconds": str(hop_seconds)}
+        _write(output, arrays, {"format": "speechssl-features"} | metadata)
     print_status(f"{count(len(inputs) + len(failures), 'file')}, {num_failed} failed, on {inference.describe()}")
     return not num_failed
 
@@ -128,13 +116,21 @@ def _parse_layer(layer: str | None, num_layers: int) -> Layer:
     return int(layer)
 
 
-def _join(name: str, outputs: Outputs, geometry: FrameGeometry) -> list[Array]:
-    """Return the features of a recording, (S, D) a layer."""
-    parts = [part for _, part in outputs]
-    if not parts:
-        shortest = geometry.receptive_field_samples
-        raise AudioError(f"{name}: expected a frame ({shortest} samples) or more, found {outputs.num_samples}")
-    return [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
+def _extract(inference: Inference, inputs: Sequence[InputFile]) -> Iterator[tuple[InputFile, list[Array] | None]]:
+    """Yield the features of each recording, (S, D) a layer, or None and a line on stderr."""
+    geometry = inference.geometry
+    with spooled_stdin(inputs) as readable:
+        sources = ((file.label, file.open) for file in readable)
+        for file, outputs in zip(inputs, inference.run(sources, partial(cut_windows, geometry=geometry)), strict=True):
+            try:
+                parts = [part for _, part in outputs]
+                if not parts:
+                    shortest, found = geometry.receptive_field_samples, outputs.num_samples
+                    raise AudioError(f"{file.label}: expected a frame ({shortest} samples) or more, found {found}")
+                yield file, [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
+            except SpeechSSLError as error:
+                print_error(error)
+                yield file, None
 
 
 def _as_utf8(name: str) -> str:

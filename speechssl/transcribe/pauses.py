@@ -27,8 +27,8 @@ VAD = Literal["energy", "silero"]
 FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once
 
 
-def find_loud(samples: Waveform) -> list[Span]:
-    """What is less than 35 dB quieter than the loudest moment of (T,) samples."""
+def find_speech_by_energy(samples: Waveform) -> list[Span]:
+    """Find what is less than 35 dB quieter than the loudest moment of (T,) samples."""
     if float(np.abs(samples).max()) < SILENCE_PEAK:
         return []
     from librosa.effects import split  # here, since it is slow to load
@@ -37,8 +37,8 @@ def find_loud(samples: Waveform) -> list[Span]:
     return [(int(start), int(stop)) for start, stop in intervals]
 
 
-def find_voices(samples: Waveform) -> list[Span]:
-    """What Silero VAD takes for speech in (T,) samples; it hears voices over noise and music.
+def find_speech_by_silero(samples: Waveform) -> list[Span]:
+    """Find what Silero VAD takes for speech in (T,) samples, also in noise and music.
 
     Raises:
         ConfigError: the package is missing.
@@ -49,16 +49,16 @@ def find_voices(samples: Waveform) -> list[Span]:
 
 
 def speech_finder(vad: VAD) -> FindSpeech:
-    """Voice activity detection by its name.
+    """Return the voice activity detection of that name.
 
     Raises:
         ConfigError: there is none of that name, or its package is missing.
     """
     if vad == "silero":
         _load_silero()  # here rather than in the thread that reads ahead
-        return find_voices
+        return find_speech_by_silero
     if vad == "energy":
-        return find_loud
+        return find_speech_by_energy
     raise ConfigError(f"vad: expected energy or silero, found {vad!r}")
 
 
@@ -76,7 +76,7 @@ def _load_silero() -> tuple[Any, Any]:
         return silero_vad.get_speech_timestamps, silero_vad.load_silero_vad()
 
 
-def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_loud) -> Iterator[Piece]:
+def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_speech_by_energy) -> Iterator[Piece]:
     """Cut a recording into pieces of speech, in constant memory.
 
     A piece ends where half a second is no speech: by default, where it is 35 dB quieter than the loudest moment of the
@@ -85,7 +85,7 @@ def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_lou
 
     Args:
         blocks: (n,) each, mono at 16 kHz.
-        find_speech: What is speech, in samples; `find_loud` or `find_voices`.
+        find_speech: What is speech, in samples; `find_speech_by_energy` or `find_speech_by_silero`.
     """
     held: list[Waveform] = []
     num_held = start = 0
@@ -118,7 +118,7 @@ def _find_pieces(speech: Sequence[Span], num_samples: int) -> list[Span]:
 
 
 def _join(spans: Sequence[Span]) -> list[list[Span]]:
-    """Spans with no more than short pauses between them, together."""
+    """Group spans between which there are short pauses only."""
     groups: list[list[Span]] = []
     for span in spans:
         if groups and span[0] - groups[-1][-1][1] < MIN_PAUSE_SECONDS * SAMPLE_RATE:
@@ -129,7 +129,7 @@ def _join(spans: Sequence[Span]) -> list[list[Span]]:
 
 
 def _divide(group: Sequence[Span]) -> Iterator[Span]:
-    """A group as one span, or as several where it is too long."""
+    """Yield a group as one span, or as several if it is too long."""
     start, stop = group[0][0], group[-1][1]
     longest = MAX_PIECE_SECONDS * SAMPLE_RATE
     if stop - start <= longest:

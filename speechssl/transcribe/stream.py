@@ -1,4 +1,4 @@
-"""Transcribing audio while it is recorded: words that are final, and what the rest may become."""
+"""Transcripts of audio while it is recorded: words that are final, and what the rest may become."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from speechssl.transcribe.transcript import PAUSE_SECONDS
 
 STEP_SECONDS = 0.5
 LEFT_SECONDS = 6.0
-"""Audio that the model hears before what it decides on."""
+"""Audio that the model sees before what it decides on."""
 RIGHT_SECONDS = 1.0
-"""Audio that it hears after that."""
+"""Audio that it sees after that."""
 
 Score = Callable[[Waveform], Tensor]  # the log probabilities of a window, (S, V)
 
 
 @dataclass(frozen=True, slots=True)
 class PartialTranscript:
-    """What a stream has brought so far.
+    """What is known of a stream since the result before.
 
     Attributes:
         words: Words that are final since the result before; they never change.
         partial: Text of what follows the final words, as it looks now.
-        seconds: Audio heard so far.
+        seconds: Length of the audio so far.
     """
 
     words: tuple[Word, ...]
@@ -49,7 +49,7 @@ def stream_transcripts(
 ) -> Iterator[PartialTranscript]:
     """Transcribe a stream by a window that moves along.
 
-    After each step the model hears a window: what is not decided yet and the ``LEFT_SECONDS`` before it. A frame's
+    After each step the model runs on a window: what is not decided yet and the ``LEFT_SECONDS`` before it. A frame's
     symbol is decided once ``RIGHT_SECONDS`` of audio follow it, and a word is final once a delimiter or
     ``PAUSE_SECONDS`` of silence behind it are decided. So a word becomes final at most ``PAUSE_SECONDS`` +
     ``RIGHT_SECONDS`` + ``step_seconds`` and a chunk after its end, besides what the model takes. Memory does not grow.
@@ -98,7 +98,7 @@ class _Stream:
         self.first_frame = 0  # of those in the two lists
 
     def add(self, samples: Waveform) -> None:
-        """Hear (T,) samples at 16 kHz."""
+        """Take (T,) samples at 16 kHz."""
         self.num_samples += len(samples)
         self.window = np.concatenate((self.window, samples))
 
@@ -126,7 +126,7 @@ class _Stream:
         )
 
     def _end_of_words(self, log_probs: list[float], symbols: list[int], num_decided: int) -> int:
-        """The last frame up to which all is decided and no word is under way."""
+        """Return the last frame up to which all is decided and no word is under way."""
         num_tokens = num_decided - self.first_frame
         tokens = join_repeats(log_probs[:num_tokens], symbols[:num_tokens], self.first_frame)
         end = self.first_frame

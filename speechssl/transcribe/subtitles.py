@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 LINE_CHARACTERS = 42
 CUE_SECONDS = (1.0, 7.0)
-"""The shortest and the longest time that a cue is shown; it is shorter where the next one follows at once."""
+"""The shortest and the longest time that a cue is shown; it is shorter where the next one follows immediately."""
 
 _TIMING_ARROW = "-->"
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown at once.
+    """What is shown at one time.
 
     Attributes:
         start: Milliseconds.
@@ -30,7 +30,7 @@ class Cue:
 
 
 def group_words(words: Sequence["Word"], fits: Callable[[list["Word"]], bool]) -> list[tuple["Word", ...]]:
-    """Part words into groups that fit, at pauses where there are any.
+    """Divide words into groups that fit, at pauses where there are any.
 
     Each group but the last ends at the longest pause in the later half of what would fit, at the last of several.
 
@@ -74,7 +74,7 @@ def shape_cues(groups: Sequence[Sequence["Word"]], seconds: float) -> list[Cue]:
 
 
 def format_srt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
-    """SubRip: numbered cues. It has no escapes, so the arrow between times cannot occur in a text and becomes →."""
+    """Write SubRip. It has no escapes, so the arrow between times cannot occur in a text and becomes →."""
     cues = [
         f"{number}\n{_clock(cue.start, ',')} {_TIMING_ARROW} {_clock(cue.end, ',')}\n"
         + "".join(line.replace(_TIMING_ARROW, "→") + "\n" for line in cue.lines)
@@ -84,7 +84,7 @@ def format_srt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
 
 
 def format_vtt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1/)."""
+    """Write WebVTT (https://www.w3.org/TR/webvtt1/)."""
     cues = [
         f"\n{_clock(cue.start, '.')} {_TIMING_ARROW} {_clock(cue.end, '.')}\n"
         + "".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") + "\n" for line in cue.lines)
@@ -94,7 +94,7 @@ def format_vtt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
 
 
 def format_tsv(groups: Sequence[Sequence["Word"]]) -> str:
-    """A header, then a row a group: start and end in milliseconds, and the text."""
+    """Write a header, then a row for each group: start and end in milliseconds, and the text."""
     rows = [
         f"{round(1000 * group[0].start)}\t{round(1000 * group[-1].end)}\t{' '.join(word.text for word in group)}\n"
         for group in groups
@@ -103,7 +103,7 @@ def format_tsv(groups: Sequence[Sequence["Word"]]) -> str:
 
 
 def _short_words(words: Sequence["Word"]) -> Iterator["Word"]:
-    """The words, those longer than a line (scripts without spaces) cut into lines that share their time evenly."""
+    """Cut words longer than a line (scripts without spaces) into lines that share their time evenly."""
     for word in words:
         per_character = (word.end - word.start) / len(word.text)
         for first in range(0, len(word.text), LINE_CHARACTERS):
@@ -117,7 +117,7 @@ def _fits_a_cue(words: Sequence["Word"]) -> bool:
 
 
 def _lines(words: Sequence["Word"]) -> tuple[str, ...]:
-    """The text on one line, or on two of lengths as equal as can be; nothing if it does not fit on two."""
+    """Set the text on one line, or on two of lengths as equal as can be; return nothing if it does not fit."""
     texts = [word.text for word in words]
     text = " ".join(texts)
     if len(text) <= LINE_CHARACTERS:

@@ -24,7 +24,7 @@ class Segment:
 
     @property
     def text(self) -> str:
-        """The words, separated by single spaces."""
+        """Return the words, separated by single spaces."""
         return " ".join(word.text for word in self.words)
 
     @property
@@ -38,7 +38,7 @@ class Segment:
         return self.words[-1].end
 
     def to_dict(self) -> dict[str, Any]:
-        """The segment as plain JSON types, times to the millisecond."""
+        """Return the segment as plain JSON types, times to the millisecond."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
@@ -53,7 +53,7 @@ class Transcript:
 
     Attributes:
         text: The words, separated by single spaces; empty if there are none.
-        seconds: Length of the recording, or of its part up to where it was heard.
+        seconds: Length of the recording, or of its part up to the end that was asked for.
         words: The words of the text, in order, with their times.
     """
 
@@ -66,15 +66,15 @@ class Transcript:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """The words, parted at pauses of ``PAUSE_SECONDS`` and so that none lasts over ``SEGMENT_SECONDS``."""
+        """Divide the words at pauses of ``PAUSE_SECONDS`` and so that none lasts over ``SEGMENT_SECONDS``."""
         return tuple(Segment(words) for phrase in self._phrases() for words in group_words(phrase, _is_short))
 
     def shifted(self, seconds: float) -> "Transcript":
-        """The same for a recording of which this is the part that starts at ``seconds``."""
+        """Return the transcript as part of a recording, in which it starts at ``seconds``."""
         return Transcript(self.text, self.seconds + seconds, tuple(shift_words(self.words, seconds)))
 
     def to_dict(self, path: str | None = None) -> dict[str, Any]:
-        """The transcript as plain JSON types.
+        """Return the transcript as plain JSON types.
 
         ``format`` and ``version`` name this schema; the version is raised when a reader of the old one would go
         wrong, not when keys are added. Times are in seconds, to the millisecond::
@@ -96,19 +96,19 @@ class Transcript:
         }
 
     def to_json(self, path: str | None = None) -> str:
-        """The object that `to_dict` documents, on one line."""
+        """Return what `to_dict` documents, on one line."""
         return json.dumps(self.to_dict(path), ensure_ascii=False)
 
     def to_srt(self, words: bool = False) -> str:
-        """SubRip subtitles; with ``words``, a cue a word."""
+        """Return SubRip subtitles; with ``words``, a cue for each word."""
         return format_srt(self._groups(words), self.seconds)
 
     def to_vtt(self, words: bool = False) -> str:
-        """WebVTT subtitles; with ``words``, a cue a word."""
+        """Return WebVTT subtitles; with ``words``, a cue for each word."""
         return format_vtt(self._groups(words), self.seconds)
 
     def to_tsv(self, words: bool = False) -> str:
-        """A table of ``start``, ``end`` (milliseconds) and ``text``, a row a segment or, with ``words``, a word."""
+        """Return a table of ``start``, ``end`` (milliseconds) and ``text`` of segments or, with ``words``, of words."""
         return format_tsv(self._groups(words))
 
     def _groups(self, words: bool) -> list[tuple[Word, ...]]:

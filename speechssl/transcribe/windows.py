@@ -46,7 +46,7 @@ def cut_windows(
         blocks: The recording, part by part.
         geometry: Samples to frames.
         window_seconds: Length of a window; the last one is shorter, and a shorter recording is a single window.
-        context_seconds: At each inner end of a window, what is heard but not kept.
+        context_seconds: At each inner end of a window, what is processed but not kept.
     """
     hop = geometry.hop_samples
     context = max(1, round(context_seconds * SAMPLE_RATE / hop))

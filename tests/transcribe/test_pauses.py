@@ -21,8 +21,8 @@ from speechssl.transcribe.pauses import (
     FindSpeech,
     _load_silero,
     cut_at_pauses,
-    find_loud,
-    find_voices,
+    find_speech_by_energy,
+    find_speech_by_silero,
     speech_finder,
 )
 from speechssl.transcribe.transcriber import Transcriber
@@ -40,7 +40,7 @@ def silence(seconds: float) -> np.ndarray:
 
 
 def spans(
-    samples: np.ndarray, block_seconds: float = 10.0, find_speech: FindSpeech = find_loud
+    samples: np.ndarray, block_seconds: float = 10.0, find_speech: FindSpeech = find_speech_by_energy
 ) -> list[tuple[float, float]]:
     step = round(block_seconds * RATE)
     blocks = [samples[first : first + step] for first in range(0, len(samples), step)]
@@ -114,7 +114,9 @@ def test_words_and_times_are_those_of_the_whole(checkpoint: CTCCheckpoint, plant
     assert part.words[0].start > 5.0
 
 
-@pytest.mark.parametrize(("options", "expected"), [([], find_loud), (["--vad", "silero"], find_voices)])
+@pytest.mark.parametrize(
+    ("options", "expected"), [([], find_speech_by_energy), (["--vad", "silero"], find_speech_by_silero)]
+)
 def test_the_command_splits_too(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: object
 ) -> None:
@@ -153,7 +155,7 @@ def test_voices_are_found_in_noise() -> None:
     for (start, stop), (true_start, true_stop) in zip(found, expected, strict=True):
         assert (start, stop) == (pytest.approx(true_start, abs=0.6), pytest.approx(true_stop, abs=0.6))
     assert len(spans(noisy)) < len(expected)
-    assert spans(silence(90), find_speech=find_voices) == []
+    assert spans(silence(90), find_speech=find_speech_by_silero) == []
     assert torch.get_num_threads() == num_threads
 
 
