@@ -1,9 +1,9 @@
-"""What commands share: an option, one line on stderr for a known failure, and the exit status that goes with it."""
+"""What every command does on a terminal: errors in one line, exit statuses, progress, and numbers in words."""
 
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,39 @@ def print_status(line: str) -> None:
     """Print a line of progress or advice on stderr; stdout is for results."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr while something is done ``total`` times, if stderr is a terminal.
+
+    Yields:
+        A function to call each time.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # stdout is for results: the bar's console would print them on stderr
+        disable=sys.stderr is None or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
+
+
+def format_duration(seconds: float) -> str:
+    """Return "1.53 hours", or "12.3 minutes" below an hour."""
+    return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 utterance", "2 utterances"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

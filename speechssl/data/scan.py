@@ -1,7 +1,6 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TypeVar
 from speechssl.data.audio import audio_info
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.terminal import progress
 
 _LIBSNDFILE_SUFFIXES = ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav"
 _PYAV_SUFFIXES = ".aac .amr .avi .g722 .m4a .m4v .mka .mkv .mov .mp4 .webm .wma"
@@ -79,18 +79,16 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
 
     Threads are enough for audio: libsndfile and FFmpeg run outside Python's lock.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     executor = ThreadPoolExecutor()
+    results = []
     try:
-        with progress:
-            return list(progress.track(executor.map(function, items), total=len(items), description=description))
+        with progress(description, len(items)) as advance:
+            for result in executor.map(function, items):
+                results.append(result)
+                advance()
     finally:
         executor.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+    return results
 
 
 def _walk(folder: Path) -> Iterator[Path]:
