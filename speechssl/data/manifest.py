@@ -67,12 +67,14 @@ class Manifest:
         path: The file they were read from.
         utterances: One or more utterances.
         digest: SHA-256 of everything that was read, to tell whether a manifest has changed.
+        root: The folder of the recordings, as the file has it.
         first_line: Line of the first utterance, counted from 1.
     """
 
     path: Path
     utterances: tuple[Utterance, ...]
     digest: str
+    root: Path = Path()
     first_line: int = 3
 
     def __len__(self) -> int:
@@ -119,7 +121,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
             Utterance(utterance.path, utterance.num_samples, text=text or None)
             for utterance, text in zip(utterances, texts, strict=True)
         )
-    return Manifest(path, utterances, hashlib.sha256(content).hexdigest(), first_line)
+    return Manifest(path, utterances, hashlib.sha256(content).hexdigest(), root, first_line)
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
@@ -147,7 +149,7 @@ def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance]
     lines = [_checked_cell(path, os.fspath(root)), "\t".join(columns)]
     for utterance in utterances:
         cells = {name: getattr(utterance, name) for name in columns}
-        cells["path"] = _path_below(path, utterance.path, path.parent / root)
+        cells["path"] = path_below(path.parent / root, utterance.path, str(path))
         lines.append(
             "\t".join("" if cells[name] is None else _checked_cell(path, str(cells[name])) for name in columns)
         )
@@ -169,6 +171,18 @@ def read_utterance(utterance: Utterance) -> Waveform:
         num_samples=utterance.num_samples,
         sample_rate=utterance.sample_rate,
     )
+
+
+def path_below(root: Path, path: Path, where: str) -> str:
+    """Return the path of a recording from the root on.
+
+    Raises:
+        ManifestError: it is not below the root; the message begins with ``where``.
+    """
+    relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
+    if relative.parts[:1] in ((), (os.pardir,)):
+        raise ManifestError(f"{where}: expected a recording below {root}, found {path}")
+    return relative.as_posix()
 
 
 def _read_lines(path: Path) -> tuple[bytes, list[str]]:
@@ -243,13 +257,6 @@ def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str]]:
                 lines = [line.replace(" ", "").replace("|", " ") for line in lines]
             return content, [line.strip() for line in lines]
     return b"", [""] * num_rows
-
-
-def _path_below(manifest: Path, path: Path, root: Path) -> str:
-    relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
-    if relative.parts[:1] in ((), (os.pardir,)):
-        raise ManifestError(f"{manifest}: expected a recording below {root}, found {path}")
-    return relative.as_posix()
 
 
 def _checked_cell(manifest: Path, cell: str) -> str:

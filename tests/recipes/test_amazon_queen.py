@@ -229,6 +229,16 @@ def test_a_file_that_is_not_the_games_is_refused(
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_character_cannot_choose_a_place_outside_the_folder(tmp_path: Path) -> None:
+    game = miniature.make_game()
+    game.entries["../BOB1.DOG"] = game.entries.pop("BOB1.DOG")
+    game.write(tmp_path / "queen.1c")
+    result = prepare(tmp_path / "queen.1c", tmp_path / "data")
+    expected = f"expected a name inside {tmp_path / 'data' / 'audio'}, found '../bob.flac'"
+    assert result.stderr == f"error: {tmp_path / 'queen.1c'}: '../BOB': {expected}\n"
+    assert not list(tmp_path.rglob("*.flac"))
+
+
 def refused(*arguments: str, **settings: str) -> str:
     result = run_recipe(Path(settings.pop("out")), *arguments, **settings)
     assert result.returncode == 1

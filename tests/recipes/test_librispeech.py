@@ -475,18 +475,29 @@ def test_an_archive_that_is_here_is_extracted(tmp_path: Path, server: Server, co
     assert {path.name for path in (tmp_path / "LibriSpeech" / "dev-clean").iterdir()} == {"84"}
 
 
-def test_an_archive_cannot_write_elsewhere(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(server, monkeypatch, "dev-clean", pack({"../../evil": b"evil"}))
-    with pytest.raises(SpeechSSLError, match=r"cannot be extracted"):
+@pytest.mark.parametrize("name", ["../../evil", "/{folder}/evil", "LibriSpeech/../../../evil", "a\nb"])
+def test_an_archive_cannot_write_elsewhere(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    name = name.format(folder=tmp_path)
+    good = "LibriSpeech/dev-clean/84/1/84-1-0000.flac"
+    publish(server, monkeypatch, "dev-clean", pack({good: b"good", name: b"evil"}))
+    with pytest.raises(SpeechSSLError) as caught:
         fetch(tmp_path / "in", server)
-    assert not list(tmp_path.rglob("evil"))
+    archive, target = tmp_path / "in" / "dev-clean.tar.gz", tmp_path / "in" / "LibriSpeech" / ".dev-clean.extracting"
+    assert str(caught.value) == f"{archive}: expected a name inside {target}, found {name!r}"
+    files = {path for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert files == {archive, archive.with_name(".librispeech_download.lock")}
 
 
-def test_an_archive_cannot_link_elsewhere(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_an_archive_cannot_link_elsewhere(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         link = tarfile.TarInfo("LibriSpeech/dev-clean")
-        link.type, link.linkname = tarfile.SYMTYPE, "dev-other"
+        link.type, link.linkname = kind, "../../dev-other"
         archive.addfile(link)
     publish(server, monkeypatch, "dev-clean", buffer.getvalue())
     with pytest.raises(SpeechSSLError, match=r"expected files and folders inside it, found LibriSpeech/dev-clean$"):
