@@ -21,7 +21,7 @@ from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
 from speechssl.data.normalize import has_digits, normalize_text
 from speechssl.data.subsets import label_subset, random_key
-from speechssl.data.units import Vocabulary, num_frames_needed
+from speechssl.data.units import Letters, num_frames_needed
 from speechssl.errors import ConfigError
 from speechssl.terminal import exit_on_error, print_status
 
@@ -111,7 +111,7 @@ def fitting(split: str, utterances: Sequence[Utterance], preparation: Preparatio
     kept = []
     for utterance in utterances:
         text = utterance.text or ""
-        needed = num_frames_needed(Vocabulary.from_texts([text]).encode(text))
+        needed = num_frames_needed(Letters.from_texts([text]).encode(text))
         frames = BASE_GEOMETRY.num_frames(utterance.num_output_samples)
         if needed <= frames:
             kept.append(utterance)

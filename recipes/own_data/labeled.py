@@ -14,7 +14,7 @@ from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.normalize import has_digits, normalize_text
 from speechssl.data.scan import find_recordings
-from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed
+from speechssl.data.units import WORD_DELIMITER, Letters, num_frames_needed
 from speechssl.errors import ManifestError
 from speechssl.terminal import print_status
 
@@ -158,7 +158,7 @@ def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utter
         corpus.drop(limit, f"{row.where}: {(end - start) / whole.sample_rate:.1f} s")
     else:
         utterance = replace(whole, start=start, num_samples=end - start, text=text, speaker=row.speaker)
-        needed = num_frames_needed(Vocabulary.from_texts([text]).encode(text))
+        needed = num_frames_needed(Letters.from_texts([text]).encode(text))
         if needed <= BASE_GEOMETRY.num_frames(utterance.num_output_samples):
             return utterance
         corpus.drop("text too long for its audio", f"{row.where}: {len(text)} letters in {utterance.seconds:.2f} s")

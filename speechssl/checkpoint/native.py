@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl import __version__
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters, Units
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.files import ordinary_permissions
 from speechssl.model.ctc import CTCModel
@@ -80,7 +80,7 @@ class CTCCheckpoint:
     """
 
     model: CTCModel
-    vocabulary: Vocabulary
+    vocabulary: Units
     description: ModelDescription
 
 
@@ -88,7 +88,7 @@ def save_model(
     folder: Path,
     description: ModelDescription,
     weights: Mapping[str, Tensor],
-    vocabulary: Vocabulary | None = None,
+    vocabulary: Units | None = None,
 ) -> None:
     """Write a model into an existing folder; ``replaced_folder`` makes that one step for its readers.
 
@@ -169,7 +169,7 @@ def load_ctc(path: Path | str, device: torch.device | str | None = None) -> CTCC
     if description.kind != "ctc":
         raise CheckpointError(f"{path}: expected a fine-tuned (ctc) model, found a {description.kind} one")
     folder = find_model(path)
-    vocabulary = Vocabulary.load(folder / _VOCABULARY)
+    vocabulary = Letters.load(folder / _VOCABULARY)
     model = CTCModel(description.encoder, len(vocabulary))
     _fill(model, load_weights(path), folder)
     return CTCCheckpoint(model.eval().to(resolve_device(device)), vocabulary, description)

@@ -52,12 +52,12 @@ def check(
         geometry, vocabulary = BASE_GEOMETRY, None
         if model is not None:
             from speechssl.checkpoint.native import find_model, load_description
-            from speechssl.data.units import Vocabulary
+            from speechssl.data.units import Letters
 
             description = load_description(model)
             geometry = description.encoder.feature_encoder.geometry
             if description.kind == "ctc":
-                vocabulary = Vocabulary.load(find_model(model) / "vocab.json")
+                vocabulary = Letters.load(find_model(model) / "vocab.json")
         read = []
         for path in manifests:
             try:

@@ -12,7 +12,7 @@ import numpy as np
 from speechssl.data.audio import SILENCE_PEAK, AudioInfo, audio_info, read_span
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.scan import parallel_map
-from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed, split_words
+from speechssl.data.units import WORD_DELIMITER, Letters, Units, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 
@@ -47,7 +47,7 @@ class Problem:
 
 
 def check_before_training(
-    manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary | None, min_samples: int
+    manifest: Manifest, geometry: FrameGeometry, vocabulary: Units | None, min_samples: int
 ) -> list[Problem]:
     """Find the errors that show without decoding audio; the header of each distinct file is read once.
 
@@ -64,9 +64,7 @@ def check_before_training(
     ]
 
 
-def check_manifests(
-    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Vocabulary | None
-) -> list[Problem]:
+def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Units | None) -> list[Problem]:
     """Find all errors and warnings, reading every utterance.
 
     Args:
@@ -85,7 +83,7 @@ def check_manifests(
         # A manifest without any text is for pretraining.
         texts = [utterance.text.replace(WORD_DELIMITER, "") for utterance in manifest if utterance.text]
         if any(split_words(text) for text in texts):
-            problems += _find_label_problems(manifest, geometry, vocabulary or Vocabulary.from_texts(texts))
+            problems += _find_label_problems(manifest, geometry, vocabulary or Letters.from_texts(texts))
     return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
 
 
@@ -138,7 +136,7 @@ def _find_short_utterances(manifest: Manifest, min_samples: int) -> Iterator[Pro
             yield Problem("too short", manifest.where(i), detail)
 
 
-def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary) -> Iterator[Problem]:
+def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Units) -> Iterator[Problem]:
     for i, utterance in enumerate(manifest):
         where, text = manifest.where(i), utterance.text or ""
         unknown = vocabulary.unknown_characters(text)

@@ -5,20 +5,18 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import reduce
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import itemgetter
 
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Units
 from speechssl.decode.arpa import read_arpa
 from speechssl.decode.greedy import PathToken, join_repeats
 from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, LanguageModelError
-from speechssl.model.ctc import BLANK_ID
 
 _IMPOSSIBLE = -math.inf
 
@@ -33,32 +31,35 @@ class BeamSearch:
 
     Args:
         config: The language model and the weights.
-        vocabulary: The CTC model's.
+        units: The CTC model's.
         sentence_frames: Length of a sentence at most; longer recordings are parted at long pauses. None is any length.
 
     Raises:
-        LanguageModelError: the file cannot be read, or the vocabulary can spell none of its words.
+        LanguageModelError: the file cannot be read, or the units can spell none of its words.
     """
 
-    def __init__(self, config: BeamSearchConfig, vocabulary: Vocabulary, sentence_frames: int | None = None) -> None:
+    def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
-        self.config, self.vocabulary, self.sentence_frames = config, vocabulary, sentence_frames
+        assert units.delimiter_id is not None, "words end with a delimiter"
+        self.config, self.units, self.sentence_frames = config, units, sentence_frames
+        self._delimiter_id = units.delimiter_id
+        self._letters = [units.decode([unit]) for unit in range(len(units))]
         self.model = read_arpa(config.lm)
         self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
-        num_spelled = 0
-        for word in self.model.words:
-            if vocabulary.unknown_characters(word):
+        self._spelled: dict[str, str] = {}  # words as the units write them, perhaps in capitals -> as the model does
+        for word in sorted(self.model.words, key=lambda word: self.model.score((), word)):
+            if units.unknown_characters(word) or word.split() != [word]:
                 continue
-            num_spelled += 1
+            letters = [self._letters[unit] for unit in units.encode(word)]
+            self._spelled["".join(letters)] = word  # the likeliest of those with one spelling
             score = self.model.score((), word)
-            for length in range(1, len(word) + 1):
-                beginning = word[:length]
+            for beginning in accumulate(letters):
                 self._look_ahead[beginning] = max(score, self._look_ahead.get(beginning, _IMPOSSIBLE))
-        if not num_spelled:
+        if not self._spelled:
             example = min(self.model.words, default="no word")
             raise LanguageModelError(
-                f"{config.lm}: expected words of the model's letters {''.join(vocabulary.symbols[2:])!r:.80}, "
+                f"{config.lm}: expected words of the model's letters {''.join(self._letters)!r:.80}, "
                 f"found none of {len(self.model.words)}, such as {example!r:.40}"
             )
 
@@ -83,14 +84,14 @@ class BeamSearch:
         first_frame = 0
         for sentence in self._sentences(parts):
             if first_frame:
-                path.append(PathToken(self.vocabulary.word_delimiter_id, first_frame, first_frame, 0.0))
+                path.append(PathToken(self._delimiter_id, first_frame, first_frame, 0.0))
             path += self._find_sentence(sentence, first_frame)
             first_frame += len(sentence)
         return path
 
     def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """The frames, parted at the longest pause in the second half of what is long enough."""
-        pending = torch.empty(0, len(self.vocabulary))
+        pending = torch.empty(0, len(self.units))
         for part in parts:
             pending = torch.cat((pending, part.cpu()))
             while self.sentence_frames is not None and len(pending) > self.sentence_frames:
@@ -104,7 +105,7 @@ class BeamSearch:
         """The frame in the middle of the longest run without letters; if there is none, the last."""
         pauses = []
         stop = 0
-        for is_silent, run in groupby((log_probs.argmax(dim=1) <= self.vocabulary.word_delimiter_id).tolist()):
+        for is_silent, run in groupby(not self._letters[unit] for unit in log_probs.argmax(dim=1).tolist()):
             start, stop = stop, stop + sum(1 for _ in run)
             if is_silent:
                 pauses.append((stop - start, (start + stop) // 2))
@@ -116,17 +117,20 @@ class BeamSearch:
         labels = self._best(self._search(log_probs)).labels()
         if not labels:
             return []
+        from torchaudio.functional import forced_align  # greedy decoding runs where torchaudio cannot be imported
+
         targets = torch.tensor([labels], dtype=torch.int32)
-        path, scores = forced_align(log_probs[None], targets, blank=BLANK_ID)
-        return join_repeats(scores[0].tolist(), path[0].tolist(), first_frame)
+        path, scores = forced_align(log_probs[None], targets, blank=self.units.blank_id)
+        return join_repeats(scores[0].tolist(), path[0].tolist(), self.units.blank_id, first_frame)
 
     def _search(self, log_probs: Tensor) -> "Beams":
         """The prefixes that are left at the end."""
         config = self.config
-        beams: Beams = {_Prefix(None, BLANK_ID, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
+        never = self.units.special_ids - {self.units.blank_id}
+        beams: Beams = {_Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
         for frame in log_probs.tolist():
             least = min(config.min_symbol_log_prob, max(frame))
-            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
+            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least and symbol not in never]
             kept, new = self._grow(beams, tried)
             ranked = [(_log_add(*ends) + prefix.rank, prefix, None, 0.0) for prefix, ends in kept.items()]
             best = heapq.nlargest(config.beam_size, chain(ranked, new), key=itemgetter(0))
@@ -145,13 +149,13 @@ class BeamSearch:
 
     def _grow(self, beams: "Beams", tried: Sequence[tuple[int, float]]) -> tuple["Beams", list["Extension"]]:
         """What becomes of prefixes at a frame: those that are there already, and those that could be new."""
-        delimiter = self.vocabulary.word_delimiter_id
+        blank_id, delimiter = self.units.blank_id, self._delimiter_id
         kept: Beams = {}
         new: list[Extension] = []
         for prefix, (blank, repeat) in beams.items():
             either = _log_add(blank, repeat)
             for symbol, score in tried:
-                if symbol == BLANK_ID:
+                if symbol == blank_id:
                     _add(kept, prefix, 0, either + score)
                     continue
                 mass = either + score
@@ -167,7 +171,7 @@ class BeamSearch:
                 if child is not None:
                     _add(kept, child, 1, mass)
                 else:
-                    ahead = self._score_ahead(prefix.word + self.vocabulary.symbols[symbol])
+                    ahead = self._score_ahead(prefix.word + self._letters[symbol])
                     new.append((mass + prefix.score + ahead, prefix, symbol, mass))
         return kept, new
 
@@ -176,7 +180,7 @@ class BeamSearch:
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
         spelled: dict[str, list[_Prefix]] = {}
         for prefix in beams:
-            spelled.setdefault(self.vocabulary.decode(prefix.labels()), []).append(prefix)
+            spelled.setdefault(self.units.decode(prefix.labels()), []).append(prefix)
         scores = {
             text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(prefixes[0])
             for text, prefixes in spelled.items()
@@ -186,11 +190,11 @@ class BeamSearch:
     def _extended(self, prefix: "_Prefix", symbol: int) -> "_Prefix":
         if (child := prefix.children.get(symbol)) is not None:
             return child
-        if symbol == self.vocabulary.word_delimiter_id:
+        if symbol == self._delimiter_id:
             context, score = self._with_word(prefix)
             child = _Prefix(prefix, symbol, "", context, score, score)
         else:
-            word = prefix.word + self.vocabulary.symbols[symbol]
+            word = prefix.word + self._letters[symbol]
             rank = prefix.score + self._score_ahead(word)
             child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
         prefix.children[symbol] = child
@@ -204,11 +208,12 @@ class BeamSearch:
 
     def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
         """The context after the word under way, if there is one, and the score with it."""
-        config, word = self.config, prefix.word
-        if not word:
+        config = self.config
+        if not prefix.word:
             return prefix.context, prefix.score
+        word = self._spelled.get(prefix.word, UNKNOWN)
         score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
-        if word not in self.model.words:
+        if word == UNKNOWN:
             score += config.unknown_score
         return self.model.shortened((*prefix.context, word)), score
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def tune_weights(
     search = make_beam_search(best, transcriber.checkpoint)
     randomness = np.random.default_rng(0)
     trials = _Trials(transcriber, read_manifest(manifest), num_utterances, randomness)
-    print_status(f"tune-lm: {trials.describe()}, greedy: {_describe(trials.rates(greedy_path))}")
+    greedy = partial(greedy_path, blank_id=transcriber.checkpoint.vocabulary.blank_id)
+    print_status(f"tune-lm: {trials.describe()}, greedy: {_describe(trials.rates(greedy))}")
     lowest = (math.inf, math.inf)
     for trial in range(num_trials):
         config = best if trial == 0 else best.model_copy(update=_draw(randomness, best, trial >= num_trials / 2))

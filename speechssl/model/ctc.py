@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.moments import WaveformMoments
 
-BLANK_ID = 0
-
 
 @dataclass(frozen=True)
 class CTCOutput:
@@ -76,13 +74,14 @@ class CTCModel(nn.Module):
         return CTCOutput(log_probs, frame_lengths)
 
 
-def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tensor:
+def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor, blank_id: int) -> Tensor:
     """Negative log likelihood of each utterance's labels.
 
     Args:
         output: From the model.
         labels: (sum of label_lengths,) int64, the utterances' labels one after another.
         label_lengths: (B,) int64.
+        blank_id: Of the units.
 
     Returns:
         (B,) float32 in nats; infinite where an utterance has too few frames for its labels.
@@ -94,7 +93,7 @@ def ctc_losses(output: CTCOutput, labels: Tensor, label_lengths: Tensor) -> Tens
             labels,
             output.frame_lengths,
             label_lengths,
-            blank=BLANK_ID,
+            blank=blank_id,
             reduction="none",
         )
 

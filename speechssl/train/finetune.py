@@ -19,8 +19,8 @@ from speechssl.checkpoint.native import (
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.units import Vocabulary
-from speechssl.decode.greedy import greedy_paths
+from speechssl.data.units import Letters, Units
+from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.model.encoder import EncoderConfig
@@ -69,11 +69,12 @@ class FinetuneModel(nn.Module):
     Args:
         ctc: The model.
         regularization: Says how many views of a batch there are and what their consistency weighs.
+        blank_id: Of the model's units.
     """
 
-    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig) -> None:
+    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig, blank_id: int) -> None:
         super().__init__()
-        self.ctc = ctc
+        self.ctc, self.blank_id = ctc, blank_id
         self.num_views = regularization.num_views
         self.consistency = regularization.consistency
 
@@ -81,7 +82,7 @@ class FinetuneModel(nn.Module):
         """The CTC loss and what the views are apart, summed over utterances; of views the mean."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
         labels, lengths = batch.labels.repeat(self.num_views), batch.label_lengths.repeat(self.num_views)
-        total = ctc_losses(output, labels, lengths).sum() / self.num_views
+        total = ctc_losses(output, labels, lengths, self.blank_id).sum() / self.num_views
         # A part beside the loss that utterances of all lengths share.
         parts = {"loss_per_label": total.detach() * len(batch.texts) / batch.label_lengths.sum()}
         if self.consistency:
@@ -101,7 +102,7 @@ class FinetuneTask(CorpusTask[LabeledBatch]):
         self,
         config: FinetuneConfig,
         ctc: CTCModel,
-        vocabulary: Vocabulary,
+        vocabulary: Units,
         past_data: tuple[TrainingData, ...],
         train_manifest: Manifest,
         dev_manifest: Manifest,
@@ -123,7 +124,7 @@ class FinetuneTask(CorpusTask[LabeledBatch]):
         self.best_metric: str = config.best_metric
         self.vocabulary = vocabulary
         self.past_data = past_data
-        self.model = FinetuneModel(ctc, regularization)
+        self.model = FinetuneModel(ctc, regularization, vocabulary.blank_id)
         self._trains_encoder: bool | None = None
 
     def set_trainable(self, step: int) -> bool:
@@ -140,8 +141,11 @@ class FinetuneTask(CorpusTask[LabeledBatch]):
     def evaluate(self, batch: LabeledBatch, step: int) -> Mapping[str, float]:
         """Loss and errors of the greedy path over a dev batch."""
         output: CTCOutput = self.model.ctc(batch.audio.waveforms, batch.audio.lengths)
-        loss = ctc_losses(output, batch.labels, batch.label_lengths).sum().item()
-        hypotheses = [self.vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+        blank_id = self.vocabulary.blank_id
+        loss = ctc_losses(output, batch.labels, batch.label_lengths, blank_id).sum().item()
+        rows = zip(output.log_probs.cpu(), output.frame_lengths.tolist(), strict=True)
+        paths = (greedy_path([row[:length]], blank_id) for row, length in rows)
+        hypotheses = [self.vocabulary.decode(token.symbol_id for token in path) for path in paths]
         result = score(batch.texts, hypotheses)
         return {
             "loss": loss,
@@ -212,11 +216,12 @@ def _make_task(config: FinetuneConfig, train_manifest: Manifest, dev_manifest: M
     return FinetuneTask(config, ctc, vocabulary, past_data, train_manifest, dev_manifest)
 
 
-def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Vocabulary:
+def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Letters:
     """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
     texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
-    vocabulary = Vocabulary.from_texts(texts)
-    unlearned = Vocabulary.from_texts(texts[: len(train_manifest)]).unknown_characters(" ".join(texts))
+    vocabulary = Letters.from_texts(texts)
+    learned = Letters.from_texts(texts[: len(train_manifest)]).symbols
+    unlearned = [letter for letter in vocabulary.symbols if letter not in learned]
     if unlearned:
         listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearned)
         warnings.warn(

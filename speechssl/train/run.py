@@ -18,7 +18,7 @@ from speechssl.data.batches import DataConfig
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Units
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.terminal import print_status
@@ -185,7 +185,7 @@ def digest_model(path: Path) -> str:
 
 
 def refuse_bad_data(
-    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Vocabulary | None, min_samples: int = 0
+    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Units | None, min_samples: int = 0
 ) -> None:
     """Run the cheap part of the pre-flight check.
 

@@ -305,7 +305,9 @@ class Transcriber:
             yield self._score([window.samples], moments).log_probs[0, window.first_kept : window.stop_kept]
 
     def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
-        return greedy_path(parts) if self.beam_search is None else self.beam_search.find_path(parts)
+        if self.beam_search is None:
+            return greedy_path(parts, self.checkpoint.vocabulary.blank_id)
+        return self.beam_search.find_path(parts)
 
     def _make_transcript(self, path: Sequence[PathToken], num_samples: int) -> Transcript:
         vocabulary = self.checkpoint.vocabulary

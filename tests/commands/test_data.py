@@ -124,7 +124,7 @@ def test_check_as_json(recordings: Path) -> None:
 
 def test_check_against_a_model(recordings: Path) -> None:
     from speechssl.checkpoint.native import ModelDescription, save_model
-    from speechssl.data.units import Vocabulary
+    from speechssl.data.units import Letters
     from speechssl.model.encoder import EncoderConfig
 
     train, model = recordings.parent / "train.tsv", recordings.parent / "model"
@@ -133,7 +133,7 @@ def test_check_against_a_model(recordings: Path) -> None:
     values = {"feature_encoder": {"dims": [4], "kernels": [3000], "strides": [3000]}}
     encoder = EncoderConfig.from_dict(values, "test")
     description = ModelDescription(kind="ctc", step=1, encoder=encoder)
-    save_model(model, description, {}, Vocabulary.from_texts(["hello"]))
+    save_model(model, description, {}, Letters.from_texts(["hello"]))
     result = run("check", train, "--model", model)
     assert (result.exit_code, result.stderr) == (1, "")
     assert "expected at least 7 frames for the labels, found 5 (1.00 s)" in result.stdout

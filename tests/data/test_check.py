@@ -11,9 +11,9 @@ from speechssl.data.audio import audio_info
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_text, summarize, to_dict
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 
-VOCABULARY = Vocabulary.from_texts(["abc"])
+VOCABULARY = Letters.from_texts(["abc"])
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_texts_are_checked_only_where_there_are_some(folder: Path) -> None:
 
 
 def test_russian_letters_and_their_composed_form(folder: Path) -> None:
-    vocabulary = Vocabulary.from_texts(["ещё раз"])
+    vocabulary = Letters.from_texts(["ещё раз"])
     rows = [Utterance(folder / "a.wav", 8000, text="зараще\u0308"), Utterance(folder / "b.wav", 8000, text="раз, ещё")]
     problems = check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, vocabulary, 0)
     assert [problem.detail for problem in problems] == ["expected characters of the vocabulary, found ',' (U+002C)"]

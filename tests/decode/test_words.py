@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from speechssl.checkpoint.native import CTCCheckpoint, ModelDescription
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.decode.greedy import PathToken, join_repeats
 from speechssl.decode.words import Word, words_of_path
 from speechssl.frames import FrameGeometry
@@ -20,7 +20,7 @@ from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.transcribe.transcriber import Transcriber
 
-VOCABULARY = Vocabulary.from_texts(["abc"])
+VOCABULARY = Letters.from_texts(["abc"])
 DELIMITER, A, B, C = 1, 2, 3, 4
 GEOMETRY = FrameGeometry((4, 2), (2, 2))  # frame f sees the samples [4 f, 4 f + 6) and stands for [4 f + 1, 4 f + 5)
 
@@ -45,7 +45,7 @@ def test_a_word_lasts_from_its_first_frame_to_its_last() -> None:
 
 @given(st.lists(st.sampled_from([0, 0, DELIMITER, A, B, C]), max_size=40), st.integers(0, 6))
 def test_times_rise_inside_the_recording_and_nothing_is_lost(symbols: list[int], extra: int) -> None:
-    tokens = join_repeats([-0.5] * len(symbols), symbols)
+    tokens = join_repeats([-0.5] * len(symbols), symbols, VOCABULARY.blank_id)
     num_samples = GEOMETRY.num_samples(len(symbols)) + extra if symbols else extra
     words = words_of_path(tokens, VOCABULARY, GEOMETRY, num_samples)
     assert " ".join(word.text for word in words) == VOCABULARY.decode(token.symbol_id for token in tokens)

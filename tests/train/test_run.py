@@ -17,7 +17,7 @@ import torch
 from speechssl.checkpoint.native import find_model
 from speechssl.config import Config
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.parallel import Ranks
@@ -244,7 +244,7 @@ def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.
     manifest = read_manifest(tmp_path / "train.tsv")
     geometry = FrameGeometry((400,), (320,))
     with pytest.raises(TrainingError, match=r"^25 utterances are unfit for training, 20 of them listed; see"):
-        refuse_bad_data([manifest], geometry, Vocabulary.from_texts(["a"]))
+        refuse_bad_data([manifest], geometry, Letters.from_texts(["a"]))
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
