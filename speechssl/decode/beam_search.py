@@ -114,6 +114,9 @@ class BeamSearch:
     def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
+        # Units that are no text never win, however likely they are.
+        never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
+        log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
         labels = self._best(self._search(log_probs)).labels()
         if not labels:
             return []
@@ -126,11 +129,10 @@ class BeamSearch:
     def _search(self, log_probs: Tensor) -> "Beams":
         """The prefixes that are left at the end."""
         config = self.config
-        never = self.units.special_ids - {self.units.blank_id}
         beams: Beams = {_Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
         for frame in log_probs.tolist():
             least = min(config.min_symbol_log_prob, max(frame))
-            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least and symbol not in never]
+            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
             kept, new = self._grow(beams, tried)
             ranked = [(_log_add(*ends) + prefix.rank, prefix, None, 0.0) for prefix, ends in kept.items()]
             best = heapq.nlargest(config.beam_size, chain(ranked, new), key=itemgetter(0))

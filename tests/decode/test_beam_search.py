@@ -108,6 +108,12 @@ def test_tokens_lie_where_they_are_said(make: Make) -> None:
         assert all(token.log_prob == pytest.approx(math.log(0.9)) for token in path)
 
 
+def test_units_that_are_no_text_are_passed_over(make: Make) -> None:
+    units = Letters((*VOCABULARY.symbols, "<unk>"))
+    heard = said(*"ab|?a-b", vocabulary=Letters((*VOCABULARY.symbols, "?")), sure=0.999)
+    assert text_of(make(vocabulary=units), heard) == "ab ab"
+
+
 def test_delimiters_before_the_first_word_are_no_part_of_it(make: Make) -> None:
     path = make().find_path([said(*"||||ab|", sure=0.97)])
     found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]

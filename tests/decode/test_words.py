@@ -93,3 +93,14 @@ def test_a_model_that_knows_tones_times_them_to_two_frames(norm: str) -> None:
         assert word.start * 16_000 / hop == pytest.approx(first, abs=2)
         assert word.end * 16_000 / hop == pytest.approx(stop, abs=2)
         assert word.confidence > 0.5
+
+
+def test_units_that_are_no_text_are_no_part_of_a_word() -> None:
+    units = Letters((*VOCABULARY.symbols, "<unk>"))
+    symbols = [2, 5, 3, 1, 5, 1, 4]
+    tokens = [PathToken(symbol, frame, frame, -9.0 if symbol == 5 else -0.5) for frame, symbol in enumerate(symbols)]
+    words = words_of_path(tokens, units, GEOMETRY, 10**6)
+    assert [(word.text, word.confidence) for word in words] == [
+        ("ab", pytest.approx(math.exp(-0.5))),
+        ("c", pytest.approx(math.exp(-0.5))),
+    ]
