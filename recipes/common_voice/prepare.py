@@ -52,7 +52,7 @@ def prepare(stated: str, folder: Path, min_count: int | None) -> None:
     clips = {row.path: row for rows in (*splits.values(), unlabeled) for row in rows}
     speakers = short_names({row.speaker for rows in lists.values() for row in rows})
     found = {
-        utterance.path: utterance
+        Path(utterance.path): utterance
         for utterance in preparation.utterances(
             [Clip(path, speaker=speakers[row.speaker], language=row.language) for path, row in clips.items()]
         )
@@ -116,7 +116,7 @@ def fitting(split: str, utterances: Sequence[Utterance], preparation: Preparatio
         if needed <= frames:
             kept.append(utterance)
         else:
-            what = f"{utterance.path.name}: expected {needed} frames or more, found {frames}: {text}"
+            what = f"{Path(utterance.path).name}: expected {needed} frames or more, found {frames}: {text}"
             preparation.drop(f"{split}: text too long for its recording", what)
     return kept
 
@@ -126,7 +126,7 @@ def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list
     kept = []
     for utterance in train:
         if has_digits(utterance.text or ""):
-            preparation.drop("train: digits", f"{utterance.path.name}: {utterance.text}")
+            preparation.drop("train: digits", f"{Path(utterance.path).name}: {utterance.text}")
         else:
             kept.append(utterance)
     return kept
@@ -135,7 +135,7 @@ def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list
 def label_subsets(folder: Path, train: Sequence[Utterance]) -> dict[str, list[Utterance]]:
     """Parts of train, each a part of the next, as far as train has so much."""
     letters = count_texts(utterance.text or "" for utterance in train).keys()
-    keys = [random_key(SEED, utterance.path.name) for utterance in train]
+    keys = [random_key(SEED, Path(utterance.path).name) for utterance in train]
     subsets = {}
     for name, minutes in SUBSET_MINUTES.items():
         file = folder / f"{name}.tsv"

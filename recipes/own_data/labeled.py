@@ -72,8 +72,9 @@ class Corpus:
         self.num_dropped[reason] += 1
         self.preparation.drop(reason, what)
 
-    def name(self, path: Path) -> str:
+    def name(self, path: str | Path) -> str:
         """A recording's name, the same wherever the corpus lies."""
+        path = Path(path)
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
     def locate(self, written: str, labels: Path | None) -> Path | None:
@@ -90,7 +91,9 @@ class Corpus:
     def read_headers(self, elsewhere: Sequence[Path]) -> None:
         """Read the headers of all recordings."""
         paths = sorted({*self.found, *elsewhere}, key=self.name)
-        self.headers = {whole.path: whole for whole in self.preparation.utterances([Clip(path) for path in paths])}
+        self.headers = {
+            Path(whole.path): whole for whole in self.preparation.utterances([Clip(path) for path in paths])
+        }
 
     @property
     def root(self) -> Path:

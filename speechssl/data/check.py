@@ -1,10 +1,10 @@
 """The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from unicodedata import category
 
 import numpy as np
@@ -87,20 +87,20 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
     return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
 
 
-def _read_headers(manifests: Sequence[Manifest]) -> dict[Path, _Header]:
+def _read_headers(manifests: Sequence[Manifest]) -> dict[str, _Header]:
     paths = list(dict.fromkeys(utterance.path for manifest in manifests for utterance in manifest))
     return dict(zip(paths, parallel_map(_read_header, paths, "reading headers"), strict=True))
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: str) -> _Header:
     try:
         return audio_info(path)
     except AudioError as error:
         return error
 
 
-def _find_file_problems(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
-    reported: set[Path] = set()
+def _find_file_problems(manifest: Manifest, headers: Mapping[str, _Header]) -> Iterator[Problem]:
+    reported: set[str] = set()
     for i, utterance in enumerate(manifest):
         header, where = headers[utterance.path], manifest.where(i)
         stop = utterance.start + utterance.num_samples
@@ -115,9 +115,9 @@ def _find_file_problems(manifest: Manifest, headers: Mapping[Path, _Header]) -> 
             yield Problem("too long", where, f"{utterance.path}: expected {stop} samples, found {header.num_samples}")
 
 
-def _find_differing_lengths(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
+def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, _Header]) -> Iterator[Problem]:
     """A recording of which the manifest uses one span, from its start but not to its end, was perhaps replaced."""
-    rows: dict[Path, list[int]] = defaultdict(list)
+    rows: dict[str, list[int]] = defaultdict(list)
     for i, utterance in enumerate(manifest):
         rows[utterance.path].append(i)
     for path, indices in rows.items():
@@ -153,7 +153,7 @@ def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary
                 yield Problem("labels too long", where, detail)
 
 
-def _find_audio_problems(manifest: Manifest, headers: Mapping[Path, _Header], known: set[str]) -> Iterator[Problem]:
+def _find_audio_problems(manifest: Manifest, headers: Mapping[str, _Header], known: set[str]) -> Iterator[Problem]:
     indices = [
         i
         for i, utterance in enumerate(manifest)
@@ -186,7 +186,7 @@ def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
     """Utterances that share samples with one in another manifest."""
     spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
     files = {utterance.path for manifest in manifests for utterance in manifest}
-    real_names = {path: str(path.resolve()) for path in files}
+    real_names = {path: os.path.realpath(path) for path in files}
     for number, manifest in enumerate(manifests):
         for i, utterance in enumerate(manifest):
             stop = utterance.start + utterance.num_samples

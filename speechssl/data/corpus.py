@@ -95,7 +95,7 @@ class Preparation:
                 if start >= end:
                     self.drop("span outside its recording", f"{clip.path}: {clip.start:g} to {clip.end} s")
                     continue
-                utterance = Utterance(clip.path, end - start, start, header.sample_rate)
+                utterance = Utterance(str(clip.path), end - start, start, header.sample_rate)
                 utterances.append(replace(utterance, text=clip.text, speaker=clip.speaker, language=clip.language))
         return utterances
 
@@ -116,7 +116,7 @@ class Preparation:
                 raise ManifestError(f"{self.folder / name}.tsv: expected at least one utterance, found none")
         resolved = root.resolve()
         for name, utterances in splits.items():
-            below = [replace(item, path=resolved / os.path.relpath(item.path, root)) for item in utterances]
+            below = [replace(item, path=str(resolved / os.path.relpath(item.path, root))) for item in utterances]
             write_manifest(self.folder / f"{name}.tsv", below, resolved)
             hours = sum(utterance.seconds for utterance in utterances) / 3600
             speakers = len({utterance.speaker for utterance in utterances if utterance.speaker})

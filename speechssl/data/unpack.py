@@ -52,10 +52,10 @@ def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioE
     return [error for error in results.values() if error is not None]
 
 
-def _name_copies(manifests: Sequence[Manifest], folder: Path) -> dict[Path, tuple[Path, Path]]:
+def _name_copies(manifests: Sequence[Manifest], folder: Path) -> dict[str, tuple[str, Path]]:
     """Return for each path of the manifests a recording, once however it is written, and its copy in the folder."""
-    first: dict[str, tuple[Path, str]] = {}  # how a recording is written first, and where, by its absolute path
-    absolute: dict[Path, str] = {}
+    first: dict[str, tuple[str, str]] = {}  # how a recording is written first, and where, by its absolute path
+    absolute: dict[str, str] = {}
     for manifest in manifests:
         for index, utterance in enumerate(manifest):
             if utterance.path not in absolute:
@@ -72,7 +72,7 @@ def _name_copies(manifests: Sequence[Manifest], folder: Path) -> dict[Path, tupl
     return {path: pairs[name] for path, name in absolute.items()}
 
 
-def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
+def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     path, copy = pair
     source = _identity(path)
     if _comment(copy) == source:
@@ -95,7 +95,7 @@ def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
     return None
 
 
-def _identity(path: Path) -> str:
+def _identity(path: str) -> str:
     """A digest of which file a recording is, its size and its time of change."""
     file = Path(os.path.realpath(path))
     archive = Path(re.sub(r":\d+:\d+$", "", str(file)))  # that it may be a part of
@@ -122,7 +122,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 def _of_copy(utterance: Utterance, copy: Path) -> Utterance:
     return replace(
         utterance,
-        path=copy,
+        path=str(copy),
         start=utterance.start * SAMPLE_RATE // utterance.sample_rate,
         num_samples=utterance.num_output_samples,
         sample_rate=SAMPLE_RATE,

@@ -84,7 +84,7 @@ class Evaluation:
             ],
             "utterances": [
                 {
-                    "path": str(utterance.path),
+                    "path": utterance.path,
                     "start": utterance.start,
                     "num_samples": utterance.num_samples,
                     "speaker": utterance.speaker,

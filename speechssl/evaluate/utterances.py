@@ -43,8 +43,9 @@ def read_batches(
     """
     batch: list[int] = []
     chosen = range(len(manifest)) if indices is None else indices
-    for index in sorted(chosen, key=lambda index: -manifest[index].seconds):
-        if batch and manifest[batch[0]].seconds * (len(batch) + 1) > batch_seconds:
+    seconds = manifest.seconds
+    for index in sorted(chosen, key=lambda index: -seconds[index]):
+        if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
             yield batch, [_read(manifest, index) for index in batch]
             batch = []
         batch.append(index)

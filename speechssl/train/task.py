@@ -62,10 +62,10 @@ class CorpusTask(Generic[BatchType]):
 
     def training_data(self, stage: str, *, labeled: bool) -> TrainingData:
         """What a model of this task says it was trained on."""
-        hours = sum(utterance.seconds for utterance in self.train_manifest) / 3600
+        hours = sum(self.train_manifest.seconds.tolist()) / 3600
         return TrainingData(stage=stage, license=self.data.license, hours=hours, labeled=labeled)
 
 
 def make_sampler(manifest: Manifest, batches: BatchConfig, seed: int, *, crop: bool) -> BatchSampler:
     """The batches of a manifest, cropped to equal lengths or padded."""
-    return BatchSampler([utterance.num_output_samples for utterance in manifest], batches, seed, crop=crop)
+    return BatchSampler(manifest.num_output_samples, batches, seed, crop=crop)

@@ -37,10 +37,10 @@ def test_clips_become_a_manifest_and_the_rest_is_accounted_for(
     preparation.report_dropped()
     first, second = read_manifest(tmp_path / "data" / "train.tsv")
     assert (first.path, first.num_samples, first.sample_rate, first.text, first.speaker, first.language) == (
-        *(recordings[0], 8000, 8000),
+        *(str(recordings[0]), 8000, 8000),
         *("eins", "a", "de"),
     )
-    assert (second.path, second.start, second.num_samples) == (recordings[2], 4000, 12000)
+    assert (second.path, second.start, second.num_samples) == (str(recordings[2]), 4000, 12000)
     said = capsys.readouterr().err
     assert "train.tsv: 2 utterances, 0.0 minutes, 2 speakers" in said
     assert "dropped 1: no text: clip 7\n" in said
@@ -63,7 +63,7 @@ def test_links_above_the_corpus_are_resolved_and_those_in_it_stay(recordings: li
         clips = [Clip(root / "one.wav"), Clip(root / "more" / "two.wav")]
         preparation.write({"train": preparation.utterances(clips)}, root)
         manifests.append(read_manifest(tmp_path / "data" / "train.tsv"))
-    assert [item.path for item in manifests[0]] == [corpus / "one.wav", corpus / "more" / "two.wav"]
+    assert [item.path for item in manifests[0]] == [str(corpus / "one.wav"), str(corpus / "more" / "two.wav")]
     assert manifests[0].digest == manifests[1].digest  # the data of a run do not change with how its folder is named
 
 

@@ -25,8 +25,8 @@ def corpus(tmp_path: Path) -> Path:
     soundfile.write(folder / "a" / "one.flac", noise, 44_100)
     soundfile.write(folder / "two.ogg", noise[:8000, 0], 16_000)
     utterances = [
-        Utterance(folder / "a" / "one.flac", 22_050, start=11_025, sample_rate=44_100, text="eins", speaker="s"),
-        Utterance(folder / "two.ogg", 8000, text="zwei", language="de"),
+        Utterance(str(folder / "a" / "one.flac"), 22_050, start=11_025, sample_rate=44_100, text="eins", speaker="s"),
+        Utterance(str(folder / "two.ogg"), 8000, text="zwei", language="de"),
     ]
     write_manifest(folder / "train.tsv", utterances, ".")
     write_manifest(folder / "dev.tsv", utterances[1:], ".")
@@ -93,7 +93,7 @@ def test_a_part_of_an_archive_that_was_replaced_is_decoded_again(tmp_path: Path)
         content = b"head" + (tmp_path / "part.wav").read_bytes()
         archive.write_bytes(content)
         os.utime(archive, (seed, seed))
-        utterances = [Utterance(tmp_path / f"parts.zip:4:{len(content) - 4}", 8000)]
+        utterances = [Utterance(str(tmp_path / f"parts.zip:4:{len(content) - 4}"), 8000)]
         write_manifest(tmp_path / "train.tsv", utterances, ".")
         assert unpack_manifests([read_manifest(tmp_path / "train.tsv")], tmp_path / "out") == []
         (copy,) = read_manifest(tmp_path / "out" / "train.tsv")
@@ -169,7 +169,7 @@ def test_roots_of_all_kinds_and_spellings_share_one_copy(
         *("absolute.tsv", "audio", "two.ogg.wav", "relative.tsv")
     ]
     copies = [
-        utterance.path.name for name in ("relative", "absolute") for utterance in read_manifest(f"out/{name}.tsv")
+        Path(utterance.path).name for name in ("relative", "absolute") for utterance in read_manifest(f"out/{name}.tsv")
     ]
     assert copies == ["two.ogg.wav"] * 4
 

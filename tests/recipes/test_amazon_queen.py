@@ -206,7 +206,7 @@ def test_an_output_folder_behind_a_link(corpus: Path, data: Path, tmp_path: Path
     for name in SPLITS:
         here, there = ((folder / f"{name}.tsv").read_text("utf-8") for folder in (tmp_path / "disk" / "q", data))
         assert here.split("\n", 1)[1] == there.split("\n", 1)[1]
-        assert read_manifest(tmp_path / "disk" / "q" / f"{name}.tsv")[0].path.is_file()
+        assert Path(read_manifest(tmp_path / "disk" / "q" / f"{name}.tsv")[0].path).is_file()
 
 
 @pytest.mark.parametrize(

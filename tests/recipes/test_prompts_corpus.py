@@ -36,7 +36,7 @@ def manifests() -> dict[str, Manifest]:
 
 
 def span(utterance: Utterance) -> tuple[str, int, int]:
-    return utterance.path.name, utterance.start, utterance.start + utterance.num_samples
+    return Path(utterance.path).name, utterance.start, utterance.start + utterance.num_samples
 
 
 def minutes(manifest: Manifest) -> float:

@@ -239,7 +239,7 @@ def test_a_model_is_told_apart_by_its_weights(tmp_path: Path) -> None:
 
 
 def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = [Utterance(tmp_path / f"{number}.wav", 16_000, text="a") for number in range(25)]
+    missing = [Utterance(str(tmp_path / f"{number}.wav"), 16_000, text="a") for number in range(25)]
     write_manifest(tmp_path / "train.tsv", missing, ".")
     manifest = read_manifest(tmp_path / "train.tsv")
     geometry = FrameGeometry((400,), (320,))
