@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechssl.checkpoint.native import load_encoder
-    from speechssl.data.audio import read_audio
     from speechssl.data.manifest import read_manifest
+    from speechssl.data.recording import read_audio
     from speechssl.errors import SpeechSSLError
     from speechssl.model.encoder import Encoded
     from speechssl.transcribe.transcriber import Transcriber
@@ -22,7 +22,7 @@ _HOMES = {
     "Transcriber": "speechssl.transcribe.transcriber",
     "Transcript": "speechssl.transcribe.transcript",
     "load_encoder": "speechssl.checkpoint.native",
-    "read_audio": "speechssl.data.audio",
+    "read_audio": "speechssl.data.recording",
     "read_manifest": "speechssl.data.manifest",
 }
 

@@ -9,8 +9,9 @@ from unicodedata import category
 
 import numpy as np
 
-from speechssl.data.audio import SILENCE_PEAK, AudioInfo, audio_info, read_span
+from speechssl.data.audio import SILENCE_PEAK
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.recording import AudioInfo, audio_info, read_span
 from speechssl.data.scan import parallel_map
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, num_frames_needed, split_words
 from speechssl.errors import AudioError

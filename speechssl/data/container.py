@@ -1,4 +1,4 @@
-"""What files say about their own length, where libsndfile and FFmpeg take a guess without a word."""
+"""What files state about their own length, where libsndfile and FFmpeg guess without a word."""
 
 import os
 from typing import BinaryIO, Literal
@@ -10,11 +10,13 @@ _MATROSKA, _MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _MP4_NEEDED = (b"moov", b"moof", b"mdat")
 
+_Order = Literal["big", "little"]
+
 
 def expected_bytes(stream: BinaryIO) -> int:
-    """The size that a file must have by its own account; the size it has if it gives no account.
+    """Return the size that a file states, or the size that it has if it states none.
 
-    WAV, RF64, W64, AIFF, AU, CAF, Ogg, MP4 and Matroska give one, unless they were written to a pipe.
+    WAV, RF64, W64, AIFF, AU, CAF, Ogg, MP4 and Matroska state one, unless they were written to a pipe.
     """
     found = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -35,7 +37,7 @@ def _stated_bytes(stream: BinaryIO, head: bytes, found: int) -> int | None:
         size = _size(head[16:24], "little")
         return None if size is None else size - 7
     if kind in (b".snd", b"dns."):  # AU
-        order: Literal["big", "little"] = "big" if kind == b".snd" else "little"
+        order: _Order = "big" if kind == b".snd" else "little"
         size = _size(head[8:12], order)
         return None if size is None else int.from_bytes(head[4:8], order) + size
     if kind == b"caff":
@@ -49,7 +51,7 @@ def _stated_bytes(stream: BinaryIO, head: bytes, found: int) -> int | None:
     return None
 
 
-def _size(field: bytes, order: Literal["big", "little"]) -> int | None:
+def _size(field: bytes, order: _Order) -> int | None:
     size = int.from_bytes(field, order)
     return size if size < _UNKNOWN_SIZES.get(len(field), 0) else None
 
@@ -91,7 +93,7 @@ def _end_of_matroska(stream: BinaryIO) -> int | None:
 
 
 def _matroska_size(stream: BinaryIO) -> int | None:
-    """A number whose leading zeros tell how many bytes it has; all ones mean unknown."""
+    """Read a number whose leading zeros tell how many bytes it has; all ones mean unknown."""
     first = stream.read(1)
     if first in (b"", b"\0"):
         return None
@@ -102,7 +104,7 @@ def _matroska_size(stream: BinaryIO) -> int | None:
 
 
 def _end_of_mp4(stream: BinaryIO, found: int) -> int:
-    """The end of the last box that is needed; others may be anything, as what was appended to a file may."""
+    """Return the end of the last box that is needed; others, and what was appended to a file, may be cut."""
     position = end = 0
     while position < found:
         stream.seek(position)
@@ -119,7 +121,7 @@ def _end_of_mp4(stream: BinaryIO, found: int) -> int:
 
 
 def states_mp3_length(stream: BinaryIO) -> bool:
-    """Whether an MP3 file has the tag with its number of frames; without it, the length is guessed from its size."""
+    """Return whether an MP3 file has the tag with its number of frames; without, libsndfile guesses by its size."""
     stream.seek(0)
     head = stream.read(10)
     tag_bytes = 0

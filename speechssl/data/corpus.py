@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from speechssl.data.audio import AudioInfo, audio_info
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance, write_manifest
+from speechssl.data.recording import AudioInfo, audio_info
 from speechssl.data.scan import parallel_map
 from speechssl.errors import AudioError, ManifestError
 from speechssl.files import write_text_file

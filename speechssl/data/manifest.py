@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform, read_audio, resampled_length
+from speechssl.data.audio import SAMPLE_RATE, Waveform, resampled_length
 from speechssl.data.columns import Array, Columns, join_parts, pack_texts
+from speechssl.data.recording import read_audio
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 

@@ -1,4 +1,4 @@
-"""What libsndfile does not read (m4a, G.722, video, files without a length), decoded by PyAV as a stream."""
+"""Decode with PyAV what libsndfile does not read: m4a, G.722, video, files that state no length."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,11 @@ from speechssl.errors import AudioError
 
 @dataclass(frozen=True)
 class AVStream:
-    """A recording that is being decoded.
-
-    Attributes:
-        sample_rate: Samples a second.
-        num_channels: Channels.
-        blocks: (n, channels) float32 each, once; how many there are is known at their end.
-    """
+    """A recording that is being decoded."""
 
     sample_rate: int
     num_channels: int
-    blocks: Iterator[npt.NDArray[np.float32]]
+    blocks: Iterator[npt.NDArray[np.float32]]  # (n, channels) each, once
 
 
 @contextmanager
@@ -43,39 +37,39 @@ def open_with_av(name: str, file: str | BinaryIO) -> Iterator[AVStream]:
     except ImportError:
         advice = "m4a, G.722, video and files that do not state their length need PyAV: pip install 'speechssl[av]'"
         raise AudioError(f"{name}: expected audio that libsndfile reads, found something else ({advice})") from None
-    with _translated(name, (av.FFmpegError, ValueError)):
+    with _translated(name):
         container = av.open(file, "r", format="g722" if name.lower().endswith(".g722") else None)
     with container:
         if not container.streams.audio:
             raise AudioError(f"{name}: expected audio, found a file without any")
-        # Samples of all channels one after another: PyAV crashes on frames of eight or more planes.
-        resampler = av.AudioResampler(format="flt")
-
-        def frames() -> Iterator[Any]:
-            with _translated(name, (av.FFmpegError, ValueError)):
-                frame = None
-                for frame in container.decode(audio=0):
-                    yield from resampler.resample(frame)
-                if frame is not None:
-                    yield from resampler.resample(None)
-
-        decoded = frames()
-        first = next(decoded, None)
+        frames = _decode(name, container)
+        first = next(frames, None)
         if first is None:
             raise AudioError(f"{name}: expected audio, found 0 samples")
         num_channels = first.layout.nb_channels
+        blocks = (frame.to_ndarray()[0].reshape(-1, num_channels) for frame in chain((first,), frames))
+        yield AVStream(first.sample_rate, num_channels, blocks)
 
-        def blocks() -> Iterator[npt.NDArray[np.float32]]:
-            for frame in chain((first,), decoded):
-                yield frame.to_ndarray()[0].reshape(-1, num_channels)
 
-        yield AVStream(first.sample_rate, num_channels, blocks())
+def _decode(name: str, container: Any) -> Iterator[Any]:
+    import av
+
+    # Samples of all channels one after another: PyAV crashes on frames of eight or more planes.
+    resampler = av.AudioResampler(format="flt")
+    frame = None
+    with _translated(name):
+        for frame in container.decode(audio=0):
+            yield from resampler.resample(frame)
+        if frame is not None:
+            yield from resampler.resample(None)
 
 
 @contextmanager
-def _translated(name: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def _translated(name: str) -> Iterator[None]:
+    import av
+
     try:
         yield
-    except errors as error:
+    except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"{name}: expected audio, found what neither libsndfile nor FFmpeg reads ({reason})") from None

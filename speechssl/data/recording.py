@@ -1,55 +1,126 @@
-"""A recording that is read in blocks: three hours take as much memory as a minute."""
+"""The one reader of recordings: any common format, rate and number of channels -> mono float32 samples, in blocks."""
 
 import math
 import os
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform, check_values, cut, mix, peak_of, resampled_length
-from speechssl.data.pyav import AVStream
-from speechssl.data.sources import (
-    OpenedRecording,
-    Source,
-    is_pipe,
-    open_recording,
-    seeks,
-    source_name,
-    spooled,
-    translated,
-)
+from speechssl.data.audio import Waveform, check_values, join, resample_blocks, to_16_khz
+from speechssl.data.container import expected_bytes, states_mp3_length
+from speechssl.data.pyav import AVStream, open_with_av
+from speechssl.data.sources import AudioInput, File, is_pipe, open_bytes, open_source, source_name, spooled, translated
 from speechssl.errors import AudioError
 
+_MIN_SAMPLE_RATE = 1000  # less is a broken header, and a second of it would become an hour
 _BLOCK_SECONDS = 10
+
+_Block = npt.NDArray[np.float32]  # (n, channels)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """The size of a recording."""
+
+    num_samples: int  # of each channel, at the recording's own rate
+    sample_rate: int
+    num_channels: int
+
+
+def audio_info(source: AudioInput) -> AudioInfo:
+    """Read the length, rate and channels of a recording; formats that only PyAV reads are decoded for it.
+
+    Raises:
+        AudioError: the recording is missing, empty, cut off or no audio.
+    """
+    with _opened(source, source_name(source)) as reader:
+        reader.check_complete()
+        num_samples = reader.num_samples
+        if num_samples is None:
+            num_samples = sum(len(block) for _, block in reader.decode(0, math.inf))
+        if not num_samples:
+            raise AudioError(f"{reader.name}: expected audio, found 0 samples")
+        return AudioInfo(num_samples, reader.sample_rate, reader.num_channels)
+
+
+def read_audio(
+    source: AudioInput,
+    *,
+    start: int = 0,
+    num_samples: int | None = None,
+    sample_rate: int | None = None,
+    channel: int | None = None,
+) -> Waveform:
+    """Read a recording, or a span of it, as a waveform at 16 kHz; silence is a warning.
+
+    Args:
+        source: As `AudioInput` says.
+        start: First sample of the span, at the recording's own rate.
+        num_samples: Samples in the span, at the recording's own rate; None means until the end.
+        sample_rate: The rate that the recording must have; None means any.
+        channel: The channel to read, counted from 1; None means the mean of all.
+
+    Returns:
+        (T,) float32, nominally in [-1, 1] (lossy formats and resampling overshoot a little), mono; T is
+        ``resampled_length`` of the samples read.
+
+    Raises:
+        AudioError: the recording is missing, a folder, empty, cut off, no audio, shorter than the span, of another
+            rate, without that channel, larger than the memory, or has samples that are not finite.
+    """
+    samples, rate = read_span(source, start=start, num_samples=num_samples, channel=channel)
+    name = source_name(source)
+    if sample_rate is not None and rate != sample_rate:
+        raise AudioError(f"{name}: expected {sample_rate} samples a second, found {rate}")
+    return join(to_16_khz(name, [samples], rate))
+
+
+def read_span(
+    source: AudioInput, *, start: int = 0, num_samples: int | None = None, channel: int | None = None
+) -> tuple[Waveform, int]:
+    """Read as `read_audio` does, but at the recording's own rate, and return that rate too; silence is no warning."""
+    name = source_name(source)
+    if start < 0 or (num_samples is not None and num_samples < 1):
+        raise AudioError(f"{name}: expected a span inside the recording, found {num_samples} from {start}")
+    stop = math.inf if num_samples is None else start + num_samples
+    with _opened(source, name) as reader:
+        try:
+            samples = join(reader.blocks(start, stop, channel))
+        except MemoryError:
+            raise AudioError(f"{name}: expected audio that fits into memory") from None
+    if num_samples is not None and len(samples) < num_samples:
+        at = f" from sample {start} on" if start else ""
+        raise AudioError(f"{name}: expected {num_samples} samples{at}, found {len(samples)}")
+    return samples, reader.sample_rate
 
 
 class Recording:
-    """A recording, or a part of one, as blocks of a waveform at 16 kHz.
+    """A recording, or a part of one, as blocks of a waveform at 16 kHz: three hours take as much memory as a minute.
 
     Nothing is read before the first block is asked for. It can be iterated any number of times, and is decoded each
     time. Joined, the blocks are what `read_audio` gives, sample for sample.
 
     Args:
-        source: As for `read_audio`. A file object is read from where it stands. What cannot seek, such as a pipe, is
-            read once and kept in a temporary file.
+        source: As `AudioInput` says; the copy of what cannot seek is kept, so that it too can be iterated again.
         channel: The channel to hear, counted from 1; None is the mean of all.
         start: Seconds from which on it is heard; None is from its start.
         end: Seconds until which it is heard; None, or more than it lasts, is until its end.
     """
 
     def __init__(
-        self, source: Source, channel: int | None = None, start: float | None = None, end: float | None = None
+        self, source: AudioInput, channel: int | None = None, start: float | None = None, end: float | None = None
     ) -> None:
-        if not 0 <= (start or 0) < (float("inf") if end is None else end):
+        if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
         self.source, self._name = source, source_name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
-        self._is_silent = False
+        self._was_read = False
 
     def __iter__(self) -> Iterator[Waveform]:
         """Yield (n,) float32 blocks; silence is a warning, the first time.
@@ -57,17 +128,16 @@ class Recording:
         Raises:
             AudioError: as for `read_audio`, or the recording ends before the start.
         """
-        peak = 0.0
-        with open_recording(self._rewound(), self._name) as opened:
-            for block in resample_blocks(self._blocks(opened), opened.sample_rate):
-                peak = max(peak, peak_of(block))
-                yield block
-            if peak < SILENCE_PEAK and not self._is_silent:
-                self._is_silent = True
-                warnings.warn(f"{opened.name}: silence", stacklevel=2)
+        with _opened(self._rewound(), self._name) as reader:
+            rate = reader.sample_rate
+            start = round(self.start * rate)
+            stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
+            blocks = reader.blocks(start, stop, self.channel)
+            yield from resample_blocks(blocks, rate) if self._was_read else to_16_khz(self._name, blocks, rate)
+            self._was_read = True
 
-    def _rewound(self) -> Source:
-        """The source, or the copy of what can be read only once, where it stood at first."""
+    def _rewound(self) -> AudioInput:
+        """Return the source, or the copy of what can be read only once, where it stood at first."""
         with translated(self._name):
             if is_pipe(self.source):
                 self.source = spooled(self._name, self.source)
@@ -78,97 +148,138 @@ class Recording:
                 self.source.seek(self._position)
             return self.source
 
-    def _blocks(self, opened: OpenedRecording) -> Iterator[Waveform]:
-        """The span in mono at its own rate."""
-        name, rate, content = opened.name, opened.sample_rate, opened.content
-        opened.check_channel(self.channel)
-        start = round(self.start * rate)
-        stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
-        if isinstance(content, AVStream):
-            if math.isinf(stop):
-                opened.check_complete()
-            blocks = _decode_stream(opened, content, start, stop)
-        else:
-            if stop >= opened.num_samples:
-                opened.check_complete()
-            _check_start(name, start, opened.num_samples, rate)
-            blocks = _decode(name, content, start, int(min(stop, opened.num_samples)), _BLOCK_SECONDS * rate)
-        for block in blocks:
-            samples = mix(block, self.channel)
-            check_values(name, samples)
+
+@dataclass(frozen=True)
+class _Reader:
+    """A recording that libsndfile opened or PyAV decodes."""
+
+    name: str
+    file: File
+    content: soundfile.SoundFile | AVStream
+    sample_rate: int
+    num_channels: int
+    num_samples: int | None  # None if only decoding tells
+
+    def blocks(self, start: int, stop: float, channel: int | None) -> Iterator[Waveform]:
+        """Yield the samples from ``start`` until ``stop`` or the end, mono, (n,) at a time.
+
+        Only these are decoded, except that MP3, GSM and what only PyAV reads are decoded from their start.
+
+        Raises:
+            AudioError: there is no such channel, nothing follows ``start``, the end is asked for and the file is cut
+                off, or it is damaged or has values that no recording has.
+        """
+        if channel is not None and not 1 <= channel <= self.num_channels:
+            raise AudioError(f"{self.name}: expected a channel from 1 to {self.num_channels}, found {channel}")
+        if math.isinf(stop) or (self.num_samples is not None and stop > self.num_samples):
+            self.check_complete()
+        first = start
+        for samples in _gathered(self._parts(start, stop, channel), _BLOCK_SECONDS * self.sample_rate):
+            check_values(self.name, samples, first)
+            first += len(samples)
             yield samples
 
+    def _parts(self, start: int, stop: float, channel: int | None) -> Iterator[Waveform]:
+        total = 0
+        for position, block in self.decode(start, stop):
+            total = position + len(block)
+            part = block[max(start - position, 0) : int(min(stop - position, len(block)))]
+            if len(part):
+                yield _mix(part, channel)
+            if total >= stop:
+                return
+        if self.num_samples is None:
+            self.check_complete()  # before, it was not known that the end is asked for
+        else:
+            total = self.num_samples
+        if not total:
+            raise AudioError(f"{self.name}: expected audio, found 0 samples")
+        if start >= total:
+            seconds, found = start / self.sample_rate, total / self.sample_rate
+            raise AudioError(f"{self.name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
 
-def _check_start(name: str, start: int, total: int, sample_rate: int) -> None:
-    if not total:
-        raise AudioError(f"{name}: expected audio, found 0 samples")
-    if start >= total:
-        seconds, found = start / sample_rate, total / sample_rate
-        raise AudioError(f"{name}: expected more than {seconds:g} seconds of audio, found {found:.3f}")
+    def decode(self, start: int, stop: float) -> Iterator[tuple[int, _Block]]:
+        """Yield (position, block) from ``start`` or an earlier sample until ``stop`` or the end."""
+        if isinstance(self.content, AVStream):
+            position = 0
+            for block in self.content.blocks:
+                yield position, block
+                position += len(block)
+        else:
+            yield from self._decode_sound(self.content, start, int(min(stop, self.content.frames)))
+
+    def _decode_sound(self, sound: soundfile.SoundFile, start: int, stop: int) -> Iterator[tuple[int, _Block]]:
+        block_samples = _BLOCK_SECONDS * self.sample_rate
+        try:
+            # It does not go where it should in GSM, and in MP3 by guess.
+            position = sound.seek(min(start, stop)) if sound.format != "MP3" and sound.seekable() else 0
+            # It would seek after each read, to where it already is.
+            sound.seekable = lambda: False  # type: ignore[method-assign]
+            while position < stop:
+                num_wanted = (start if position < start else stop) - position
+                block = sound.read(min(num_wanted, block_samples), dtype="float32", always_2d=True)
+                if not len(block):
+                    raise AudioError(f"{self.name}: expected {stop} samples, found {position}")
+                yield position, np.asarray(block, np.float32)
+                position += len(block)
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string or "the file is damaged or cut off"
+            raise AudioError(f"{self.name}: expected {stop} samples, found a decoding error: {reason}") from None
+
+    def check_complete(self) -> None:
+        """Refuse a file that was cut off, where its format says how long it is."""
+        with open_bytes(self.file) as stream:
+            expected, found = expected_bytes(stream), stream.seek(0, os.SEEK_END)
+        if found < expected:
+            raise AudioError(f"{self.name}: expected {expected} bytes, found {found}: the file is cut off")
 
 
-def _decode_stream(
-    opened: OpenedRecording, stream: AVStream, start: int, stop: float
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Blocks of the samples [start, stop), (n, channels), of frames that are a few hundredths of a second each."""
-    total = 0
-
-    def counted() -> Iterator[npt.NDArray[np.float32]]:
-        nonlocal total
-        for block in stream.blocks:
-            total += len(block)
-            yield block
-
-    waiting: list[npt.NDArray[np.float32]] = []
-    for part in cut(counted(), start, stop):
-        waiting.append(part)
-        if sum(map(len, waiting)) >= _BLOCK_SECONDS * stream.sample_rate:
-            yield np.concatenate(waiting)
-            waiting = []
-    if total < stop:
-        opened.check_complete()
-    _check_start(opened.name, start, total, stream.sample_rate)
-    if waiting:
-        yield np.concatenate(waiting)
+@contextmanager
+def _opened(source: AudioInput, name: str) -> Iterator[_Reader]:
+    with ExitStack() as stack:
+        file = stack.enter_context(open_source(source, name))
+        sound = _open_with_libsndfile(file)
+        if sound is None:
+            stream = stack.enter_context(open_with_av(name, file if isinstance(file, str) else file.open()))
+            reader = _Reader(name, file, stream, stream.sample_rate, stream.num_channels, None)
+        else:
+            stack.enter_context(sound)
+            reader = _Reader(name, file, sound, sound.samplerate, sound.channels, sound.frames)
+        rate = reader.sample_rate
+        if rate < _MIN_SAMPLE_RATE:
+            raise AudioError(f"{name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
+        yield reader
 
 
-def _decode(name: str, sound: soundfile.SoundFile, start: int, stop: int, block_samples: int) -> Iterator[Waveform]:
-    """Blocks of the samples [start, stop), (n, channels)."""
-    position = 0
+def _open_with_libsndfile(file: File) -> soundfile.SoundFile | None:
+    """Open a recording; None if libsndfile does not know the format or its length."""
     try:
-        if seeks(sound):
-            position = sound.seek(start)
-        # It would seek after each read, to where it already is.
-        sound.seekable = lambda: False  # type: ignore[method-assign]
-        while position < stop:
-            bound = start if position < start else stop
-            block = sound.read(min(block_samples, bound - position), dtype="float32", always_2d=True)
-            if not len(block):
-                raise AudioError(f"{name}: expected {stop} samples, found {position}")
-            if position >= start:
-                yield np.asarray(block, np.float32)
-            position += len(block)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string or "the file is damaged or cut off"
-        raise AudioError(f"{name}: expected {stop} samples, found a decoding error: {reason}") from None
+        # As bytes, because a name need not be UTF-8.
+        sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file.open())  # type: ignore[arg-type]
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes *.raw for samples without a header
+        return None
+    if sound.frames > 2**62:  # FLAC written to a pipe
+        return None
+    if sound.format == "MP3":
+        with open_bytes(file) as stream:
+            return sound if states_mp3_length(stream) else None
+    return sound
 
 
-def resample_blocks(blocks: Iterable[Waveform], sample_rate: int) -> Iterator[Waveform]:
-    """Bring blocks to 16 kHz as if they were one."""
-    if sample_rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    import soxr  # type: ignore[import-untyped]  # what librosa resamples with
+def _mix(block: _Block, channel: int | None) -> Waveform:
+    """Return one of the channels, counted from 1, or the mean of all: (n, channels) to (n,)."""
+    if channel is None and block.shape[1] > 1:
+        return np.asarray(block.mean(axis=1), np.float32)
+    return np.ascontiguousarray(block[:, (channel or 1) - 1])
 
-    stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    num_read = num_given = 0
-    for block in blocks:
-        num_read += len(block)
-        resampled = stream.resample_chunk(block)
-        num_given += len(resampled)
-        if len(resampled):
-            yield resampled
-    rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
-    missing = resampled_length(num_read, sample_rate) - num_given
-    if missing > 0:
-        yield np.pad(rest[:missing], (0, max(missing - len(rest), 0)))
+
+def _gathered(parts: Iterable[Waveform], num_samples: int) -> Iterator[Waveform]:
+    """Join parts, which from PyAV are a few hundredths of a second each, to blocks of so many samples or more."""
+    waiting: list[Waveform] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= num_samples:
+            yield join(waiting)
+            waiting = []
+    if waiting:
+        yield join(waiting)

@@ -1,14 +1,15 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from speechssl.data.audio import audio_info
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
+from speechssl.data.recording import audio_info
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 from speechssl.terminal import progress
 
@@ -22,22 +23,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in a folder.
+    """What was found in a folder."""
 
-    Attributes:
-        utterances: One for each recording that could be read, sorted by path.
-        failures: What is wrong with each of the others.
-    """
-
-    utterances: tuple[Utterance, ...]
-    failures: tuple[SpeechSSLError, ...]
+    utterances: tuple[Utterance, ...]  # one for each recording that could be read, sorted by path
+    failures: tuple[SpeechSSLError, ...]  # what is wrong with each of the others
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> Scan:
-    """Find the recordings below a folder by their suffixes and read their headers, in parallel.
+    """Find the recordings below a folder and read their headers, in parallel.
 
-    Names that start with a dot are skipped, links are followed. If a ``.txt`` file with the same stem lies beside a
-    recording, its content becomes the text.
+    If a ``.txt`` file with the same stem lies beside a recording, its content becomes the text.
 
     Raises:
         ManifestError: the folder is missing.
@@ -53,19 +48,37 @@ def scan_folder(folder: str | os.PathLike[str]) -> Scan:
     )
 
 
-def find_recordings(folder: Path) -> list[Path]:
-    """The files below a folder with the suffixes of recordings, sorted; names that start with a dot are skipped."""
-    return sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
+def find_recordings(folder: str | os.PathLike[str]) -> list[Path]:
+    """Find the recordings below a folder by their suffixes, sorted.
+
+    Links are followed, names that start with a dot are skipped. A folder that cannot be read is a warning.
+    """
+    found: list[Path] = []
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=_warn, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a link back to a folder above would never end
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_text(path: Path) -> str | None:
-    """The content of a text file with single spaces for all white space; None if it is missing or empty.
+def _warn(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: {error.strerror}: what is in it is left out", stacklevel=2)
+
+
+def read_text(path: str | os.PathLike[str]) -> str | None:
+    """Return the content of a text file with single spaces for all white space; None if it is missing or empty.
 
     Raises:
         ManifestError: it cannot be read or is not UTF-8.
     """
     try:
-        return " ".join(path.read_text("utf-8-sig").split()) or None
+        return " ".join(Path(path).read_text("utf-8-sig").split()) or None
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
@@ -89,21 +102,6 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
     finally:
         executor.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
     return results
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:  # a link back to a folder above would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.suffix.lower() in AUDIO_SUFFIXES:
-                yield path
 
 
 def _describe(path: Path) -> Utterance | SpeechSSLError:

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, whole_rate
-from speechssl.data.recording import resample_blocks
+from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, resample_blocks, whole_rate
 from speechssl.data.units import Units
 from speechssl.decode.greedy import join_repeats
 from speechssl.decode.words import Word, words_of_path

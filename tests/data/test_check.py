@@ -7,10 +7,10 @@ import pytest
 import soundfile
 
 from speechssl.data import check
-from speechssl.data.audio import audio_info
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_text, summarize, to_dict
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.recording import audio_info
 from speechssl.data.units import Letters
 
 VOCABULARY = Letters.from_texts(["abc"])

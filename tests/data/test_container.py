@@ -8,13 +8,13 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import write_with_av
 
-from speechssl.data.audio import audio_info, read_audio
 from speechssl.data.container import expected_bytes
-from speechssl.data.recording import Recording
+from speechssl.data.recording import Recording, audio_info, read_audio
 from speechssl.errors import AudioError
 
-av = pytest.importorskip("av")
+pytest.importorskip("av")
 
 SAMPLES = 0.3 * np.sin(np.arange(48_000) / 7)
 SOUNDFILE: dict[str, dict[str, Any]] = {
@@ -45,19 +45,9 @@ def written_by_soundfile(name: str) -> bytes:
     return file.getvalue()
 
 
-def write_with_av(file: Any, container_format: str, codec: str, options: dict[str, str]) -> None:
-    with av.open(file, "w", format=container_format, options=options) as container:
-        stream = container.add_stream(codec, rate=48_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray((SAMPLES * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = 48_000
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", 48_000, frame_size=960)
-        for part in (*resampler.resample(frame), *resampler.resample(None), None):
-            container.mux(stream.encode(part))
-
-
 def written_by_av(name: str, tmp_path: Any) -> bytes:
     path = tmp_path / "file"
-    write_with_av(str(path), *AV[name])
+    write_with_av(str(path), SAMPLES, 48_000, *AV[name])
     return path.read_bytes()
 
 
@@ -106,7 +96,7 @@ class Pipe:
 )
 def test_what_was_written_to_a_pipe_is_whole(container_format: str, codec: str, options: dict[str, str]) -> None:
     pipe = Pipe()
-    write_with_av(pipe, container_format, codec, options)
+    write_with_av(pipe, SAMPLES, 48_000, container_format, codec, options)
     assert expected_bytes(io.BytesIO(pipe.content)) <= len(pipe.content)
 
 

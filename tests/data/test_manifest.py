@@ -7,8 +7,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.audio import read_audio
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
+from speechssl.data.recording import read_audio
 from speechssl.data.scan import scan_folder
 from speechssl.errors import AudioError, ManifestError
 

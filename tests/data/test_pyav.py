@@ -1,8 +1,10 @@
-"""Damaged files that PyAV decodes: whatever is wrong with them, the outcome is samples or an `AudioError`."""
+"""What PyAV decodes: whatever is wrong with a file, the outcome is samples or an `AudioError`."""
 
+import builtins
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,25 +12,20 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import tone, write_with_av
 
-from speechssl.data.audio import audio_info, read_audio
-from speechssl.data.recording import Recording
+from speechssl.data.audio import resampled_length
+from speechssl.data.recording import Recording, audio_info, read_audio
 from speechssl.errors import AudioError
 
-av = pytest.importorskip("av")
+pytest.importorskip("av")
 
 SAMPLES = 0.3 * np.sin(np.arange(16_000) / 7)
 
 
 def with_av(container_format: str, codec: str) -> bytes:
     file = io.BytesIO()
-    with av.open(file, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray((SAMPLES * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = 16_000
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", 16_000, frame_size=320)
-        for part in (*resampler.resample(frame), *resampler.resample(None), None):
-            container.mux(stream.encode(part))
+    write_with_av(file, SAMPLES, 16_000, container_format, codec)
     return file.getvalue()
 
 
@@ -77,3 +74,45 @@ def test_damage_gives_samples_or_an_audio_error(whole: bytes, data: st.DataObjec
             except AudioError as error:
                 messages.append(str(error))
     assert "\n" not in "".join(messages)
+
+
+def test_many_channels_in_what_only_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 10)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels, 16_000, subtype="FLOAT")
+    monkeypatch.setattr("speechssl.data.recording._open_with_libsndfile", lambda _: None)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), channels.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav", channel=10), channels[:, 9], atol=1e-6)
+
+
+def test_formats_of_pyav(tmp_path: Path) -> None:
+    g722, m4a = tmp_path / "a.g722", tmp_path / "a.m4a"
+    write_with_av(str(g722), tone(), 16_000, "g722", "g722")
+    write_with_av(str(m4a), tone(0.5, 44_100), 44_100, "ipod", "aac")
+    assert abs(audio_info(g722).num_samples - 8000) < 1024
+    waveform = read_audio(g722)
+    np.testing.assert_allclose(waveform[1000:7000], tone()[978:6978], atol=0.03)  # the codec delays by 22 samples
+    np.testing.assert_array_equal(read_audio(g722, start=500, num_samples=900), waveform[500:1400])
+    info = audio_info(m4a)
+    assert info.sample_rate == 44_100
+    assert len(read_audio(m4a)) == resampled_length(info.num_samples, 44_100)
+    with pytest.raises(AudioError, match=r"a.g722: expected 9000 samples from sample 500 on, found \d+$"):
+        read_audio(g722, start=500, num_samples=9000)
+
+
+def test_without_pyav_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.g722"
+    path.write_bytes(bytes(100))
+    original = builtins.__import__
+
+    def refuse_av(name: str, *rest: Any) -> Any:
+        if name == "av":
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse_av)
+    with pytest.raises(AudioError) as caught:
+        read_audio(path)
+    assert str(caught.value) == (
+        f"{path}: expected audio that libsndfile reads, found something else "
+        "(m4a, G.722, video and files that do not state their length need PyAV: pip install 'speechssl[av]')"
+    )

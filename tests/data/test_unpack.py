@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.data import unpack as unpack_module
-from speechssl.data.audio import Waveform, read_audio
+from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
-from speechssl.data.recording import Recording
+from speechssl.data.recording import Recording, read_audio
 from speechssl.data.unpack import unpack_manifests
 from speechssl.errors import ManifestError
 

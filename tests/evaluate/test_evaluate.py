@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import CTCCheckpoint, TrainingData
-from speechssl.data.audio import audio_info
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.recording import audio_info
 from speechssl.errors import AudioError, ManifestError
 from speechssl.evaluate.evaluate import evaluate_model, results_row
 from speechssl.scoring.error_rates import ErrorCounts

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from miniature import RECIPES, recipe_modules
 
-from speechssl.data.audio import audio_info
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.recording import audio_info
 from speechssl.data.unpack import unpack_manifests
 from speechssl.errors import ManifestError
 

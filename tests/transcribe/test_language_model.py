@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.native import CTCCheckpoint
 from speechssl.commands import transcribe as cli
-from speechssl.data.audio import SAMPLE_RATE, audio_info
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.recording import audio_info
 from speechssl.decode.arpa import read_arpa, write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.decode.settings import BeamSearchConfig

@@ -1,0 +1,23 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechssl.data.scan import find_recordings
+
+
+def test_a_folder_that_cannot_be_read_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (tmp_path / "a.wav").touch()
+    original = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything
+    with pytest.warns(UserWarning, match=r"closed: Permission denied: what is in it is left out$"):
+        assert find_recordings(str(tmp_path)) == [tmp_path / "a.wav"]
