@@ -19,7 +19,7 @@ from lists import SPLITS, UNLABELLED, Row, disjoint_splits, find_corpus, for_pre
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.data.subsets import label_subset, random_key
 from speechssl.data.units import Letters, num_frames_needed
 from speechssl.errors import ConfigError
@@ -98,7 +98,7 @@ def with_texts(
     utterances = []
     for row in rows:
         if row.path in found:
-            text = normalize_text(row.sentence, row.language)
+            text = normalize_labels(row.sentence, row.language)
             if text:
                 utterances.append(replace(found[row.path], text=text))
             else:

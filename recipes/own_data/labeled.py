@@ -12,7 +12,7 @@ from label_files import Row
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.data.scan import find_recordings
 from speechssl.data.units import WORD_DELIMITER, Letters, num_frames_needed
 from speechssl.errors import ManifestError
@@ -141,7 +141,7 @@ def label(
 
 
 def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utterance | None:
-    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_text(row.text)
+    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_labels(row.text)
     start = round(row.start * whole.sample_rate)
     end = whole.num_samples if row.end is None else min(round(row.end * whole.sample_rate), whole.num_samples)
     if not start and whole.num_samples - end < _NEAR_END_SECONDS * whole.sample_rate:

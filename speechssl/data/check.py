@@ -10,8 +10,9 @@ from unicodedata import category
 import numpy as np
 
 from speechssl.data.audio import SILENCE_PEAK
+from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.recording import AudioInfo, audio_info, read_span
+from speechssl.data.recording import read_span
 from speechssl.data.scan import parallel_map
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, num_frames_needed, split_words
 from speechssl.errors import AudioError
@@ -24,7 +25,6 @@ WARNINGS = frozenset({"length differs", "clipping", "silence", "repeated text"})
 """The kinds of problem that are suspicious only; all others are errors."""
 
 _FULL_SCALE = 0.999
-_Header = AudioInfo | AudioError
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Problem:
 def check_before_training(
     manifest: Manifest, geometry: FrameGeometry, vocabulary: Units | None, min_samples: int
 ) -> list[Problem]:
-    """Find the errors that show without decoding audio; the header of each distinct file is read once.
+    """Find the errors that show without decoding audio.
+
+    The header of each distinct file is read once. Of what states no length (MP3 without a tag, what only PyAV reads)
+    the manifest's word is taken: whoever wrote it had decoded the recording.
 
     Args:
         manifest: The utterances.
@@ -59,7 +62,7 @@ def check_before_training(
         min_samples: The shortest utterance allowed, in samples at 16 kHz.
     """
     return [
-        *_find_file_problems(manifest, _read_headers([manifest])),
+        *_find_file_problems(manifest, read_headers((utterance.path for utterance in manifest), decode=False)),
         *_find_short_utterances(manifest, min_samples),
         *([] if vocabulary is None else _find_label_problems(manifest, geometry, vocabulary)),
     ]
@@ -73,7 +76,7 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
         geometry: Of the model's feature encoder.
         vocabulary: The symbols of a model's labels; None takes the letters of each manifest as its vocabulary.
     """
-    headers = _read_headers(manifests)
+    headers = read_headers(utterance.path for manifest in manifests for utterance in manifest)
     problems: list[Problem] = []
     for manifest in manifests:
         file_problems = list(_find_file_problems(manifest, headers))
@@ -88,19 +91,7 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
     return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
 
 
-def _read_headers(manifests: Sequence[Manifest]) -> dict[str, _Header]:
-    paths = list(dict.fromkeys(utterance.path for manifest in manifests for utterance in manifest))
-    return dict(zip(paths, parallel_map(_read_header, paths, "reading headers"), strict=True))
-
-
-def _read_header(path: str) -> _Header:
-    try:
-        return audio_info(path)
-    except AudioError as error:
-        return error
-
-
-def _find_file_problems(manifest: Manifest, headers: Mapping[str, _Header]) -> Iterator[Problem]:
+def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
     reported: set[str] = set()
     for i, utterance in enumerate(manifest):
         header, where = headers[utterance.path], manifest.where(i)
@@ -112,11 +103,11 @@ def _find_file_problems(manifest: Manifest, headers: Mapping[str, _Header]) -> I
         elif header.sample_rate != utterance.sample_rate:
             detail = f"{utterance.path}: expected {utterance.sample_rate} samples a second, found {header.sample_rate}"
             yield Problem("sample rate", where, detail)
-        elif stop > header.num_samples:
+        elif stop > header.num_samples > 0:
             yield Problem("too long", where, f"{utterance.path}: expected {stop} samples, found {header.num_samples}")
 
 
-def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, _Header]) -> Iterator[Problem]:
+def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
     """A recording of which the manifest uses one span, from its start but not to its end, was perhaps replaced."""
     rows: dict[str, list[int]] = defaultdict(list)
     for i, utterance in enumerate(manifest):
@@ -154,7 +145,7 @@ def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary
                 yield Problem("labels too long", where, detail)
 
 
-def _find_audio_problems(manifest: Manifest, headers: Mapping[str, _Header], known: set[str]) -> Iterator[Problem]:
+def _find_audio_problems(manifest: Manifest, headers: Mapping[str, Header], known: set[str]) -> Iterator[Problem]:
     indices = [
         i
         for i, utterance in enumerate(manifest)

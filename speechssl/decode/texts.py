@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speechssl.data.manifest import read_manifest
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.decode.ngram import find_mark
 from speechssl.errors import LanguageModelError
 
 
-def read_texts(paths: Sequence[Path], is_normalized: bool = False) -> Iterator[str]:
+def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
     """The texts of manifests (``.tsv``; utterances without one are left out) and the lines of other files.
 
     Args:
         paths: The files.
-        is_normalized: Whether to reduce texts to their words by ``normalize_text``, leaving out those with digits.
+        normalize: Whether to reduce texts to their words by ``normalize_labels``, leaving out those with digits.
 
     Raises:
         LanguageModelError: a file is missing or not in UTF-8, or a text has a mark of language models.
@@ -23,10 +23,10 @@ def read_texts(paths: Sequence[Path], is_normalized: bool = False) -> Iterator[s
     for where, text in (found for path in paths for found in _read(path)):
         if mark := find_mark(text.split()):
             raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
-        if not is_normalized:
+        if not normalize:
             yield text
         elif not has_digits(text):
-            yield normalize_text(text)
+            yield normalize_labels(text)
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:

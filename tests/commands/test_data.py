@@ -50,7 +50,7 @@ def test_a_manifest_elsewhere_has_an_absolute_root(
     output = tmp_path / "lists" / "train.tsv"
     assert run("manifest", ".", "-o", output).exit_code == 0
     assert output.read_text("utf-8").splitlines()[0] == str(recordings.resolve())
-    assert [utterance.path for utterance in read_manifest(output)] == [
+    assert [Path(utterance.path) for utterance in read_manifest(output)] == [
         recordings.resolve() / "more" / "two.flac",
         recordings.resolve() / "one.wav",
     ]

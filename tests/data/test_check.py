@@ -1,14 +1,15 @@
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import check
+from speechssl.data import check, headers, recording
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
-from speechssl.data.check_report import format_text, summarize, to_dict
+from speechssl.data.check_report import format_report, make_report
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.recording import audio_info
 from speechssl.data.units import Letters
@@ -96,10 +97,30 @@ def test_repeated_letters_need_more_frames(folder: Path) -> None:
 
 def test_each_header_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr(check, "audio_info", lambda path: read.append(path) or audio_info(path))
+    monkeypatch.setattr(headers, "audio_info", lambda path, **how: read.append(path) or audio_info(path, **how))
     rows = [Utterance(str(folder / "a.wav"), 1000, start=start, text="a") for start in range(0, 15_000, 100)]
     assert check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, VOCABULARY, 0) == []
     assert read == [str(folder / "a.wav")]
+
+
+def test_what_states_no_length_is_not_decoded_before_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(folder / "a.mp3", noise, 16_000, format="MP3")
+    content = (folder / "a.mp3").read_bytes()
+    (folder / "a.mp3").write_bytes(content.replace(b"Xing", b"none").replace(b"Info", b"none"))
+    length = audio_info(folder / "a.mp3").num_samples
+    (folder / "b.mp3").write_bytes(b"no audio")
+    rows = [Utterance(str(folder / "a.mp3"), length + extra, text="a") for extra in (0, 1)]
+    rows += [Utterance(str(folder / "a.mp3"), 8000, sample_rate=8000), Utterance(str(folder / "b.mp3"), 8000)]
+    manifest = make_manifest(folder, rows)
+    assert kinds(check_manifests([manifest], BASE_GEOMETRY, None))[:3] == [
+        ("too long", "4"),
+        ("sample rate", "5"),
+        ("unreadable", "6"),
+    ]
+    monkeypatch.setattr(recording._Reader, "decode", None)
+    found = check_before_training(manifest, BASE_GEOMETRY, None, 0)
+    assert kinds(found) == [("sample rate", "5"), ("unreadable", "6")]
 
 
 def test_what_only_listening_finds(folder: Path) -> None:
@@ -206,8 +227,8 @@ def test_the_report(folder: Path) -> None:
     ]
     manifest = make_manifest(folder, rows)
     problems = [Problem("too long", f"x:{i}", "detail") for i in range(25)] + [Problem("silence", "y:1", "quiet")]
-    text = format_text([summarize(manifest)], problems)
-    assert text.splitlines() == [
+    report = make_report([manifest], problems)
+    assert format_report(report).splitlines() == [
         f"{manifest.path}: 3 utterances, 0.1 minutes; 0.50 to 3.50 s, median 1.50 s",
         "  texts: 3, 4 words, 5 different characters: abабв",
         "  languages: en 2 (0.1 minutes), ru 1 (0.0 minutes)",
@@ -224,7 +245,7 @@ def test_the_report(folder: Path) -> None:
         "  y:1: quiet",
         "25 errors, 1 warning",
     ]
-    values = json.loads(json.dumps(to_dict([summarize(manifest)], problems)))
+    values = json.loads(json.dumps(asdict(report)))
     assert values["errors"]["too long"]["count"] == 25
     assert len(values["errors"]["too long"]["first"]) == 20
     assert values["warnings"] == {"silence": {"count": 1, "first": [{"where": "y:1", "detail": "quiet"}]}}
