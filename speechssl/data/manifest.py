@@ -92,8 +92,8 @@ class Manifest:
         return len(self.columns["num_samples"])
 
     def __getitem__(self, index: int) -> Utterance:
-        (utterance,) = self._rows(index, index + 1)
-        return utterance
+        row = range(len(self))[index]
+        return next(self._rows(row, row + 1))
 
     def __iter__(self) -> Iterator[Utterance]:
         for first in range(0, len(self), _ROWS_AT_ONCE):

@@ -60,7 +60,9 @@ def test_blocks_of_rows_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", 7)
     manifest = read_manifest(tmp_path / "00100.tsv")
     assert list(manifest) == expected
-    assert [manifest[n] for n in (0, 6, 7, 8, 99)] == [expected[n] for n in (0, 6, 7, 8, 99)]
+    assert [manifest[n] for n in (0, 6, 7, 8, 99, -1)] == [expected[n] for n in (0, 6, 7, 8, 99, -1)]
+    with pytest.raises(IndexError):
+        manifest[100]
     lines = (tmp_path / "00100.tsv").read_text("utf-8").split("\n")
     lines[50] = "x.wav\t0\t"
     (tmp_path / "00100.tsv").write_text("\n".join(lines), "utf-8")

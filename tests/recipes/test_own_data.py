@@ -525,7 +525,7 @@ class TestPretraining:
         manifests = prepare(corpus, tmp_path / "out", kaldi_in(tmp_path / "data", recordings))
         assert labeled(manifests) == expected()
         assert {Path(u.path).name for u in manifests["pretrain_train"]} > {
-            Path(u.path).name for u in manifests["train"][:3]
+            Path(u.path).name for u in list(manifests["train"])[:3]
         }
 
     def test_labels_that_vanish_take_their_manifests_along(self, recordings: Path, tmp_path: Path) -> None:
