@@ -29,37 +29,26 @@ _FULL_SCALE = 0.999
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the data.
+    """Something that is wrong with the data."""
 
-    Attributes:
-        kind: What is wrong, in a few fixed words.
-        where: The ``file:line`` of the utterance, or the file.
-        detail: What was expected and found.
-    """
-
-    kind: str
-    where: str
-    detail: str
+    kind: str  # in a few fixed words
+    where: str  # the ``file:line`` of the utterance, or the file
+    detail: str  # what was expected and found
 
     @property
     def is_error(self) -> bool:
-        """Whether training would fail or its scores would be void; otherwise it is a warning."""
+        """Whether training would fail or its scores would be void."""
         return self.kind not in WARNINGS
 
 
 def check_before_training(
     manifest: Manifest, geometry: FrameGeometry, vocabulary: Units | None, min_samples: int
 ) -> list[Problem]:
-    """Find the errors that show without decoding audio.
+    """Find the errors that show without decoding audio: of ``min_samples`` at 16 kHz an utterance is long enough.
 
     The header of each distinct file is read once. Of what states no length (MP3 without a tag, what only PyAV reads)
     the manifest's word is taken: whoever wrote it had decoded the recording.
-
-    Args:
-        manifest: The utterances.
-        geometry: Of the model's feature encoder.
-        vocabulary: The symbols of the labels; None trains without labels.
-        min_samples: The shortest utterance allowed, in samples at 16 kHz.
+    Without a vocabulary, training needs no labels.
     """
     return [
         *_find_file_problems(manifest, read_headers((utterance.path for utterance in manifest), decode=False)),
@@ -69,12 +58,9 @@ def check_before_training(
 
 
 def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Units | None) -> list[Problem]:
-    """Find all errors and warnings, reading every utterance.
+    """Find all errors and warnings in the splits of a corpus, reading every utterance.
 
-    Args:
-        manifests: Splits of one corpus, which must not share anything.
-        geometry: Of the model's feature encoder.
-        vocabulary: The symbols of a model's labels; None takes the letters of each manifest as its vocabulary.
+    Without a vocabulary, the letters of each manifest are its own.
     """
     headers = read_headers(utterance.path for manifest in manifests for utterance in manifest)
     problems: list[Problem] = []

@@ -19,33 +19,21 @@ _NUM_NAMED = 3  # of what was dropped for one reason, on the console; the file h
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording, or a part of one, as a corpus lists it.
-
-    Attributes:
-        path: The recording.
-        text: What is said, already as it shall be learned, or None if unknown.
-        speaker: Who says it, or None if unknown.
-        language: In which language, or None if unknown.
-        start: Seconds from which on it counts.
-        end: Seconds until which it counts; None is until its end.
-    """
+    """A recording, or a part of one, as a corpus lists it."""
 
     path: Path
-    text: str | None = None
+    text: str | None = None  # already as it shall be learned
     speaker: str | None = None
     language: str | None = None
-    start: float = 0.0
+    start: float = 0.0  # in seconds, as the end; None is the recording's
     end: float | None = None
 
 
 class Preparation:
-    """A folder of manifests in the making.
+    """Makes a folder of manifests.
 
-    The headers of recordings, the slow part of a large corpus, are kept in the folder as they are read, so that a
-    preparation that was broken off goes on; a file that has changed is read again. Everything else is made anew.
-
-    Args:
-        folder: Where the manifests go.
+    The headers of recordings, the slow part of a large corpus, are kept in the folder as they are read, so that an
+    interrupted preparation resumes. Everything else is made anew.
 
     Raises:
         ManifestError: the folder cannot be made.
@@ -60,20 +48,11 @@ class Preparation:
             raise ManifestError(f"{folder}: {error.strerror or error}") from None
 
     def drop(self, reason: str, what: str) -> None:
-        """Note that something of the corpus is not used.
-
-        Args:
-            reason: In a few words, the same for all alike.
-            what: Which, and if it helps, why: a path, a line of a file.
-        """
+        """Note that something of the corpus is not used, for a reason of a few words that is the same for all alike."""
         self._dropped[reason].append(what)
 
     def utterances(self, clips: Sequence[Clip]) -> list[Utterance]:
-        """Read the recordings' headers; clips whose recording is missing or damaged are dropped.
-
-        Returns:
-            An utterance for each of the others, in the order given.
-        """
+        """Read the recordings' headers, drop what is missing or damaged, and return the others in the order given."""
         headers = read_noted_headers((str(clip.path) for clip in clips), self.folder / _HEADERS_FILE)
         utterances = []
         for clip in clips:
@@ -95,12 +74,11 @@ class Preparation:
         return utterances
 
     def write(self, splits: Mapping[str, Sequence[Utterance]], root: Path) -> None:
-        """Write a manifest a split, and say what is in them.
+        """Write a manifest for each split, and say what is in them.
 
         Args:
             splits: Utterances by the name of their manifest.
-            root: A folder above all recordings, as their paths name it; the manifests have it without links. Links
-                below it stay.
+            root: A folder above all recordings, as their paths name it. Links in it are resolved, those below it stay.
 
         Raises:
             ManifestError: a split is empty, or something cannot be written.
@@ -121,7 +99,7 @@ class Preparation:
             )
 
     def report_dropped(self) -> None:
-        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``: the last thing to do.
+        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``, as the last thing.
 
         Raises:
             ManifestError: it cannot be written.

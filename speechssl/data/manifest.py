@@ -38,20 +38,10 @@ _ROWS_AT_ONCE = 1 << 14  # of which there are objects at a time
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A span of a recording.
+    """A span of a recording, and what is known of it."""
 
-    Attributes:
-        path: The recording; it may end in ``:offset:bytes`` for a file inside an uncompressed archive.
-        num_samples: Samples in the span, at the recording's own rate.
-        start: First sample of the span, at the recording's own rate.
-        sample_rate: The recording's own rate.
-        text: What is said, or None if unknown.
-        speaker: Who says it, or None if unknown.
-        language: In which language, or None if unknown.
-    """
-
-    path: str
-    num_samples: int
+    path: str  # may end in ``:offset:bytes`` for a file inside an uncompressed archive
+    num_samples: int  # of the span, as its start at the recording's own rate
     start: int = 0
     sample_rate: int = SAMPLE_RATE
     text: str | None = None
@@ -60,33 +50,24 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """How long it is."""
         return self.num_samples / self.sample_rate
 
     @property
     def num_output_samples(self) -> int:
-        """Samples of its waveform, at 16 kHz."""
+        """The length of its waveform, at 16 kHz."""
         return resampled_length(self.num_samples, self.sample_rate)
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The utterances of a split, in the order of the file; each is made when it is asked for.
-
-    Attributes:
-        path: The file they were read from.
-        root: The folder from which paths count.
-        digest: SHA-256 of everything that was read, to tell whether a manifest has changed.
-        first_line: Line of the first utterance, counted from 1.
-        columns: ``num_samples``, ``start`` and ``sample_rate``, and the texts of `Utterance` that the file has, the
-            paths as they stand there.
-    """
+    """The utterances of a split, in the order of the file; each is made when it is asked for."""
 
     path: Path
-    root: str
-    digest: str
-    first_line: int
-    columns: Columns
+    root: str  # of the paths
+    digest: str  # SHA-256 of everything that was read, to tell whether it has changed
+    first_line: int  # of the utterances, counted from 1
+    columns: Columns  # the fields of `Utterance`; texts only if the file has them
 
     def __len__(self) -> int:
         return len(self.columns["num_samples"])
@@ -156,13 +137,12 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
-    """Write a manifest, replacing an old one at once; columns in which every cell would be empty are left out.
+    """Write a manifest atomically; columns in which every cell would be empty are left out.
 
     Args:
         path: The file to write.
-        utterances: One or more utterances, whose paths are below the root.
-        root: The folder from which the paths are written; written as it is, so a relative root counts from the
-            manifest's folder.
+        utterances: One or more, whose paths are below the root.
+        root: Written as it is: a relative one counts from the manifest's folder.
 
     Raises:
         ManifestError: there is no utterance, one is not below the root, or a cell has a tab or line break; or the

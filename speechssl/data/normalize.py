@@ -29,7 +29,7 @@ def normalize_labels(text: str, language: str | None = None) -> str:
 
 
 def has_digits(text: str) -> bool:
-    """Whether a text has a digit of any script."""
+    """Tell whether a text has a digit of any script."""
     return any(category(character)[0] == "N" for character in text)
 
 

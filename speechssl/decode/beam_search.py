@@ -22,7 +22,7 @@ _IMPOSSIBLE = -math.inf
 
 
 class BeamSearch:
-    """Looks for the text with the highest score: of all its CTC paths, of its words, and of their number.
+    """Finds the text with the highest score: of all its CTC paths, of its words, and of their number.
 
     Prefixes of the text grow letter by letter, with the probability of all paths that spell them (Graves and Jaitly,
     2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
@@ -64,18 +64,15 @@ class BeamSearch:
             )
 
     def reweighted(self, config: BeamSearchConfig) -> "BeamSearch":
-        """The same with other weights of the same language model."""
+        """Return the same search with other weights of the same language model."""
         other = copy(self)
         other.config = config
         return other
 
     def find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
-        """The tokens of the best text of a recording, where the CTC model says them best.
+        """Return the tokens of the best text of a recording, where the CTC model says them best.
 
-        A recording that is parted has the end of a word at each cut.
-
-        Args:
-            parts: (S, V) log probabilities, one after another.
+        The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there.
 
         Raises:
             AudioError: the model does not give probabilities.
@@ -90,7 +87,7 @@ class BeamSearch:
         return path
 
     def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The frames, parted at the longest pause in the second half of what is long enough."""
+        """Yield the frames, cut at the longest pause in the second half of what is long enough."""
         pending = torch.empty(0, len(self.units))
         for part in parts:
             pending = torch.cat((pending, part.cpu()))
@@ -102,7 +99,7 @@ class BeamSearch:
         yield pending
 
     def _longest_pause(self, log_probs: Tensor) -> int:
-        """The frame in the middle of the longest run without letters; if there is none, the last."""
+        """Return the frame in the middle of the longest run without letters; if there is none, the last."""
         pauses = []
         stop = 0
         for is_silent, run in groupby(not self._letters[unit] for unit in log_probs.argmax(dim=1).tolist()):
@@ -127,7 +124,7 @@ class BeamSearch:
         return join_repeats(scores[0].tolist(), path[0].tolist(), self.units.blank_id, first_frame)
 
     def _search(self, log_probs: Tensor) -> "Beams":
-        """The prefixes that are left at the end."""
+        """Return the prefixes that are left at the end."""
         config = self.config
         beams: Beams = {_Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
         for frame in log_probs.tolist():
@@ -150,7 +147,7 @@ class BeamSearch:
         return beams
 
     def _grow(self, beams: "Beams", tried: Sequence[tuple[int, float]]) -> tuple["Beams", list["Extension"]]:
-        """What becomes of prefixes at a frame: those that are there already, and those that could be new."""
+        """Return what becomes of prefixes at a frame: those that are there already, and those that could be new."""
         blank_id, delimiter = self.units.blank_id, self._delimiter_id
         kept: Beams = {}
         new: list[Extension] = []
@@ -178,7 +175,7 @@ class BeamSearch:
         return kept, new
 
     def _best(self, beams: "Beams") -> "_Prefix":
-        """The best text; of its prefixes, with delimiters at its ends and without, the likeliest."""
+        """Return the best text: of its prefixes, with delimiters at its ends and without, the likeliest."""
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
         spelled: dict[str, list[_Prefix]] = {}
         for prefix in beams:
@@ -203,13 +200,13 @@ class BeamSearch:
         return child
 
     def _score_ahead(self, beginning: str) -> float:
-        """A guess at the score of a word that begins so: of the likeliest one, or of an unknown one."""
+        """Guess the score of a word that begins so: of the likeliest one, or of an unknown one."""
         config = self.config
         known = self._look_ahead.get(beginning)
         return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
 
     def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
-        """The context after the word under way, if there is one, and the score with it."""
+        """Return the context after the word under way, if there is one, and the score with it."""
         config = self.config
         if not prefix.word:
             return prefix.context, prefix.score
@@ -225,16 +222,10 @@ class BeamSearch:
 
 
 class _Prefix:
-    """The beginning of a text, a node in the tree of all that are kept.
+    """The beginning of a text, a node in the tree of all that are kept: its last symbol, and what is known so far.
 
-    Attributes:
-        parent: The same without its last symbol; None of the empty one.
-        symbol: Its last.
-        word: The letters of the word under way.
-        context: The words before that count.
-        score: Of its complete words, by the language model.
-        rank: The same with a guess at the word under way.
-        children: The prefixes with one more symbol that are kept, or lead to one.
+    ``word`` is under way, ``context`` the words before it that count, ``score`` that of complete words, ``rank`` the
+    same with a guess at the word under way. ``children``, with one more symbol, are kept or lead to one that is.
     """
 
     __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
@@ -247,7 +238,7 @@ class _Prefix:
         self.children: dict[int, _Prefix] = {}
 
     def labels(self) -> list[int]:
-        """Its symbols, from the first on."""
+        """Return its symbols, from the first on."""
         labels = []
         prefix = self
         while prefix.parent is not None:

@@ -9,28 +9,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PathToken:
-    """A unit on a path, greedy or aligned with a text.
+    """A unit on a path, greedy or aligned with a text, and the run of frames that show it."""
 
-    Attributes:
-        symbol_id: Its id; never the blank's.
-        first_frame: The first frame that shows it.
-        last_frame: The last frame of that run.
-        log_prob: Mean of its log probability over the run.
-    """
-
-    symbol_id: int
+    symbol_id: int  # never the blank
     first_frame: int
     last_frame: int
-    log_prob: float
+    log_prob: float  # the mean over the run
 
 
 def greedy_path(parts: Iterable[Tensor], blank_id: int) -> list[PathToken]:
-    """Return the tokens of a recording, in time order.
-
-    Args:
-        parts: (S, V) log probabilities, one after another.
-        blank_id: Of the model's units.
-    """
+    """Return the tokens of a recording, of which the (S, V) log probabilities come in parts."""
     log_probs: list[float] = []
     symbols: list[int] = []
     for part in parts:
@@ -43,14 +31,7 @@ def greedy_path(parts: Iterable[Tensor], blank_id: int) -> list[PathToken]:
 def join_repeats(
     log_probs: Sequence[float], symbols: Sequence[int], blank_id: int, first_frame: int = 0
 ) -> list[PathToken]:
-    """Return the tokens of a path.
-
-    Args:
-        log_probs: The log probability of each frame's symbol.
-        symbols: The symbol of each frame.
-        blank_id: The symbol to drop.
-        first_frame: The number of the first of these frames.
-    """
+    """Return the tokens of a path: each frame's symbol, its log probability and the first frame's number are given."""
     tokens: list[PathToken] = []
     first = 0
     for symbol, run in groupby(symbols):

@@ -10,11 +10,9 @@ from speechssl.errors import LanguageModelError
 
 
 def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
-    """The texts of manifests (``.tsv``; utterances without one are left out) and the lines of other files.
+    """Yield the texts of manifests (``.tsv``) and the lines of other files.
 
-    Args:
-        paths: The files.
-        normalize: Whether to reduce texts to their words by ``normalize_labels``, leaving out those with digits.
+    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out.
 
     Raises:
         LanguageModelError: a file is missing or not in UTF-8, or a text has a mark of language models.
@@ -30,7 +28,7 @@ def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each text stands, and the text."""
+    """Yield where each text stands, and the text."""
     if path.suffix == ".tsv":
         manifest = read_manifest(path)
         for index, utterance in enumerate(manifest):

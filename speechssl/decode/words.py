@@ -14,22 +14,15 @@ from speechssl.frames import FrameGeometry
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word and when it was said.
-
-    Attributes:
-        text: The word, without white space.
-        start: Seconds from the start of the recording; never before the end of the previous word.
-        end: Seconds from the start of the recording.
-        confidence: From 0 to 1, the geometric mean of the probabilities of its symbols.
-    """
+    """A word and when it was said."""
 
     text: str
-    start: float
+    start: float  # in seconds, as the end; never before the end of the previous word
     end: float
-    confidence: float
+    confidence: float  # from 0 to 1, the geometric mean of the probabilities of its symbols
 
     def to_dict(self) -> dict[str, Any]:
-        """The word as plain JSON types, times to the millisecond."""
+        """Return the word as plain JSON types, times to the millisecond."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
@@ -45,16 +38,8 @@ def words_of_path(
 
     A frame stands for the hop in the middle of the samples that it sees. A word lasts from the first frame of its
     first letter to the last frame of its last one; as CTC says blank where it is sure enough, a letter's frames lie
-    inside its sound rather than fill it.
-
-    Args:
-        tokens: In time order, as ``greedy_path`` or a beam search gives them.
-        units: What they stand for.
-        geometry: Frames to samples.
-        num_samples: Length of the recording at 16 kHz: no word reaches beyond it.
-
-    Returns:
-        The words; together, separated by spaces, the text that the units decode to.
+    inside its sound rather than fill it. No word reaches beyond ``num_samples`` at 16 kHz. Separated by spaces, the
+    words are the text that the units decode to.
     """
     silent_ids = {units.delimiter_id, *units.special_ids}
     starts = units.word_starts([token.symbol_id for token in tokens])
