@@ -9,6 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from speechssl.errors import SpeechSSLError
+
+
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    """Return the path of ``name`` below a folder, for names that a manifest, an archive or a script chooses.
+
+    Args:
+        folder: What the user named; it need not exist.
+        name: With subfolders, if any.
+        where: The file, and the line or entry in it, that chose the name.
+
+    Raises:
+        SpeechSSLError: the name is absolute, leads out of the folder (a link that is there counts), is the folder
+            itself, or has control characters.
+    """
+    # In this order: resolve() knows no zero bytes.
+    if not any(character < " " for character in name):
+        place = folder.resolve()
+        if not Path(name).is_absolute() and place in (place / name).resolve().parents:
+            return folder / name
+    raise SpeechSSLError(f"{where}: expected a name inside {folder}, found {name!r}")
+
 
 def write_text_file(path: Path, content: str) -> None:
     """Replace a UTF-8 text file atomically: a reader sees the old or the new content, never a part."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import CTCModel, CTCOutput
 from speechssl.model.encoder import EncoderConfig
@@ -22,7 +22,7 @@ from speechssl.model.transformer import TransformerConfig
 
 FRAME = 160
 LEVEL = 0.01
-VOCABULARY = Vocabulary.from_texts(["абвгде abcdefghijklmnopqrstuvwxyz"])
+VOCABULARY = Letters.from_texts(["абвгде abcdefghijklmnopqrstuvwxyz"])
 TINY = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(dims=(8, 8), kernels=(10, 8), strides=(10, 8)),
     context=TransformerConfig(

@@ -22,7 +22,7 @@ from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance, write_manifest
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -184,11 +184,13 @@ class TestPrecision:
 
 def build_ctc(config: PretrainConfig, lengths: Sequence[float]) -> tuple[FinetuneModel, TaskBatch]:
     """The same for fine-tuning: two views with masks in time and channels, one text for all."""
-    encoder, vocabulary = config.encoder, Vocabulary.from_texts(["abc"])
+    encoder, vocabulary = config.encoder, Letters.from_texts(["abc"])
     regularization = RegularizationConfig(consistency=0.2)
     collate = LabeledCollate(encoder.feature_encoder.geometry, encoder.mask_dim, vocabulary, regularization, 0)
     torch.manual_seed(0)
-    return FinetuneModel(CTCModel(encoder, len(vocabulary)), regularization).train(), collate(noises(lengths))
+    return FinetuneModel(CTCModel(encoder, len(vocabulary)), regularization, vocabulary.blank_id).train(), collate(
+        noises(lengths)
+    )
 
 
 def assert_bfloat16_is_near(model: nn.Module, batch: TaskBatch, device: str, tolerance: float) -> None:
@@ -415,7 +417,7 @@ def save_random(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     @cache
     def save(encoder: str) -> Path:
         folder = tmp_path_factory.mktemp(encoder)
-        vocabulary = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
+        vocabulary = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
         torch.manual_seed(0)
         model = CTCModel(ENCODERS[encoder], len(vocabulary))
         nn.init.normal_(model.head.weight)

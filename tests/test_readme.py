@@ -14,7 +14,7 @@ from speechssl.__main__ import app
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.commands.transcribe import app as transcribe_app
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
         num_layers=2, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
     )
     encoder = EncoderConfig(feature_encoder=features, context=context)
-    vocabulary = Vocabulary.from_texts(["abc"])
+    vocabulary = Letters.from_texts(["abc"])
     torch.manual_seed(0)
     model = CTCModel(encoder, len(vocabulary))
     for stage in ("pretrain", "finetune"):

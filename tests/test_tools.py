@@ -13,7 +13,7 @@ import torch
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.model.ctc import CTCModel
@@ -117,7 +117,7 @@ def spoken(tmp_path: Path) -> tuple[Path, Path]:
     _, columns, *utterances = (PROMPTS / "test.tsv").read_text("utf-8").splitlines()
     manifest = tmp_path / "few.tsv"
     manifest.write_text("\n".join([str(PROMPTS), columns, *utterances[:4], ""]), "utf-8")
-    vocabulary = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
+    vocabulary = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
     torch.manual_seed(0)
     model = CTCModel(encoder, len(vocabulary))
     torch.nn.init.normal_(model.head.weight)  # so that different sounds give different letters

@@ -28,9 +28,9 @@ from speechssl.transcribe.transcriber import Transcriber
 
 def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:
     """The lexicon decoder as a function from log probabilities to a text."""
-    config, symbols = search.config, search.vocabulary.symbols
+    config, symbols = search.config, search.units.symbols
     lexicon = folder / "lexicon.txt"
-    known = sorted(word for word in search.model.words if not search.vocabulary.unknown_characters(word))
+    known = sorted(word for word in search.model.words if not search.units.unknown_characters(word))
     lexicon.write_text("".join(f"{word} {' '.join(word)} {symbols[1]}\n" for word in known), "utf-8")
     decoder = ctc_decoder(
         lexicon=str(lexicon),
@@ -69,7 +69,7 @@ def main() -> None:
         log_probs.append(found)
 
     def ours(frames: Tensor) -> str:
-        return search.vocabulary.decode(token.symbol_id for token in search.find_path([frames]))
+        return search.units.decode(token.symbol_id for token in search.find_path([frames]))
 
     with tempfile.TemporaryDirectory() as folder:
         decoders = {"speechssl": ours, "flashlight": make_peer(search, Path(folder))}

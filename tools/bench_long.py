@@ -24,14 +24,14 @@ from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import read_manifest, read_utterance
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 
 SPEECH = Path(__file__).parents[1] / "recipes" / "prompts" / "corpus" / "pretrain_train.tsv"
-VOCABULARY = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
+VOCABULARY = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
 TINY = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(dims=(16,) * 7),
     context=TransformerConfig(num_layers=2, model_dim=32, num_heads=2, ffn_dim=48),

@@ -37,13 +37,13 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model  # noqa: E
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
-from speechssl.data.units import Vocabulary  # noqa: E402
+from speechssl.data.units import Letters  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
 from speechssl.model.encoder import EncoderConfig  # noqa: E402
 from speechssl.model.transformer import TransformerConfig  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
-VOCABULARY = Vocabulary.from_texts(["abcdefghijklmnopqrstuvwxyz'äöü"])
+VOCABULARY = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'äöü"])
 MODELS = ("speechssl", "transformers", "torchaudio")
 NAMES = (
     (r"wav2vec2\.feature_extractor\.conv_layers\.(\d+)\.conv", r"encoder.feature_encoder.layers.\1.conv"),

@@ -20,6 +20,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.data.scan import parallel_map
 from speechssl.data.subsets import label_subset, random_key
 from speechssl.errors import AudioError, ManifestError
+from speechssl.files import path_inside
 from speechssl.terminal import exit_on_error, print_status
 
 DEV_CHARACTERS = ("KLUNK", "LOU", "NAOMI")
@@ -55,10 +56,18 @@ def prepare(place: Path, folder: Path) -> None:
     archive = read_archive(find_archive(place))
     preparation = Preparation(folder)
     script = read_script(archive, preparation.drop)
+    by_character = _chosen(archive, script, preparation)
+    files = {
+        # Names are the archive's, and choose no place outside the folder.
+        character: path_inside(folder / "audio", f"{character.lower()}.flac", f"{archive.path}: {character!r}")
+        for character in sorted(by_character)
+    }
     (folder / "audio").mkdir(exist_ok=True)
-    by_character = sorted(_chosen(archive, script, preparation).items())
-    described = f"decoding {archive.path.name}"
-    written = parallel_map(lambda item: _write_audio(archive, script, *item, folder / "audio"), by_character, described)
+    written = parallel_map(
+        lambda item: _write_audio(archive, script, item[0], by_character[item[0]], item[1]),
+        list(files.items()),
+        f"decoding {archive.path.name}",
+    )
     recordings = [recording for part, _ in written for recording in part]
     for error in (error for _, errors in written for error in errors):
         preparation.drop("recording that cannot be decoded", error)
@@ -109,12 +118,11 @@ def _chosen(archive: Archive, script: dict[str, Line], preparation: Preparation)
 
 
 def _write_audio(
-    archive: Archive, script: dict[str, Line], character: str, clips: Sequence[str], folder: Path
+    archive: Archive, script: dict[str, Line], character: str, clips: Sequence[str], path: Path
 ) -> tuple[list[Recording], list[str]]:
     """Decode a character's clips into one file at 16 kHz: where they lie in it, and what could not be decoded."""
     recordings: list[Recording] = []
     errors = []
-    path = folder / f"{character.lower()}.flac"
     partial = path.with_suffix(".partial")
     position = 0
     with soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype="PCM_16", format="FLAC") as file:

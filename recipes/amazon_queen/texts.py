@@ -2,7 +2,7 @@
 
 import re
 
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 
 _SPELLED = {"dr": "doctor", "id": "i d", "mr": "mister", "vs": "versus"}
 _HESITATIONS = ((r"h+m{2,}", "hmm"), (r"u+m{2,}", "um"), (r"e+r{2,}", "er"))  # written with any number of letters
@@ -18,7 +18,7 @@ def spoken_text(line: str) -> tuple[str | None, str]:
         return None, "a sign or a noise in brackets"
     if has_digits(line):
         return None, "digits"
-    words = [_spelled(word) for word in normalize_text(line).split()]
+    words = [_spelled(word) for word in normalize_labels(line).split()]
     if not words:
         return None, "no letters"
     if any(_is_noise(word) for word in words):

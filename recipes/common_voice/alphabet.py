@@ -71,7 +71,7 @@ def within_alphabet(
         others = sorted(characters(utterance.text or "") - letters)
         if others:
             listed = ", ".join(map(describe, others))
-            preparation.drop(reason, f"{listed} in {utterance.path.name}: {utterance.text}")
+            preparation.drop(reason, f"{listed} in {Path(utterance.path).name}: {utterance.text}")
         else:
             kept.append(utterance)
     return kept

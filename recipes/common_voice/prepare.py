@@ -19,9 +19,9 @@ from lists import SPLITS, UNLABELLED, Row, disjoint_splits, find_corpus, for_pre
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import Utterance
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.data.subsets import label_subset, random_key
-from speechssl.data.units import Vocabulary, num_frames_needed
+from speechssl.data.units import Letters, num_frames_needed
 from speechssl.errors import ConfigError
 from speechssl.terminal import exit_on_error, print_status
 
@@ -52,7 +52,7 @@ def prepare(stated: str, folder: Path, min_count: int | None) -> None:
     clips = {row.path: row for rows in (*splits.values(), unlabeled) for row in rows}
     speakers = short_names({row.speaker for rows in lists.values() for row in rows})
     found = {
-        utterance.path: utterance
+        Path(utterance.path): utterance
         for utterance in preparation.utterances(
             [Clip(path, speaker=speakers[row.speaker], language=row.language) for path, row in clips.items()]
         )
@@ -98,7 +98,7 @@ def with_texts(
     utterances = []
     for row in rows:
         if row.path in found:
-            text = normalize_text(row.sentence, row.language)
+            text = normalize_labels(row.sentence, row.language)
             if text:
                 utterances.append(replace(found[row.path], text=text))
             else:
@@ -111,12 +111,12 @@ def fitting(split: str, utterances: Sequence[Utterance], preparation: Preparatio
     kept = []
     for utterance in utterances:
         text = utterance.text or ""
-        needed = num_frames_needed(Vocabulary.from_texts([text]).encode(text))
+        needed = num_frames_needed(Letters.from_texts([text]).encode(text))
         frames = BASE_GEOMETRY.num_frames(utterance.num_output_samples)
         if needed <= frames:
             kept.append(utterance)
         else:
-            what = f"{utterance.path.name}: expected {needed} frames or more, found {frames}: {text}"
+            what = f"{Path(utterance.path).name}: expected {needed} frames or more, found {frames}: {text}"
             preparation.drop(f"{split}: text too long for its recording", what)
     return kept
 
@@ -126,7 +126,7 @@ def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list
     kept = []
     for utterance in train:
         if has_digits(utterance.text or ""):
-            preparation.drop("train: digits", f"{utterance.path.name}: {utterance.text}")
+            preparation.drop("train: digits", f"{Path(utterance.path).name}: {utterance.text}")
         else:
             kept.append(utterance)
     return kept
@@ -135,7 +135,7 @@ def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list
 def label_subsets(folder: Path, train: Sequence[Utterance]) -> dict[str, list[Utterance]]:
     """Parts of train, each a part of the next, as far as train has so much."""
     letters = count_texts(utterance.text or "" for utterance in train).keys()
-    keys = [random_key(SEED, utterance.path.name) for utterance in train]
+    keys = [random_key(SEED, Path(utterance.path).name) for utterance in train]
     subsets = {}
     for name, minutes in SUBSET_MINUTES.items():
         file = folder / f"{name}.tsv"

@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 from layout import FINETUNING, corpus_folder, stated_folder
 
 from speechssl.errors import SpeechSSLError
+from speechssl.files import path_inside
 from speechssl.terminal import exit_on_error, print_status
 
 MIRROR = "https://www.openslr.org/resources/12"
@@ -181,30 +182,33 @@ def extract(file: Path, inside: str, target: Path) -> None:
     """
     print_status(f"{target}: extracting")
     temporary = target.with_name(f".{target.name}.extracting")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by an extraction that was killed
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by an extraction that was broken off
         temporary.mkdir(parents=True)
         with tarfile.open(file) as archive:
             if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
                 archive.extraction_filter = tarfile.data_filter
-            archive.extractall(temporary, _safe_members(archive, temporary.resolve()))
+            archive.extractall(temporary, _safe_members(archive, temporary, file))
         source = temporary / inside
         if not source.is_dir():
             raise SpeechSSLError(f"{file}: expected a folder {inside} in the archive, found none")
-        for document in source.parent.glob("*.TXT"):  # the same in every archive: speakers, chapters, license
-            document.replace(target.parent / document.name)
+        if source.parent != temporary:  # what lies beside the target is the corpus' and not the user's
+            for document in source.parent.glob("*.TXT"):  # the same in every archive: speakers, chapters, license
+                document.replace(target.parent / document.name)
         source.rename(target)
-        shutil.rmtree(temporary)
     except (OSError, tarfile.TarError) as error:
         raise SpeechSSLError(f"{file}: cannot be extracted to {target}: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _safe_members(archive: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+def _safe_members(archive: tarfile.TarFile, folder: Path, file: Path) -> Iterator[tarfile.TarInfo]:
     """The members, as they are read: files and folders inside the folder, and nothing else."""
     for member in archive:
-        is_inside = (folder / member.name).resolve().is_relative_to(folder)
-        if not (is_inside and (member.isfile() or member.isdir())):
+        if not (member.isfile() or member.isdir()):
             raise tarfile.TarError(f"expected files and folders inside it, found {member.name}")
+        if member.name != ".":
+            path_inside(folder, member.name, str(file))
         yield member
 
 

@@ -107,7 +107,7 @@ def read_parts(root: Path, names: Sequence[str], preparation: Preparation) -> di
     """The utterances of each part that has any, in the order of their paths, some perhaps without a text."""
     clips = {name: list(_read_part(root / name, preparation)) for name in names}
     utterances = preparation.utterances([clip for name in names for clip in clips[name]])
-    by_path = {utterance.path: utterance for utterance in utterances}
+    by_path = {Path(utterance.path): utterance for utterance in utterances}
     found = {name: [by_path[clip.path] for clip in clips[name] if clip.path in by_path] for name in names}
     return {name: part for name, part in found.items() if part}
 
@@ -123,7 +123,7 @@ def _pretraining(subsets: Mapping[str, Sequence[Utterance]]) -> Iterator[tuple[s
             f"pretrain_train, pretrain_dev: without {', '.join(lacking)}, which the published models have seen"
         )
     utterances = [replace(utterance, text=None) for name in TRAIN for utterance in subsets.get(name, ())]
-    keys = [random_key(SEED, utterance.path.stem) for utterance in utterances]
+    keys = [random_key(SEED, Path(utterance.path).stem) for utterance in utterances]
     limit = f"{round(HELD_OUT_SHARE * 16**8):08x}"
     lowest = min(keys)  # so that a part of the corpus has a dev set too
     drawn = [key < limit or key == lowest for key in keys]

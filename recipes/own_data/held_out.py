@@ -40,7 +40,7 @@ def held_out_seconds(total: float, share: float = SHARE, longest: float = MAX_SE
     return min(max(share * total, MIN_SECONDS), MAX_SHARE * total, longest)
 
 
-def draw_splits(utterances: Sequence[Utterance], name: Callable[[Path], str]) -> Splits:
+def draw_splits(utterances: Sequence[Utterance], name: Callable[[str], str]) -> Splits:
     """Hold out whole voices if there are enough, otherwise whole recordings; the same ones each time.
 
     Args:
@@ -85,13 +85,13 @@ def keep_splits(utterances: Sequence[Utterance], folder: Path, drop: Drop) -> Sp
         ManifestError: the folder has no such manifests.
     """
     parts = {name: read_manifest(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
-    paths = {name: {utterance.path.resolve() for utterance in part} for name, part in parts.items()}
+    paths = {name: {Path(utterance.path).resolve() for utterance in part} for name, part in parts.items()}
     speakers = {name: {utterance.speaker for utterance in part} - {None} for name, part in parts.items()}
     held = (speakers["dev"] | speakers["test"]) if speakers["train"] else set()
     voices = frozenset(voice for voice in held if voice) if held.isdisjoint(speakers["train"]) else frozenset()
     chosen: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
     for utterance in utterances:
-        path = utterance.path.resolve()
+        path = Path(utterance.path).resolve()
         split = next((name for name in ("dev", "test") if path in paths[name]), "train")
         if split == "train" and utterance.speaker in voices:
             drop("voice that is held out", f"{utterance.path}: {utterance.speaker}")

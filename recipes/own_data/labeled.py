@@ -12,9 +12,9 @@ from label_files import Row
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.data.scan import find_recordings
-from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed
+from speechssl.data.units import WORD_DELIMITER, Letters, num_frames_needed
 from speechssl.errors import ManifestError
 from speechssl.terminal import print_status
 
@@ -72,8 +72,9 @@ class Corpus:
         self.num_dropped[reason] += 1
         self.preparation.drop(reason, what)
 
-    def name(self, path: Path) -> str:
+    def name(self, path: str | Path) -> str:
         """A recording's name, the same wherever the corpus lies."""
+        path = Path(path)
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
     def locate(self, written: str, labels: Path | None) -> Path | None:
@@ -90,7 +91,9 @@ class Corpus:
     def read_headers(self, elsewhere: Sequence[Path]) -> None:
         """Read the headers of all recordings."""
         paths = sorted({*self.found, *elsewhere}, key=self.name)
-        self.headers = {whole.path: whole for whole in self.preparation.utterances([Clip(path) for path in paths])}
+        self.headers = {
+            Path(whole.path): whole for whole in self.preparation.utterances([Clip(path) for path in paths])
+        }
 
     @property
     def root(self) -> Path:
@@ -138,7 +141,7 @@ def label(
 
 
 def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utterance | None:
-    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_text(row.text)
+    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_labels(row.text)
     start = round(row.start * whole.sample_rate)
     end = whole.num_samples if row.end is None else min(round(row.end * whole.sample_rate), whole.num_samples)
     if not start and whole.num_samples - end < _NEAR_END_SECONDS * whole.sample_rate:
@@ -158,7 +161,7 @@ def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utter
         corpus.drop(limit, f"{row.where}: {(end - start) / whole.sample_rate:.1f} s")
     else:
         utterance = replace(whole, start=start, num_samples=end - start, text=text, speaker=row.speaker)
-        needed = num_frames_needed(Vocabulary.from_texts([text]).encode(text))
+        needed = num_frames_needed(Letters.from_texts([text]).encode(text))
         if needed <= BASE_GEOMETRY.num_frames(utterance.num_output_samples):
             return utterance
         corpus.drop("text too long for its audio", f"{row.where}: {len(text)} letters in {utterance.seconds:.2f} s")

@@ -104,8 +104,8 @@ def for_pretraining(
         splits: The labeled utterances, if there are any.
         voices: Who speaks in which recording.
     """
-    in_dev = {utterance.path for utterance in splits.dev} if splits else set()
-    held = in_dev | {utterance.path for utterance in splits.test} if splits else set()
+    in_dev = {Path(utterance.path) for utterance in splits.dev} if splits else set()
+    held = in_dev | {Path(utterance.path) for utterance in splits.test} if splits else set()
     held |= {path for path, speakers in voices.items() if splits and speakers & splits.voices}
     pieces = []
     seconds = seconds_held = 0.0
@@ -120,7 +120,7 @@ def for_pretraining(
         pieces,
         key=lambda piece: (
             piece.seconds < MIN_DEV_PIECE_SECONDS,
-            piece.path not in in_dev,
+            Path(piece.path) not in in_dev,
             random_key(SEED, f"{corpus.name(piece.path)}:{piece.start}"),
         ),
     )
@@ -135,7 +135,7 @@ def for_pretraining(
     if seconds_held:
         print_status(f"pretraining leaves out {seconds_held / 60:.1f} minutes: recordings of dev and test")
     return {
-        "pretrain_train": [piece for piece in pieces if piece.path not in held and piece not in dev],
+        "pretrain_train": [piece for piece in pieces if Path(piece.path) not in held and piece not in dev],
         "pretrain_dev": [piece for piece in pieces if piece in dev],
     }
 
@@ -185,7 +185,7 @@ def warn_of_slow_recordings(corpus: Corpus) -> None:
     slow = [
         whole
         for whole in corpus.headers.values()
-        if whole.path.suffix.lower() in _SLOW_SUFFIXES.split() and whole.seconds > _SLOW_SECONDS
+        if Path(whole.path).suffix.lower() in _SLOW_SUFFIXES.split() and whole.seconds > _SLOW_SECONDS
     ]
     if slow:
         print_status(

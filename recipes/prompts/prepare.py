@@ -86,7 +86,9 @@ def pieces(clips: Sequence[Clip], part: str, folder: Path) -> list[Utterance]:
             cuts += [clip.start + pause for pause in clip.pauses] + [clip.start + clip.num_samples]
         for start, end in _best_pieces(cuts):
             utterances.append(
-                Utterance(folder / area[0].path, end - start, start=start, speaker=area[0].speaker, language=language)
+                Utterance(
+                    str(folder / area[0].path), end - start, start=start, speaker=area[0].speaker, language=language
+                )
             )
     return utterances
 
@@ -114,7 +116,7 @@ def _best_pieces(cuts: Sequence[int]) -> list[tuple[int, int]]:
 
 def _utterance(clip: Clip, folder: Path) -> Utterance:
     return Utterance(
-        folder / clip.path,
+        str(folder / clip.path),
         clip.num_samples,
         start=clip.start,
         text=clip.text,

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters, Units
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.files import ordinary_permissions
 
@@ -22,7 +22,7 @@ def save_model(
     folder: Path,
     description: ModelDescription,
     weights: Mapping[str, Tensor],
-    vocabulary: Vocabulary | None = None,
+    vocabulary: Units | None = None,
 ) -> None:
     """Write a model into an existing folder; ``replaced_folder`` makes that one step for its readers.
 
@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> SavedModel | None:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    vocabulary = Vocabulary.load(folder / _VOCABULARY) if description.kind == "ctc" else None
+    vocabulary = Letters.load(folder / _VOCABULARY) if description.kind == "ctc" else None
     weights = folder / _WEIGHTS
     return SavedModel(description, vocabulary, weights, partial(_read_weights, weights))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from speechssl import __version__
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Units
 from speechssl.errors import CheckpointError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import resolve_device
@@ -76,7 +76,7 @@ class CTCCheckpoint:
     """
 
     model: CTCModel
-    vocabulary: Vocabulary
+    vocabulary: Units
     description: ModelDescription
 
 
@@ -92,7 +92,7 @@ class SavedModel:
     """
 
     description: ModelDescription
-    vocabulary: Vocabulary | None
+    vocabulary: Units | None
     weights_file: Path
     read_weights: Callable[[], Mapping[str, Tensor]]
 

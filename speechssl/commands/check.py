@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +47,7 @@ def check(
     """
     with exit_on_error():
         from speechssl.data.check import BASE_GEOMETRY, check_manifests
-        from speechssl.data.check_report import format_text, summarize, to_dict
+        from speechssl.data.check_report import format_report, make_report
         from speechssl.data.manifest import read_manifest
 
         geometry, vocabulary = BASE_GEOMETRY, None
@@ -62,11 +63,11 @@ def check(
             except ManifestError as error:
                 print_error(error)
         problems = check_manifests(read, geometry, vocabulary)
-        summaries = [summarize(split) for split in read]
+        report = make_report(read, problems)
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         if report_format is ReportFormat.JSON:
-            typer.echo(json.dumps(to_dict(summaries, problems), ensure_ascii=False, indent=2))
+            typer.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
         elif read:
-            typer.echo(format_text(summaries, problems))
+            typer.echo(format_report(report))
         if len(read) < len(manifests) or any(problem.is_error for problem in problems):
             sys.exit(1)

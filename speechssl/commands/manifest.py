@@ -33,7 +33,8 @@ def manifest(
             raise ManifestError(f"{folder}: expected recordings that can be read, found none")
         root, parent = folder.resolve(), output.parent.resolve()
         utterances = [
-            replace(utterance, path=root / utterance.path.relative_to(folder)) for utterance in scan.utterances
+            replace(utterance, path=str(root / Path(utterance.path).relative_to(folder)))
+            for utterance in scan.utterances
         ]
         write_manifest(output, utterances, root.relative_to(parent) if root.is_relative_to(parent) else root)
         minutes = sum(utterance.seconds for utterance in utterances) / 60

@@ -15,7 +15,7 @@ def ngram(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.arpa", help="The file to write.")],
     order: Annotated[int, typer.Option(min=1, max=9, metavar="N", help="Words in the longest n-gram.")] = 3,
-    is_normalized: Annotated[
+    normalize: Annotated[
         bool,
         typer.Option(
             "--normalize",
@@ -37,6 +37,6 @@ def ngram(
 
         if output.exists() and any(path.exists() and path.samefile(output) for path in texts):
             raise LanguageModelError(f"{output}: expected another file than those with the texts")
-        model = estimate_ngrams(read_texts(texts, is_normalized), order)
+        model = estimate_ngrams(read_texts(texts, normalize), order)
         write_arpa(output, model)
         print_status(f"{output}: {len(model.words)} words, {len(model.entries)} n-grams")

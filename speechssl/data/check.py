@@ -1,19 +1,20 @@
 """The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from unicodedata import category
 
 import numpy as np
 
 from speechssl.data.audio import SILENCE_PEAK
+from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.recording import AudioInfo, audio_info, read_span
+from speechssl.data.recording import read_span
 from speechssl.data.scan import parallel_map
-from speechssl.data.units import WORD_DELIMITER, Vocabulary, num_frames_needed, split_words
+from speechssl.data.units import WORD_DELIMITER, Letters, Units, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 
@@ -24,58 +25,44 @@ WARNINGS = frozenset({"length differs", "clipping", "silence", "repeated text"})
 """The kinds of problem that are suspicious only; all others are errors."""
 
 _FULL_SCALE = 0.999
-_Header = AudioInfo | AudioError
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the data.
+    """Something that is wrong with the data."""
 
-    Attributes:
-        kind: What is wrong, in a few fixed words.
-        where: The ``file:line`` of the utterance, or the file.
-        detail: What was expected and found.
-    """
-
-    kind: str
-    where: str
-    detail: str
+    kind: str  # in a few fixed words
+    where: str  # the ``file:line`` of the utterance, or the file
+    detail: str  # what was expected and found
 
     @property
     def is_error(self) -> bool:
-        """Whether training would fail or its scores would be void; otherwise it is a warning."""
+        """Whether training would fail or its scores would be void."""
         return self.kind not in WARNINGS
 
 
 def check_before_training(
-    manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary | None, min_samples: int
+    manifest: Manifest, geometry: FrameGeometry, vocabulary: Units | None, min_samples: int
 ) -> list[Problem]:
-    """Find the errors that show without decoding audio; the header of each distinct file is read once.
+    """Find the errors that show without decoding audio: of ``min_samples`` at 16 kHz an utterance is long enough.
 
-    Args:
-        manifest: The utterances.
-        geometry: Of the model's feature encoder.
-        vocabulary: The symbols of the labels; None trains without labels.
-        min_samples: The shortest utterance allowed, in samples at 16 kHz.
+    The header of each distinct file is read once. Of what states no length (MP3 without a tag, what only PyAV reads)
+    the manifest's word is taken: whoever wrote it had decoded the recording.
+    Without a vocabulary, training needs no labels.
     """
     return [
-        *_find_file_problems(manifest, _read_headers([manifest])),
+        *_find_file_problems(manifest, read_headers((utterance.path for utterance in manifest), decode=False)),
         *_find_short_utterances(manifest, min_samples),
         *([] if vocabulary is None else _find_label_problems(manifest, geometry, vocabulary)),
     ]
 
 
-def check_manifests(
-    manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Vocabulary | None
-) -> list[Problem]:
-    """Find all errors and warnings, reading every utterance.
+def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, vocabulary: Units | None) -> list[Problem]:
+    """Find all errors and warnings in the splits of a corpus, reading every utterance.
 
-    Args:
-        manifests: Splits of one corpus, which must not share anything.
-        geometry: Of the model's feature encoder.
-        vocabulary: The symbols of a model's labels; None takes the letters of each manifest as its vocabulary.
+    Without a vocabulary, the letters of each manifest are its own.
     """
-    headers = _read_headers(manifests)
+    headers = read_headers(utterance.path for manifest in manifests for utterance in manifest)
     problems: list[Problem] = []
     for manifest in manifests:
         file_problems = list(_find_file_problems(manifest, headers))
@@ -86,24 +73,12 @@ def check_manifests(
         # A manifest without any text is for pretraining.
         texts = [utterance.text.replace(WORD_DELIMITER, "") for utterance in manifest if utterance.text]
         if any(split_words(text) for text in texts):
-            problems += _find_label_problems(manifest, geometry, vocabulary or Vocabulary.from_texts(texts))
+            problems += _find_label_problems(manifest, geometry, vocabulary or Letters.from_texts(texts))
     return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
 
 
-def _read_headers(manifests: Sequence[Manifest]) -> dict[Path, _Header]:
-    paths = list(dict.fromkeys(utterance.path for manifest in manifests for utterance in manifest))
-    return dict(zip(paths, parallel_map(_read_header, paths, "reading headers"), strict=True))
-
-
-def _read_header(path: Path) -> _Header:
-    try:
-        return audio_info(path)
-    except AudioError as error:
-        return error
-
-
-def _find_file_problems(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
-    reported: set[Path] = set()
+def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
+    reported: set[str] = set()
     for i, utterance in enumerate(manifest):
         header, where = headers[utterance.path], manifest.where(i)
         stop = utterance.start + utterance.num_samples
@@ -114,13 +89,13 @@ def _find_file_problems(manifest: Manifest, headers: Mapping[Path, _Header]) -> 
         elif header.sample_rate != utterance.sample_rate:
             detail = f"{utterance.path}: expected {utterance.sample_rate} samples a second, found {header.sample_rate}"
             yield Problem("sample rate", where, detail)
-        elif stop > header.num_samples:
+        elif stop > header.num_samples > 0:
             yield Problem("too long", where, f"{utterance.path}: expected {stop} samples, found {header.num_samples}")
 
 
-def _find_differing_lengths(manifest: Manifest, headers: Mapping[Path, _Header]) -> Iterator[Problem]:
+def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
     """A recording of which the manifest uses one span, from its start but not to its end, was perhaps replaced."""
-    rows: dict[Path, list[int]] = defaultdict(list)
+    rows: dict[str, list[int]] = defaultdict(list)
     for i, utterance in enumerate(manifest):
         rows[utterance.path].append(i)
     for path, indices in rows.items():
@@ -139,7 +114,7 @@ def _find_short_utterances(manifest: Manifest, min_samples: int) -> Iterator[Pro
             yield Problem("too short", manifest.where(i), detail)
 
 
-def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Vocabulary) -> Iterator[Problem]:
+def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Units) -> Iterator[Problem]:
     for i, utterance in enumerate(manifest):
         where, text = manifest.where(i), utterance.text or ""
         unknown = vocabulary.unknown_characters(text)
@@ -156,7 +131,7 @@ def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary
                 yield Problem("labels too long", where, detail)
 
 
-def _find_audio_problems(manifest: Manifest, headers: Mapping[Path, _Header], known: set[str]) -> Iterator[Problem]:
+def _find_audio_problems(manifest: Manifest, headers: Mapping[str, Header], known: set[str]) -> Iterator[Problem]:
     indices = [
         i
         for i, utterance in enumerate(manifest)
@@ -189,7 +164,7 @@ def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
     """Utterances that share samples with one in another manifest."""
     spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
     files = {utterance.path for manifest in manifests for utterance in manifest}
-    real_names = {path: str(path.resolve()) for path in files}
+    real_names = {path: os.path.realpath(path) for path in files}
     for number, manifest in enumerate(manifests):
         for i, utterance in enumerate(manifest):
             stop = utterance.start + utterance.num_samples

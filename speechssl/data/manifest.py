@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, resampled_length
+from speechssl.data.columns import Array, Columns, join_parts, pack_texts
 from speechssl.data.recording import read_audio
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
@@ -22,27 +25,23 @@ IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
 """Tabs, line breaks, and what stands for the bytes of a file name that is no UTF-8."""
 
 _REQUIRED = ("path", "num_samples")
-_INTEGERS = {"num_samples": 1, "start": 0, "sample_rate": 1}  # with the least value allowed
-_TEXTS = ("text", "speaker", "language")
-_COLUMNS = ("path", "num_samples", "start", "sample_rate", *_TEXTS)
+_INTEGERS = {  # with the least and the largest value allowed
+    "num_samples": (1, 10**15, np.int64),
+    "start": (0, 10**15, np.int64),
+    "sample_rate": (1, 2**31 - 1, np.int32),
+}
+_DEFAULTS = {"start": 0, "sample_rate": SAMPLE_RATE, "text": None, "speaker": None, "language": None}
+_COLUMNS = (*_REQUIRED, *_DEFAULTS)
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_ROWS_AT_ONCE = 1 << 14  # of which there are objects at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A span of a recording.
+    """A span of a recording, and what is known of it."""
 
-    Attributes:
-        path: The recording; it may end in ``:offset:bytes`` for a file inside an uncompressed archive.
-        num_samples: Samples in the span, at the recording's own rate.
-        start: First sample of the span, at the recording's own rate.
-        sample_rate: The recording's own rate.
-        text: What is said, or None if unknown.
-        speaker: Who says it, or None if unknown.
-        language: In which language, or None if unknown.
-    """
-
-    path: Path
-    num_samples: int
+    path: str  # may end in ``:offset:bytes`` for a file inside an uncompressed archive
+    num_samples: int  # of the span, as its start at the recording's own rate
     start: int = 0
     sample_rate: int = SAMPLE_RATE
     text: str | None = None
@@ -51,43 +50,58 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """How long it is."""
         return self.num_samples / self.sample_rate
 
     @property
     def num_output_samples(self) -> int:
-        """Samples of its waveform, at 16 kHz."""
+        """The length of its waveform, at 16 kHz."""
         return resampled_length(self.num_samples, self.sample_rate)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """The utterances of a split, in the order of the file.
-
-    Attributes:
-        path: The file they were read from.
-        utterances: One or more utterances.
-        digest: SHA-256 of everything that was read, to tell whether a manifest has changed.
-        first_line: Line of the first utterance, counted from 1.
-    """
+    """The utterances of a split, in the order of the file; each is made when it is asked for."""
 
     path: Path
-    utterances: tuple[Utterance, ...]
-    digest: str
-    first_line: int = 3
+    root: str  # of the paths
+    digest: str  # SHA-256 of everything that was read, to tell whether it has changed
+    first_line: int  # of the utterances, counted from 1
+    columns: Columns  # the fields of `Utterance`; texts only if the file has them
 
     def __len__(self) -> int:
-        return len(self.utterances)
+        return len(self.columns["num_samples"])
 
     def __getitem__(self, index: int) -> Utterance:
-        return self.utterances[index]
+        row = range(len(self))[index]
+        return next(self._rows(row, row + 1))
 
     def __iter__(self) -> Iterator[Utterance]:
-        return iter(self.utterances)
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            yield from self._rows(first, min(first + _ROWS_AT_ONCE, len(self)))
+
+    def _rows(self, first: int, stop: int) -> Iterator[Utterance]:
+        columns = self.columns
+        paths = (os.path.join(self.root, path or "") for path in columns.texts("path", first, stop))  # noqa: PTH118
+        numbers = (columns[name][first:stop].tolist() for name in _INTEGERS)
+        texts = (columns.texts(name, first, stop) for name in ("text", "speaker", "language"))
+        return map(Utterance, paths, *numbers, *texts)
 
     def where(self, index: int) -> str:
-        """Where the utterance stands, as ``file:line``."""
+        """Return where the utterance stands, as ``file:line``."""
         return f"{self.path}:{self.first_line + index}"
+
+    @property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """The duration of each utterance."""
+        return np.asarray(self.columns["num_samples"] / self.columns["sample_rate"])
+
+    @property
+    def num_output_samples(self) -> npt.NDArray[np.int64]:
+        """The samples of each waveform, at 16 kHz, as int64."""
+        # In two steps, of which none overflows.
+        whole, rest = np.divmod(self.columns["num_samples"], self.columns["sample_rate"])
+        return np.asarray(whole * SAMPLE_RATE - (-rest * SAMPLE_RATE // self.columns["sample_rate"]))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -109,28 +123,26 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     rows = lines[first_line - 1 :]
     if not rows:
         raise ManifestError(f"{path}: expected at least one utterance, found none")
-    columns = _parse_header(path, lines[1]) if has_header else _REQUIRED
-    utterances = tuple(
-        _parse_row(f"{path}:{number}", columns, row, root) for number, row in enumerate(rows, first_line)
+    names = _parse_header(path, lines[1]) if has_header else _REQUIRED
+    columns = join_parts(
+        _parse_rows(path, first_line + first, names, rows[first : first + _ROWS_AT_ONCE])
+        for first in range(0, len(rows), _ROWS_AT_ONCE)
     )
     if not has_header:
         labels, texts = _read_fairseq_texts(path, len(rows))
         content += labels
-        utterances = tuple(
-            Utterance(utterance.path, utterance.num_samples, text=text or None)
-            for utterance, text in zip(utterances, texts, strict=True)
-        )
-    return Manifest(path, utterances, hashlib.sha256(content).hexdigest(), first_line)
+        columns.arrays |= pack_texts("text", (text or None for text in texts))
+    prefix = "" if root == Path() else str(root)
+    return Manifest(path, prefix, hashlib.sha256(content).hexdigest(), first_line, columns)
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
-    """Write a manifest, replacing an old one at once; columns in which every cell would be empty are left out.
+    """Write a manifest atomically; columns in which every cell would be empty are left out.
 
     Args:
         path: The file to write.
-        utterances: One or more utterances, whose paths are below the root.
-        root: The folder from which the paths are written; written as it is, so a relative root counts from the
-            manifest's folder.
+        utterances: One or more, whose paths are below the root.
+        root: Written as it is: a relative one counts from the manifest's folder.
 
     Raises:
         ManifestError: there is no utterance, one is not below the root, or a cell has a tab or line break; or the
@@ -139,16 +151,15 @@ def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance]
     path = Path(path)
     if not utterances:
         raise ManifestError(f"{path}: expected at least one utterance, found none")
-    defaults = {"start": 0, "sample_rate": SAMPLE_RATE, "text": None, "speaker": None, "language": None}
     columns = [
         name
         for name in _COLUMNS
-        if name not in defaults or any(getattr(utterance, name) != defaults[name] for utterance in utterances)
+        if name not in _DEFAULTS or any(getattr(utterance, name) != _DEFAULTS[name] for utterance in utterances)
     ]
     lines = [_checked_cell(path, os.fspath(root)), "\t".join(columns)]
     for utterance in utterances:
         cells = {name: getattr(utterance, name) for name in columns}
-        cells["path"] = _path_below(path, utterance.path, path.parent / root)
+        cells["path"] = path_below(path.parent / root, utterance.path, str(path))
         lines.append(
             "\t".join("" if cells[name] is None else _checked_cell(path, str(cells[name])) for name in columns)
         )
@@ -170,6 +181,18 @@ def read_utterance(utterance: Utterance) -> Waveform:
         num_samples=utterance.num_samples,
         sample_rate=utterance.sample_rate,
     )
+
+
+def path_below(root: str | os.PathLike[str], path: str, where: str) -> str:
+    """Return the path of a recording from the root on.
+
+    Raises:
+        ManifestError: it is not below the root; the message begins with ``where``.
+    """
+    relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
+    if relative.parts[:1] in ((), (os.pardir,)):
+        raise ManifestError(f"{where}: expected a recording below {root}, found {path}")
+    return relative.as_posix()
 
 
 def _read_lines(path: Path) -> tuple[bytes, list[str]]:
@@ -204,32 +227,54 @@ def _parse_header(path: Path, line: str) -> list[str]:
     return columns
 
 
-def _parse_row(where: str, columns: Sequence[str], line: str, root: Path) -> Utterance:
-    cells = line.split("\t")
-    if len(cells) != len(columns):
-        names = ", ".join(columns)
-        raise ManifestError(f"{where}: expected {len(columns)} tab-separated columns ({names}), found {len(cells)}")
-    values: dict[str, Any] = {}
-    for column, cell in zip(columns, cells, strict=True):
-        if column in _INTEGERS:
-            if not cell and column not in _REQUIRED:
-                continue
-            values[column] = _parse_integer(where, column, cell)
-        elif column == "path":
-            if not cell:
-                raise ManifestError(f"{where}: expected a path, found nothing")
-            values[column] = root / cell
-        else:
-            values[column] = cell or None
-    return Utterance(**values)
+def _parse_rows(path: Path, first_line: int, names: Sequence[str], rows: Sequence[str]) -> dict[str, Array]:
+    """Return the columns of some rows."""
+    cells = [row.split("\t") for row in rows]
+    try:
+        columns = dict(zip(names, zip(*cells, strict=True), strict=True))
+        if not all(columns["path"]):
+            raise ValueError
+        arrays = {name: _parse_integers(name, columns.get(name, ("",) * len(rows))) for name in _INTEGERS}
+    except ValueError:  # somewhere: a column at a time is fast, and the first line that is wrong is to be named
+        for number, row in enumerate(cells, first_line):
+            _check_row(f"{path}:{number}", names, row)
+        raise
+    for name in columns.keys() - _INTEGERS.keys():
+        arrays |= pack_texts(name, (cell or None for cell in columns[name]))
+    return arrays
 
 
-def _parse_integer(where: str, column: str, cell: str) -> int:
-    least = _INTEGERS[column]
-    value = int(cell) if re.fullmatch(r"-?[0-9]{1,18}", cell) else None
-    if value is None or value < least:
-        raise ManifestError(f"{where}: expected {column} to be an integer of at least {least}, found {cell!r}")
-    return value
+def _parse_integers(name: str, cells: Sequence[str]) -> Array:
+    """Return the numbers of a column.
+
+    Raises:
+        ValueError: one is not an integer in the column's range.
+    """
+    least, most, dtype = _INTEGERS[name]
+    if name in _DEFAULTS:
+        cells = [cell or str(_DEFAULTS[name]) for cell in cells]
+    if not all(map(_INTEGER.fullmatch, cells)):
+        raise ValueError
+    values = np.fromiter(map(int, cells), np.int64, len(cells))
+    if values.min() < least or values.max() > most:
+        raise ValueError
+    return values.astype(dtype)
+
+
+def _check_row(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
+    if len(cells) != len(names):
+        columns = ", ".join(names)
+        raise ManifestError(f"{where}: expected {len(names)} tab-separated columns ({columns}), found {len(cells)}")
+    for name, cell in zip(names, cells, strict=True):
+        if name == "path" and not cell:
+            raise ManifestError(f"{where}: expected a path, found nothing")
+        if name in _INTEGERS:
+            try:
+                _parse_integers(name, [cell])
+            except ValueError:
+                least, most, _ = _INTEGERS[name]
+                bound = f"at most {most}" if _INTEGER.fullmatch(cell) and int(cell) > most else f"at least {least}"
+                raise ManifestError(f"{where}: expected {name} to be an integer of {bound}, found {cell!r}") from None
 
 
 def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str]]:
@@ -244,13 +289,6 @@ def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str]]:
                 lines = [line.replace(" ", "").replace("|", " ") for line in lines]
             return content, [line.strip() for line in lines]
     return b"", [""] * num_rows
-
-
-def _path_below(manifest: Path, path: Path, root: Path) -> str:
-    relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
-    if relative.parts[:1] in ((), (os.pardir,)):
-        raise ManifestError(f"{manifest}: expected a recording below {root}, found {path}")
-    return relative.as_posix()
 
 
 def _checked_cell(manifest: Path, cell: str) -> str:

@@ -10,7 +10,7 @@ _BORDER_APOSTROPHES = re.compile("(?<![^ '])'|'(?![^ '])")
 _DOTTED_I = ("tr", "az")  # languages in which the capital of ı is I, and that of i is İ
 
 
-def normalize_text(text: str, language: str | None = None) -> str:
+def normalize_labels(text: str, language: str | None = None) -> str:
     """Reduce a text to lower-case letters, digits and the apostrophes inside words, with single spaces between words.
 
     Letters of any script stay, with their marks, in Unicode's composed form; punctuation and symbols separate words,
@@ -29,7 +29,7 @@ def normalize_text(text: str, language: str | None = None) -> str:
 
 
 def has_digits(text: str) -> bool:
-    """Whether a text has a digit of any script."""
+    """Tell whether a text has a digit of any script."""
     return any(category(character)[0] == "N" for character in text)
 
 

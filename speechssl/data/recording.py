@@ -32,8 +32,12 @@ class AudioInfo:
     num_channels: int
 
 
-def audio_info(source: AudioInput) -> AudioInfo:
-    """Read the length, rate and channels of a recording; formats that only PyAV reads are decoded for it.
+def audio_info(source: AudioInput, *, decode: bool = True) -> AudioInfo:
+    """Read the length, rate and channels of a recording.
+
+    Args:
+        source: As `AudioInput` says.
+        decode: Whether to decode what states no length, which only PyAV reads; otherwise its length is 0.
 
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
@@ -42,8 +46,8 @@ def audio_info(source: AudioInput) -> AudioInfo:
         reader.check_complete()
         num_samples = reader.num_samples
         if num_samples is None:
-            num_samples = sum(len(block) for _, block in reader.decode(0, math.inf))
-        if not num_samples:
+            num_samples = sum(len(block) for _, block in reader.decode(0, math.inf)) if decode else 0
+        elif not num_samples:
             raise AudioError(f"{reader.name}: expected audio, found 0 samples")
         return AudioInfo(num_samples, reader.sample_rate, reader.num_channels)
 

@@ -1,6 +1,5 @@
 """Which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +61,7 @@ class BatchSampler:
         ManifestError: no utterance has an admitted length.
     """
 
-    def __init__(self, lengths: Sequence[int], config: BatchConfig, seed: int, *, crop: bool) -> None:
+    def __init__(self, lengths: npt.ArrayLike, config: BatchConfig, seed: int, *, crop: bool) -> None:
         self.seed = seed
         self.crop = crop
         all_lengths = np.asarray(lengths, dtype=np.int64)

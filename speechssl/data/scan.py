@@ -110,6 +110,6 @@ def _describe(path: Path) -> Utterance | SpeechSSLError:
         if IMPOSSIBLE_IN_CELLS.search(name):
             raise AudioError(f"{name!r}: expected a path in UTF-8 without tabs and line breaks")
         info = audio_info(path)
-        return Utterance(path, info.num_samples, sample_rate=info.sample_rate, text=read_text(path.with_suffix(".txt")))
+        return Utterance(name, info.num_samples, sample_rate=info.sample_rate, text=read_text(path.with_suffix(".txt")))
     except SpeechSSLError as error:
         return error

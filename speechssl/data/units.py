@@ -1,13 +1,14 @@
-"""Text -> labels for CTC and back: a vocabulary of letters of any script."""
+"""Text -> labels for CTC and back: what a model's outputs stand for."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Protocol
 
 from speechssl.errors import CheckpointError, ManifestError
 from speechssl.files import write_text_file
@@ -15,27 +16,68 @@ from speechssl.files import write_text_file
 BLANK = "<blank>"
 WORD_DELIMITER = "|"
 
+_BLANKS = (BLANK, "<pad>", "[PAD]")  # the first that a vocabulary has: other toolkits pad with the blank
+_SPECIAL = re.compile(r"<.+>|\[.+\]")
+
+
+class Units(Protocol):
+    """What the outputs of a CTC model stand for, by their ids: 0 to ``len() - 1``."""
+
+    @property
+    def blank_id(self) -> int:
+        """CTC's blank."""
+
+    @property
+    def delimiter_id(self) -> int | None:
+        """The unit that ends a word and has no letter; None if words are told otherwise."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The units that are no part of any text, the blank among them."""
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into labels.
+
+        Raises:
+            ManifestError: the text has characters that no unit has.
+        """
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn labels into text, words with single spaces between; repeats stay repeats."""
+
+    def word_starts(self, ids: Sequence[int]) -> list[bool]:
+        """Tell which labels begin a word; a delimiter or special unit never does."""
+
+    def unknown_characters(self, text: str) -> str:
+        """Return the distinct characters of a text that no unit has, sorted."""
+
+    def save(self, path: Path) -> None:
+        """Write them to a file."""
+
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """The symbols that a CTC model can emit; a symbol's position is its label.
+class Letters:
+    """Units of a letter each, of any script, with a delimiter that ends every word.
+
+    A lower-case letter that is lacking stands for its capital: many models of other toolkits have capitals only.
 
     Attributes:
-        symbols: The blank, the delimiter that ends each word, then letters.
+        symbols: By their ids, in any order: a blank (``<blank>``, ``<pad>`` or ``[PAD]``), the delimiter ``|``,
+            letters, and units such as ``<unk>`` that are no part of any text.
     """
 
     symbols: tuple[str, ...]
 
-    blank_id: ClassVar[int] = 0
-    word_delimiter_id: ClassVar[int] = 1
-
     def __post_init__(self) -> None:
-        assert self.symbols[:2] == (BLANK, WORD_DELIMITER), self.symbols
+        assert WORD_DELIMITER in self.symbols, self.symbols
+        assert not set(_BLANKS).isdisjoint(self.symbols), self.symbols
         assert len(set(self.symbols)) == len(self.symbols), self.symbols
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> "Vocabulary":
-        """The vocabulary of all letters of the texts, sorted by code point.
+    def from_texts(cls, texts: Iterable[str]) -> "Letters":
+        """Return the blank, the delimiter and all letters of the texts, sorted by code point.
 
         Raises:
             ManifestError: a text contains the word delimiter, or there is no letter at all.
@@ -48,6 +90,21 @@ class Vocabulary:
         if not letters:
             raise ManifestError("expected texts to build a vocabulary from, found no letter")
         return cls((BLANK, WORD_DELIMITER, *sorted(letters)))
+
+    @cached_property
+    def blank_id(self) -> int:
+        """CTC's blank."""
+        return next(self._ids[symbol] for symbol in _BLANKS if symbol in self._ids)
+
+    @cached_property
+    def delimiter_id(self) -> int:
+        """The unit after each word."""
+        return self._ids[WORD_DELIMITER]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The blank, and all other units in angle or square brackets."""
+        return frozenset(i for symbol, i in self._ids.items() if _SPECIAL.fullmatch(symbol))
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -62,25 +119,35 @@ class Vocabulary:
         if unknown:
             listed = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
             raise ManifestError(f"expected characters of the vocabulary, found {listed} in {_shortened(text)}")
-        return [self._ids[symbol] for word in split_words(text) for symbol in (*word, WORD_DELIMITER)]
+        return [i for word in split_words(text) for i in (*(self._letter_ids[c] for c in word), self.delimiter_id)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn labels into text: blanks are left out and delimiters become spaces; repeats stay repeats."""
-        symbols = (self.symbols[i] for i in ids if i != self.blank_id)
-        return " ".join("".join(" " if symbol == WORD_DELIMITER else symbol for symbol in symbols).split())
+        """Turn labels into text: special units are left out and delimiters become spaces; repeats stay repeats."""
+        spoken = (i for i in ids if i not in self.special_ids)
+        return " ".join("".join(" " if i == self.delimiter_id else self.symbols[i] for i in spoken).split())
+
+    def word_starts(self, ids: Sequence[int]) -> list[bool]:
+        """Tell which labels begin a word: the first letters, and those after a delimiter."""
+        starts = []
+        is_between = True
+        for i in ids:
+            is_letter = i != self.delimiter_id and i not in self.special_ids
+            starts.append(is_between and is_letter)
+            is_between = i == self.delimiter_id or (is_between and not is_letter)
+        return starts
 
     def unknown_characters(self, text: str) -> str:
-        """The distinct characters of a text that the vocabulary lacks, sorted."""
+        """Return the distinct characters of a text that the vocabulary lacks, sorted."""
         characters = {character for word in split_words(text) for character in word}
-        return "".join(sorted(characters - self._letters))
+        return "".join(sorted(characters - self._letter_ids.keys()))
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as JSON, ``{symbol: label}``."""
         write_text_file(path, json.dumps(self._ids, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Read a vocabulary that `save` wrote.
+    def load(cls, path: Path) -> "Letters":
+        """Read a vocabulary of JSON, ``{symbol: label}``, whose symbols stand in any order.
 
         Raises:
             CheckpointError: the file is missing, or is no such vocabulary.
@@ -91,13 +158,13 @@ class Vocabulary:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         except ValueError as error:
             raise CheckpointError(f"{path}: expected JSON: {error}") from None
-        if not isinstance(ids, dict) or list(ids.values()) != list(range(len(ids))):
+        numbers = ids.values() if isinstance(ids, dict) else [None]
+        if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
             raise CheckpointError(f"{path}: expected an object of symbols numbered 0, 1, 2, ...")
-        symbols = tuple(ids)
-        if symbols[:2] != (BLANK, WORD_DELIMITER):
-            raise CheckpointError(
-                f"{path}: expected the symbols {BLANK} and {WORD_DELIMITER} first, found {symbols[:2]}"
-            )
+        symbols = tuple(sorted(ids, key=ids.__getitem__))
+        if WORD_DELIMITER not in ids or not any(blank in ids for blank in _BLANKS):
+            expected = f"{WORD_DELIMITER} and one of {', '.join(_BLANKS)} among the symbols"
+            raise CheckpointError(f"{path}: expected {expected}, found {symbols[:5]}")
         return cls(symbols)
 
     @cached_property
@@ -105,17 +172,18 @@ class Vocabulary:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @cached_property
-    def _letters(self) -> frozenset[str]:
-        return frozenset(self.symbols[2:])
+    def _letter_ids(self) -> dict[str, int]:
+        letters = {symbol: i for symbol, i in self._ids.items() if i != self.delimiter_id and i not in self.special_ids}
+        return {letter.lower(): i for letter, i in letters.items()} | letters
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text between white space, in Unicode's composed form (NFC)."""
+    """Return the words of a text between white space, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", text).split()
 
 
 def num_frames_needed(labels: Sequence[int]) -> int:
-    """The fewest frames that can carry labels: CTC puts a blank between equal neighbors."""
+    """Return the fewest frames that can carry labels: CTC puts a blank between equal neighbors."""
     return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 

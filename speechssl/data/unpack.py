@@ -11,17 +11,18 @@ from pathlib import Path
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, path_below, write_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
 from speechssl.errors import AudioError, ManifestError
+from speechssl.files import path_inside
 
 
 def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioError]:
     """Decode every recording that manifests name, and write manifests of the copies.
 
     A copy is mono, of 16 bits and as long as the recording. One that is there already is kept, so an interrupted
-    unpacking goes on, unless it is of another recording or the recording has changed, which a comment in the copy
+    unpacking resumes, unless it is of another recording or the recording has changed, which a comment in the copy
     tells. Spans keep their times: from another rate they are rounded to samples at 16 kHz.
 
     Args:
@@ -32,23 +33,46 @@ def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioE
         What is wrong with each recording that cannot be read; its utterances are left out.
 
     Raises:
-        ManifestError: two manifests have one name, nothing is left of one, or something cannot be written.
+        SpeechSSLError: a manifest or a recording would be overwritten, a manifest names a recording outside its root,
+            nothing is left of one, or something cannot be written. Nothing is written before all names are checked.
     """
     names = [manifest.path.name for manifest in manifests]
-    for name in names:
+    for name, manifest in zip(names, manifests, strict=True):
         if names.count(name) > 1:
             raise ManifestError(f"expected manifests with different names, found {name} {names.count(name)} times")
-    paths = sorted({utterance.path for manifest in manifests for utterance in manifest})
-    above = Path(os.path.commonpath([path.parent for path in paths]))
-    copies = {path: folder / "audio" / f"{path.relative_to(above)}.wav" for path in paths}
-    results = dict(zip(paths, parallel_map(_unpack, list(copies.items()), "unpacking"), strict=True))
+        if (folder / name).exists() and manifest.path.samefile(folder / name):
+            raise ManifestError(f"{manifest.path}: expected another folder than its own to unpack to")
+    copies = _name_copies(manifests, folder / "audio")
+    pairs = sorted(set(copies.values()))
+    results = dict(zip(pairs, parallel_map(_unpack, pairs, "unpacking"), strict=True))
     for manifest in manifests:
-        utterances = [_of_copy(u, copies[u.path]) for u in manifest if results[u.path] is None]
+        found = [(u, copies[u.path]) for u in manifest]
+        utterances = [_of_copy(u, pair[1]) for u, pair in found if results[pair] is None]
         write_manifest(folder / manifest.path.name, utterances, ".")
     return [error for error in results.values() if error is not None]
 
 
-def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
+def _name_copies(manifests: Sequence[Manifest], folder: Path) -> dict[str, tuple[str, Path]]:
+    """Return for each path of the manifests a recording, once however it is written, and its copy in the folder."""
+    first: dict[str, tuple[str, str]] = {}  # how a recording is written first, and where, by its absolute path
+    absolute: dict[str, str] = {}
+    for manifest in manifests:
+        for index, utterance in enumerate(manifest):
+            if utterance.path not in absolute:
+                path_below(manifest.root, utterance.path, manifest.where(index))
+                name = absolute[utterance.path] = os.path.abspath(utterance.path)  # noqa: PTH100, links stay
+                first.setdefault(name, (utterance.path, manifest.where(index)))
+    above = os.path.commonpath([os.path.dirname(name) for name in first])  # noqa: PTH120
+    pairs = {}
+    for name, (path, where) in first.items():
+        copy = path_inside(folder, f"{os.path.relpath(name, above)}.wav", where)
+        if str(copy.absolute()) in first:
+            raise ManifestError(f"{where}: the copy of {path} would overwrite the recording {copy}")
+        pairs[name] = (path, copy)
+    return {path: pairs[name] for path, name in absolute.items()}
+
+
+def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     path, copy = pair
     source = _identity(path)
     if _comment(copy) == source:
@@ -71,7 +95,7 @@ def _unpack(pair: tuple[Path, Path]) -> AudioError | None:
     return None
 
 
-def _identity(path: Path) -> str:
+def _identity(path: str) -> str:
     """A digest of which file a recording is, its size and its time of change."""
     file = Path(os.path.realpath(path))
     archive = Path(re.sub(r":\d+:\d+$", "", str(file)))  # that it may be a part of
@@ -98,7 +122,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 def _of_copy(utterance: Utterance, copy: Path) -> Utterance:
     return replace(
         utterance,
-        path=copy,
+        path=str(copy),
         start=utterance.start * SAMPLE_RATE // utterance.sample_rate,
         num_samples=utterance.num_output_samples,
         sample_rate=SAMPLE_RATE,

@@ -21,7 +21,7 @@ Entries = dict[Ngram, tuple[float, float]]
 
 
 def write_arpa(path: Path, model: NgramModel) -> None:
-    """Write a model, complete or not at all.
+    """Write a model atomically.
 
     Raises:
         LanguageModelError: the file cannot be written.

@@ -5,25 +5,24 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import reduce
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Units
 from speechssl.decode.arpa import read_arpa
 from speechssl.decode.greedy import PathToken, join_repeats
 from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, LanguageModelError
-from speechssl.model.ctc import BLANK_ID
 
 _IMPOSSIBLE = -math.inf
 
 
 class BeamSearch:
-    """Looks for the text with the highest score: of all its CTC paths, of its words, and of their number.
+    """Finds the text with the highest score: of all its CTC paths, of its words, and of their number.
 
     Prefixes of the text grow letter by letter, with the probability of all paths that spell them (Graves and Jaitly,
     2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
@@ -32,48 +31,48 @@ class BeamSearch:
 
     Args:
         config: The language model and the weights.
-        vocabulary: The CTC model's.
+        units: The CTC model's.
         sentence_frames: Length of a sentence at most; longer recordings are parted at long pauses. None is any length.
 
     Raises:
-        LanguageModelError: the file cannot be read, or the vocabulary can spell none of its words.
+        LanguageModelError: the file cannot be read, or the units can spell none of its words.
     """
 
-    def __init__(self, config: BeamSearchConfig, vocabulary: Vocabulary, sentence_frames: int | None = None) -> None:
+    def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
-        self.config, self.vocabulary, self.sentence_frames = config, vocabulary, sentence_frames
+        assert units.delimiter_id is not None, "words end with a delimiter"
+        self.config, self.units, self.sentence_frames = config, units, sentence_frames
+        self._delimiter_id = units.delimiter_id
+        self._letters = [units.decode([unit]) for unit in range(len(units))]
         self.model = read_arpa(config.lm)
         self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
-        num_spelled = 0
-        for word in self.model.words:
-            if vocabulary.unknown_characters(word):
+        self._spelled: dict[str, str] = {}  # words as the units write them, perhaps in capitals -> as the model does
+        for word in sorted(self.model.words, key=lambda word: self.model.score((), word)):
+            if units.unknown_characters(word) or word.split() != [word]:
                 continue
-            num_spelled += 1
+            letters = [self._letters[unit] for unit in units.encode(word)]
+            self._spelled["".join(letters)] = word  # the likeliest of those with one spelling
             score = self.model.score((), word)
-            for length in range(1, len(word) + 1):
-                beginning = word[:length]
+            for beginning in accumulate(letters):
                 self._look_ahead[beginning] = max(score, self._look_ahead.get(beginning, _IMPOSSIBLE))
-        if not num_spelled:
+        if not self._spelled:
             example = min(self.model.words, default="no word")
             raise LanguageModelError(
-                f"{config.lm}: expected words of the model's letters {''.join(vocabulary.symbols[2:])!r:.80}, "
+                f"{config.lm}: expected words of the model's letters {''.join(self._letters)!r:.80}, "
                 f"found none of {len(self.model.words)}, such as {example!r:.40}"
             )
 
     def reweighted(self, config: BeamSearchConfig) -> "BeamSearch":
-        """The same with other weights of the same language model."""
+        """Return the same search with other weights of the same language model."""
         other = copy(self)
         other.config = config
         return other
 
     def find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
-        """The tokens of the best text of a recording, where the CTC model says them best.
+        """Return the tokens of the best text of a recording, where the CTC model says them best.
 
-        A recording that is parted has the end of a word at each cut.
-
-        Args:
-            parts: (S, V) log probabilities, one after another.
+        The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there.
 
         Raises:
             AudioError: the model does not give probabilities.
@@ -82,14 +81,14 @@ class BeamSearch:
         first_frame = 0
         for sentence in self._sentences(parts):
             if first_frame:
-                path.append(PathToken(self.vocabulary.word_delimiter_id, first_frame, first_frame, 0.0))
+                path.append(PathToken(self._delimiter_id, first_frame, first_frame, 0.0))
             path += self._find_sentence(sentence, first_frame)
             first_frame += len(sentence)
         return path
 
     def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The frames, parted at the longest pause in the second half of what is long enough."""
-        pending = torch.empty(0, len(self.vocabulary))
+        """Yield the frames, cut at the longest pause in the second half of what is long enough."""
+        pending = torch.empty(0, len(self.units))
         for part in parts:
             pending = torch.cat((pending, part.cpu()))
             while self.sentence_frames is not None and len(pending) > self.sentence_frames:
@@ -100,10 +99,10 @@ class BeamSearch:
         yield pending
 
     def _longest_pause(self, log_probs: Tensor) -> int:
-        """The frame in the middle of the longest run without letters; if there is none, the last."""
+        """Return the frame in the middle of the longest run without letters; if there is none, the last."""
         pauses = []
         stop = 0
-        for is_silent, run in groupby((log_probs.argmax(dim=1) <= self.vocabulary.word_delimiter_id).tolist()):
+        for is_silent, run in groupby(not self._letters[unit] for unit in log_probs.argmax(dim=1).tolist()):
             start, stop = stop, stop + sum(1 for _ in run)
             if is_silent:
                 pauses.append((stop - start, (start + stop) // 2))
@@ -112,19 +111,22 @@ class BeamSearch:
     def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
-        from torchaudio.functional import forced_align  # here, since greedy decoding works without it
-
+        # Units that are no text never win, however likely they are.
+        never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
+        log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
         labels = self._best(self._search(log_probs)).labels()
         if not labels:
             return []
+        from torchaudio.functional import forced_align  # greedy decoding runs where torchaudio cannot be imported
+
         targets = torch.tensor([labels], dtype=torch.int32)
-        path, scores = forced_align(log_probs[None], targets, blank=BLANK_ID)
-        return join_repeats(scores[0].tolist(), path[0].tolist(), first_frame)
+        path, scores = forced_align(log_probs[None], targets, blank=self.units.blank_id)
+        return join_repeats(scores[0].tolist(), path[0].tolist(), self.units.blank_id, first_frame)
 
     def _search(self, log_probs: Tensor) -> "Beams":
-        """The prefixes that are left at the end."""
+        """Return the prefixes that are left at the end."""
         config = self.config
-        beams: Beams = {_Prefix(None, BLANK_ID, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
+        beams: Beams = {_Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
         for frame in log_probs.tolist():
             least = min(config.min_symbol_log_prob, max(frame))
             tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
@@ -145,14 +147,14 @@ class BeamSearch:
         return beams
 
     def _grow(self, beams: "Beams", tried: Sequence[tuple[int, float]]) -> tuple["Beams", list["Extension"]]:
-        """What becomes of prefixes at a frame: those that are there already, and those that could be new."""
-        delimiter = self.vocabulary.word_delimiter_id
+        """Return what becomes of prefixes at a frame: those that are there already, and those that could be new."""
+        blank_id, delimiter = self.units.blank_id, self._delimiter_id
         kept: Beams = {}
         new: list[Extension] = []
         for prefix, (blank, repeat) in beams.items():
             either = _log_add(blank, repeat)
             for symbol, score in tried:
-                if symbol == BLANK_ID:
+                if symbol == blank_id:
                     _add(kept, prefix, 0, either + score)
                     continue
                 mass = either + score
@@ -168,16 +170,16 @@ class BeamSearch:
                 if child is not None:
                     _add(kept, child, 1, mass)
                 else:
-                    ahead = self._score_ahead(prefix.word + self.vocabulary.symbols[symbol])
+                    ahead = self._score_ahead(prefix.word + self._letters[symbol])
                     new.append((mass + prefix.score + ahead, prefix, symbol, mass))
         return kept, new
 
     def _best(self, beams: "Beams") -> "_Prefix":
-        """The best text; of its prefixes, with delimiters at its ends and without, the likeliest."""
+        """Return the best text: of its prefixes, with delimiters at its ends and without, the likeliest."""
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
         spelled: dict[str, list[_Prefix]] = {}
         for prefix in beams:
-            spelled.setdefault(self.vocabulary.decode(prefix.labels()), []).append(prefix)
+            spelled.setdefault(self.units.decode(prefix.labels()), []).append(prefix)
         scores = {
             text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(prefixes[0])
             for text, prefixes in spelled.items()
@@ -187,29 +189,30 @@ class BeamSearch:
     def _extended(self, prefix: "_Prefix", symbol: int) -> "_Prefix":
         if (child := prefix.children.get(symbol)) is not None:
             return child
-        if symbol == self.vocabulary.word_delimiter_id:
+        if symbol == self._delimiter_id:
             context, score = self._with_word(prefix)
             child = _Prefix(prefix, symbol, "", context, score, score)
         else:
-            word = prefix.word + self.vocabulary.symbols[symbol]
+            word = prefix.word + self._letters[symbol]
             rank = prefix.score + self._score_ahead(word)
             child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
         prefix.children[symbol] = child
         return child
 
     def _score_ahead(self, beginning: str) -> float:
-        """A guess at the score of a word that begins so: of the likeliest one, or of an unknown one."""
+        """Guess the score of a word that begins so: of the likeliest one, or of an unknown one."""
         config = self.config
         known = self._look_ahead.get(beginning)
         return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
 
     def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
-        """The context after the word under way, if there is one, and the score with it."""
-        config, word = self.config, prefix.word
-        if not word:
+        """Return the context after the word under way, if there is one, and the score with it."""
+        config = self.config
+        if not prefix.word:
             return prefix.context, prefix.score
+        word = self._spelled.get(prefix.word, UNKNOWN)
         score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
-        if word not in self.model.words:
+        if word == UNKNOWN:
             score += config.unknown_score
         return self.model.shortened((*prefix.context, word)), score
 
@@ -219,16 +222,10 @@ class BeamSearch:
 
 
 class _Prefix:
-    """The beginning of a text, a node in the tree of all that are kept.
+    """The beginning of a text, a node in the tree of all that are kept: its last symbol, and what is known so far.
 
-    Attributes:
-        parent: The same without its last symbol; None of the empty one.
-        symbol: Its last.
-        word: The letters of the word under way.
-        context: The words before that count.
-        score: Of its complete words, by the language model.
-        rank: The same with a guess at the word under way.
-        children: The prefixes with one more symbol that are kept, or lead to one.
+    ``word`` is under way, ``context`` the words before it that count, ``score`` that of complete words, ``rank`` the
+    same with a guess at the word under way. ``children``, with one more symbol, are kept or lead to one that is.
     """
 
     __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
@@ -241,7 +238,7 @@ class _Prefix:
         self.children: dict[int, _Prefix] = {}
 
     def labels(self) -> list[int]:
-        """Its symbols, from the first on."""
+        """Return its symbols, from the first on."""
         labels = []
         prefix = self
         while prefix.parent is not None:

@@ -16,12 +16,8 @@ def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
     """Estimate a model from texts, with all their n-grams.
 
     What is taken from the counts of once, twice and more often seen n-grams goes to shorter ones, which count by the
-    number of different words before them. As in KenLM's ``lmplz``, what is left for words that were never seen is
-    that of a uniform distribution over all words and ``<unk>``.
-
-    Args:
-        texts: A sentence each.
-        order: The longest n-gram, at least 1.
+    number of different words before them. As in KenLM's ``lmplz``, words that were never seen get the share of
+    ``<unk>`` in a uniform distribution over it and all words. Each text is a sentence.
 
     Raises:
         LanguageModelError: there is no word in the texts, or one is ``<s>``, ``</s>`` or ``<unk>``.
@@ -52,7 +48,7 @@ def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
 
 
 def _count(texts: Iterable[str], order: int) -> list[dict[Ngram, int]]:
-    """How often each n-gram of 1, 2, ... words is there."""
+    """Count each n-gram of 1, 2, ... words."""
     counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
     for text in texts:
         words = split_words(text)
@@ -70,7 +66,7 @@ def _ngrams(sentence: Sequence[str], length: int) -> Iterator[Ngram]:
 
 
 def _adjusted(counts: dict[Ngram, int], longer: dict[Ngram, int]) -> dict[Ngram, int]:
-    """The number of different words before an n-gram; of one that begins a sentence, how often it is there."""
+    """Count the different words before each n-gram; one that begins a sentence keeps its count."""
     distinct = Counter(ngram[1:] for ngram in longer)
     return {ngram: count if ngram[0] == START else distinct[ngram] for ngram, count in counts.items()}
 
@@ -78,7 +74,7 @@ def _adjusted(counts: dict[Ngram, int], longer: dict[Ngram, int]) -> dict[Ngram,
 def _interpolate(
     counts: dict[Ngram, int], shorter: dict[Ngram, float]
 ) -> tuple[dict[Ngram, float], dict[Ngram, float]]:
-    """The probabilities of n-grams of one length, and the weight of the shorter ones after each context."""
+    """Return the probabilities of n-grams of one length, and the weight of the shorter ones after each context."""
     discounts = _discounts(Counter(counts.values()))
     totals: Counter[Ngram] = Counter()
     taken: defaultdict[Ngram, float] = defaultdict(float)
@@ -94,7 +90,7 @@ def _interpolate(
 
 
 def _discounts(counts_of_counts: Counter[int]) -> tuple[float, float, float]:
-    """What to take from the counts of n-grams seen once, twice and more often."""
+    """Return what to take from the counts of n-grams seen once, twice and more often."""
     once, twice, thrice, four_times = (counts_of_counts[count] for count in (1, 2, 3, 4))
     if not once * twice * thrice:
         return _FALLBACK

@@ -14,26 +14,20 @@ Ngram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NgramModel:
-    """A back-off model of words (Katz, 1987).
+    """A back-off model of words (Katz, 1987)."""
 
-    Attributes:
-        order: The longest n-gram.
-        entries: For each n-gram, the natural logarithms of the probability of its last word after the others, and of
-            the weight with which shorter n-grams count after it. ``<unk>`` is among them.
-    """
-
-    order: int
+    order: int  # of the longest n-gram
+    # The natural logarithms of the probability of the last word after the others, and of the weight with which shorter
+    # n-grams count after it; <unk> is among them.
     entries: Mapping[Ngram, tuple[float, float]]
 
     def __post_init__(self) -> None:
         assert (UNKNOWN,) in self.entries
 
     def score(self, context: Ngram, word: str) -> float:
-        """The natural logarithm of the probability of a word after others.
+        """Return the natural logarithm of the probability of a word, or ``</s>``, after others.
 
-        Args:
-            context: The words before, at most ``order - 1`` of them count; the first of a sentence is ``<s>``.
-            word: The word, or ``</s>``. One that the model does not know has the probability of ``<unk>``.
+        A sentence begins with ``<s>``. A word that the model does not know has the probability of ``<unk>``.
         """
         if (word,) not in self.entries:
             word = UNKNOWN
@@ -47,7 +41,7 @@ class NgramModel:
         return back_off + self.entries[(word,)][0]
 
     def shortened(self, context: Ngram) -> Ngram:
-        """The end of a context that counts, with ``<unk>`` for words that the model does not know."""
+        """Return the end of a context that counts, with ``<unk>`` for words that the model does not know."""
         last = context[max(len(context) - self.order + 1, 0) :]
         return tuple(word if (word,) in self.entries else UNKNOWN for word in last)
 
@@ -58,5 +52,5 @@ class NgramModel:
 
 
 def find_mark(words: Iterable[str]) -> str | None:
-    """The first of the words that is one of the model's marks, and so no word."""
+    """Return the first of the words that is one of the model's marks, and so no word."""
     return next((word for word in words if word in (START, END, UNKNOWN)), None)

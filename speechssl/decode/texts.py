@@ -4,17 +4,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speechssl.data.manifest import read_manifest
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.decode.ngram import find_mark
 from speechssl.errors import LanguageModelError
 
 
-def read_texts(paths: Sequence[Path], is_normalized: bool = False) -> Iterator[str]:
-    """The texts of manifests (``.tsv``; utterances without one are left out) and the lines of other files.
+def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
+    """Yield the texts of manifests (``.tsv``) and the lines of other files.
 
-    Args:
-        paths: The files.
-        is_normalized: Whether to reduce texts to their words by ``normalize_text``, leaving out those with digits.
+    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out.
 
     Raises:
         LanguageModelError: a file is missing or not in UTF-8, or a text has a mark of language models.
@@ -23,14 +21,14 @@ def read_texts(paths: Sequence[Path], is_normalized: bool = False) -> Iterator[s
     for where, text in (found for path in paths for found in _read(path)):
         if mark := find_mark(text.split()):
             raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
-        if not is_normalized:
+        if not normalize:
             yield text
         elif not has_digits(text):
-            yield normalize_text(text)
+            yield normalize_labels(text)
 
 
 def _read(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each text stands, and the text."""
+    """Yield where each text stands, and the text."""
     if path.suffix == ".tsv":
         manifest = read_manifest(path)
         for index, utterance in enumerate(manifest):

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def tune_weights(
     best = search.config
     randomness = np.random.default_rng(0)
     trials = _Trials(transcriber, read_manifest(manifest), num_utterances, randomness)
-    greedy = _describe(trials.rates(greedy_path))
+    greedy_search = partial(greedy_path, blank_id=transcriber.checkpoint.vocabulary.blank_id)
+    greedy = _describe(trials.rates(greedy_search))
     print_status(f"tune-lm: {trials.describe()} on {transcriber.inference.describe()}, greedy: {greedy}")
     lowest = (math.inf, math.inf)
     for trial in range(num_trials):

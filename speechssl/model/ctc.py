@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 
-BLANK_ID = 0
-
 
 @dataclass(frozen=True)
 class CTCOutput:
@@ -74,7 +72,9 @@ class CTCModel(nn.Module):
         return CTCOutput(log_probs, frame_lengths)
 
 
-def ctc_losses(output: CTCOutput, labels: Tensor, num_frames: Sequence[int], num_labels: Sequence[int]) -> Tensor:
+def ctc_losses(
+    output: CTCOutput, labels: Tensor, num_frames: Sequence[int], num_labels: Sequence[int], blank_id: int
+) -> Tensor:
     """Compute the negative log likelihood of each utterance's labels.
 
     Args:
@@ -82,6 +82,7 @@ def ctc_losses(output: CTCOutput, labels: Tensor, num_frames: Sequence[int], num
         labels: (sum of num_labels,) int64, the utterances' labels one after another.
         num_frames: Valid frames of each utterance, those of the output; on the host, or a GPU would be waited for.
         num_labels: Labels of each utterance, on the host too.
+        blank_id: Of the units.
 
     Returns:
         (B,) float32 in nats; infinite where an utterance has too few frames for its labels.
@@ -93,7 +94,7 @@ def ctc_losses(output: CTCOutput, labels: Tensor, num_frames: Sequence[int], num
             labels,
             num_frames,  # type: ignore[arg-type]  # which the documentation allows
             num_labels,  # type: ignore[arg-type]
-            blank=BLANK_ID,
+            blank=blank_id,
             reduction="none",
         )
 

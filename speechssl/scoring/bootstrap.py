@@ -34,11 +34,6 @@ class Comparison:
     difference: Interval
     ratio: Interval
 
-    @property
-    def is_significant(self) -> bool:
-        """Whether the interval of the difference leaves out 0."""
-        return self.difference.low > 0 or self.difference.high < 0
-
 
 def bootstrap_interval(
     counts: Sequence[ErrorCounts],
@@ -65,40 +60,6 @@ def bootstrap_interval(
     whole = _as_array(counts)
     sums = _resample(whole, clusters, num_resamples, seed)
     return _interval(_rates(whole.sum(0)), _rates(sums))
-
-
-def compare(
-    first: Sequence[ErrorCounts],
-    second: Sequence[ErrorCounts],
-    clusters: Sequence[str | None] | None = None,
-    *,
-    num_resamples: int = _NUM_RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two systems on the same utterances: each resample scores both on the same draw.
-
-    Args:
-        first: Edits of the first system (the baseline) by utterance.
-        second: Edits of the second system, in the same order.
-        clusters: As for `bootstrap_interval`.
-        num_resamples: Samples drawn.
-        seed: Equal seeds give equal intervals.
-
-    Returns:
-        Intervals of second - first and of second / first. The ratio of two systems without any error is 1.
-
-    Raises:
-        ValueError: the two were not scored against the same references, or there are no utterances.
-    """
-    if [count.reference_length for count in first] != [count.reference_length for count in second]:
-        raise ValueError("expected two systems scored on the same utterances in the same order")
-    both = np.concatenate([_as_array(first), _as_array(second)], axis=1)
-    whole, sums = both.sum(0), _resample(both, clusters, num_resamples, seed)
-    before, after = _rates(whole[:2]), _rates(whole[2:])
-    befores, afters = _rates(sums[:, :2]), _rates(sums[:, 2:])
-    return Comparison(
-        _interval(after - before, afters - befores), _interval(_ratio(after, before), _ratio(afters, befores))
-    )
 
 
 def compare_runs(

@@ -90,7 +90,7 @@ class Score:
         return tuple(utterance.characters for utterance in self.utterances)
 
 
-def normalize_text(text: str) -> str:
+def normalize_for_scoring(text: str) -> str:
     """The form in which texts are compared: lower case, Unicode NFC, single spaces, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text.lower()).split())
 
@@ -109,8 +109,8 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"expected as many hypotheses as references ({len(references)}), found {len(hypotheses)}")
-    references = [normalize_text(text) for text in references]
-    hypotheses = [normalize_text(text) for text in hypotheses]
+    references = [normalize_for_scoring(text) for text in references]
+    hypotheses = [normalize_for_scoring(text) for text in hypotheses]
     words, word_confusions = _count(jiwer.process_words(references, hypotheses))
     characters, character_confusions = _count(jiwer.process_characters(references, hypotheses))
     return Score(

@@ -15,8 +15,8 @@ from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, Train
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.units import Vocabulary
-from speechssl.decode.greedy import greedy_paths
+from speechssl.data.units import Letters, Units
+from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ManifestError
 from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
 from speechssl.model.encoder import EncoderConfig
@@ -67,31 +67,35 @@ class FinetuneModel(nn.Module):
     Args:
         ctc: The model.
         regularization: Says how many views of a batch there are and what their consistency weighs.
+        blank_id: Of the model's units.
     """
 
-    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig) -> None:
+    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig, blank_id: int) -> None:
         super().__init__()
-        self.ctc = ctc
+        self.ctc, self.blank_id = ctc, blank_id
         self.num_views = regularization.num_views
         self.consistency = regularization.consistency
+        self.blank_id = blank_id
 
     def forward(self, batch: LabeledBatch, step: int) -> Losses:
         """Compute the CTC loss, of several views their mean, and how far the views are apart."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
         labels = batch.labels.repeat(self.num_views)
         num_frames, num_labels = batch.num_frames * self.num_views, batch.num_labels * self.num_views
-        total = ctc_losses(output, labels, num_frames, num_labels).sum() / self.num_views
+        total = ctc_losses(output, labels, num_frames, num_labels, self.blank_id).sum() / self.num_views
         # Beside the loss of an utterance, whose length it depends on, that of a label.
         terms = {"ctc": Term(total, "utterances", 1.0), "loss_per_label": Term(total, "labels")}
         if self.consistency:
             terms["consistency"] = Term(consistency_losses(output).sum(), "utterances", self.consistency)
         return terms
 
-    def evaluate(self, batch: LabeledBatch, vocabulary: Vocabulary) -> Measured:
+    def evaluate(self, batch: LabeledBatch, vocabulary: Units) -> Measured:
         """Measure the loss and the errors of the greedy path over a dev batch."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths)
-        loss = ctc_losses(output, batch.labels, batch.num_frames, batch.num_labels).sum()
-        hypotheses = [vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+        loss = ctc_losses(output, batch.labels, batch.num_frames, batch.num_labels, self.blank_id).sum()
+        rows = zip(output.log_probs.cpu(), batch.num_frames, strict=True)
+        paths = (greedy_path([row[:length]], self.blank_id) for row, length in rows)
+        hypotheses = [vocabulary.decode(token.symbol_id for token in path) for path in paths]
         result = score(batch.texts, hypotheses)
         errors = torch.tensor([result.words.total, result.characters.total])
         losses = {"ctc": Term(loss, "utterances", 1.0), "wer": Term(errors[0], "words")}
@@ -103,7 +107,7 @@ class FinetuneModel(nn.Module):
 def make_task(
     config: FinetuneConfig,
     saved: SavedModel | None,
-    vocabulary: Vocabulary,
+    vocabulary: Units,
     train_manifest: Manifest,
     dev_manifest: Manifest,
 ) -> Task[LabeledBatch]:
@@ -113,7 +117,7 @@ def make_task(
     ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
     if saved is not None:
         ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
-    model = FinetuneModel(ctc, config.regularization)
+    model = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
     everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
     train, dev = (
         Batches.of_manifest(
@@ -187,11 +191,12 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
     )
 
 
-def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Vocabulary:
+def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Letters:
     """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
     texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
-    vocabulary = Vocabulary.from_texts(texts)
-    unlearned = Vocabulary.from_texts(texts[: len(train_manifest)]).unknown_characters(" ".join(texts))
+    vocabulary = Letters.from_texts(texts)
+    learned = Letters.from_texts(texts[: len(train_manifest)]).symbols
+    unlearned = [letter for letter in vocabulary.symbols if letter not in learned]
     if unlearned:
         listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearned)
         warnings.warn(

@@ -11,7 +11,7 @@ from torch import Tensor
 from speechssl.config import Config
 from speechssl.data.augment import change_speed
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.data.units import Vocabulary, num_frames_needed
+from speechssl.data.units import Units, num_frames_needed
 from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
 from speechssl.model.encoder import EncoderConfig
 from speechssl.rng import keyed_generator
@@ -104,7 +104,7 @@ class LabeledCollate:
 
     geometry: FrameGeometry
     mask_dim: int
-    vocabulary: Vocabulary
+    vocabulary: Units
     regularization: RegularizationConfig | None
     seed: int
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, mono_samples, resample_blocks, whole_rate
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Units
 from speechssl.decode.greedy import join_repeats
 from speechssl.decode.words import Word, words_of_path
 from speechssl.errors import AudioError
@@ -44,7 +44,7 @@ def stream_transcripts(
     sample_rate: int,
     step_seconds: float,
     score: Score,
-    vocabulary: Vocabulary,
+    units: Units,
     geometry: FrameGeometry,
 ) -> Iterator[PartialTranscript]:
     """Transcribe a stream by a window that moves along.
@@ -67,7 +67,7 @@ def stream_transcripts(
     if not step_seconds > 0:
         raise AudioError(f"stream: expected step_seconds above 0, found {step_seconds}")
     rate = whole_rate(sample_rate)
-    stream = _Stream(score, vocabulary, geometry)
+    stream = _Stream(score, units, geometry)
     num_waiting = 0
     for samples in resample_blocks(filter(len, map(mono_samples, chunks)), rate):
         stream.add(samples)
@@ -84,8 +84,8 @@ class _Stream:
     Frames count from the start of the stream.
     """
 
-    def __init__(self, score: Score, vocabulary: Vocabulary, geometry: FrameGeometry) -> None:
-        self.score, self.vocabulary, self.geometry = score, vocabulary, geometry
+    def __init__(self, score: Score, units: Units, geometry: FrameGeometry) -> None:
+        self.score, self.units, self.geometry = score, units, geometry
         self.left_frames, self.right_frames, self.pause_frames = (
             round(seconds * SAMPLE_RATE / geometry.hop_samples)
             for seconds in (LEFT_SECONDS, RIGHT_SECONDS, PAUSE_SECONDS)
@@ -113,26 +113,26 @@ class _Stream:
             num_decided = max(num_decided, num_frames - (0 if is_over else self.right_frames))
         stop = num_frames if is_over else self._end_of_words(log_probs, symbols, num_decided)
         num_final = stop - self.first_frame
-        final = join_repeats(log_probs[:num_final], symbols[:num_final], self.first_frame)
-        rest = join_repeats(log_probs[num_final:], symbols[num_final:], stop)
+        final = join_repeats(log_probs[:num_final], symbols[:num_final], self.units.blank_id, self.first_frame)
+        rest = join_repeats(log_probs[num_final:], symbols[num_final:], self.units.blank_id, stop)
         self.log_probs = log_probs[num_final : num_decided - self.first_frame]
         self.symbols = symbols[num_final : num_decided - self.first_frame]
         self.first_frame = stop
         self._move_window(num_decided - self.left_frames)
         return PartialTranscript(
-            words_of_path(final, self.vocabulary, self.geometry, self.num_samples),
-            self.vocabulary.decode(token.symbol_id for token in rest),
+            words_of_path(final, self.units, self.geometry, self.num_samples),
+            self.units.decode(token.symbol_id for token in rest),
             self.num_samples / SAMPLE_RATE,
         )
 
     def _end_of_words(self, log_probs: list[float], symbols: list[int], num_decided: int) -> int:
         """Return the last frame up to which all is decided and no word is under way."""
         num_tokens = num_decided - self.first_frame
-        tokens = join_repeats(log_probs[:num_tokens], symbols[:num_tokens], self.first_frame)
+        tokens = join_repeats(log_probs[:num_tokens], symbols[:num_tokens], self.units.blank_id, self.first_frame)
         end = self.first_frame
         for position, token in enumerate(tokens):
             next_frame = tokens[position + 1].first_frame if position + 1 < len(tokens) else num_decided
-            is_delimiter = token.symbol_id == self.vocabulary.word_delimiter_id
+            is_delimiter = token.symbol_id == self.units.delimiter_id
             if is_delimiter or next_frame - token.last_frame > self.pause_frames:
                 end = token.last_frame + 1
         is_word_under_way = bool(tokens) and end <= tokens[-1].last_frame

@@ -223,7 +223,9 @@ class Transcriber:
         return tuple(words)
 
     def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
-        return greedy_path(parts) if self.beam_search is None else self.beam_search.find_path(parts)
+        if self.beam_search is None:
+            return greedy_path(parts, self.checkpoint.vocabulary.blank_id)
+        return self.beam_search.find_path(parts)
 
 
 def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "BeamSearch":

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 import speechssl
-from speechssl.checkpoint.native import save_model
-from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
+from speechssl.checkpoint.native import resolve_device, save_model
+from speechssl.checkpoint.reader import load_ctc, load_encoder
 from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError
 from speechssl.files import replaced_folder
 from speechssl.model.ctc import CTCModel
@@ -22,7 +22,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 
-VOCABULARY = Vocabulary.from_texts(["привет", "hello"])
+VOCABULARY = Letters.from_texts(["привет", "hello"])
 CONFIG = EncoderConfig(
     feature_encoder=FeatureEncoderConfig(dims=(8, 8), kernels=(20, 16), strides=(10, 16)),
     context=TransformerConfig(
@@ -189,7 +189,7 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(folder: Path, ctc: C
 
 
 def test_a_vocabulary_of_another_model_is_refused(folder: Path) -> None:
-    Vocabulary.from_texts(["other"]).save(folder / "vocab.json")
+    Letters.from_texts(["other"]).save(folder / "vocab.json")
     with pytest.raises(CheckpointError, match=r"head\.bias: expected \(7,\), found \(12,\)"):
         load_ctc(folder)
 

@@ -50,7 +50,7 @@ def test_a_manifest_elsewhere_has_an_absolute_root(
     output = tmp_path / "lists" / "train.tsv"
     assert run("manifest", ".", "-o", output).exit_code == 0
     assert output.read_text("utf-8").splitlines()[0] == str(recordings.resolve())
-    assert [utterance.path for utterance in read_manifest(output)] == [
+    assert [Path(utterance.path) for utterance in read_manifest(output)] == [
         recordings.resolve() / "more" / "two.flac",
         recordings.resolve() / "one.wav",
     ]
@@ -125,7 +125,7 @@ def test_check_as_json(recordings: Path) -> None:
 def test_check_against_a_model(recordings: Path) -> None:
     from speechssl.checkpoint.native import save_model
     from speechssl.checkpoint.saved_model import ModelDescription
-    from speechssl.data.units import Vocabulary
+    from speechssl.data.units import Letters
     from speechssl.model.encoder import EncoderConfig
 
     train, model = recordings.parent / "train.tsv", recordings.parent / "model"
@@ -134,7 +134,7 @@ def test_check_against_a_model(recordings: Path) -> None:
     values = {"feature_encoder": {"dims": [4], "kernels": [3000], "strides": [3000]}}
     encoder = EncoderConfig.from_dict(values, "test")
     description = ModelDescription(kind="ctc", step=1, encoder=encoder)
-    save_model(model, description, {}, Vocabulary.from_texts(["hello"]))
+    save_model(model, description, {}, Letters.from_texts(["hello"]))
     result = run("check", train, "--model", model)
     assert (result.exit_code, result.stderr) == (1, "")
     assert "expected at least 7 frames for the labels, found 5 (1.00 s)" in result.stdout

@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
     utterances = []
     for number in range(4):
         soundfile.write(tmp_path / f"{number}.wav", generator.uniform(-0.5, 0.5, 16_000), 16_000)
-        utterances.append(Utterance(tmp_path / f"{number}.wav", 16_000, text="ab"))
+        utterances.append(Utterance(str(tmp_path / f"{number}.wav"), 16_000, text="ab"))
     write_manifest(tmp_path / "train.tsv", utterances, ".")
     for stage, min_seconds in (("pretrain", 0.5), ("finetune", 0)):
         (tmp_path / f"{stage}.toml").write_text(CONFIG.format(folder=tmp_path, min_seconds=min_seconds), "utf-8")

@@ -15,6 +15,7 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import make_manifest
 
 from speechssl.data.batches import AudioBatch, Example, collate_audio, make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
@@ -41,13 +42,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         for start in (0, 10_000):
             start += int(generator.integers(100))
             length = int(generator.integers(1600, 9600))
-            utterances.append(Utterance(path, length, start, text=f"text {len(utterances)}"))
-    return Manifest(folder / "train.tsv", tuple(utterances), "digest")
+            utterances.append(Utterance(str(path), length, start, text=f"text {len(utterances)}"))
+    return make_manifest(folder / "train.tsv", utterances)
 
 
 def make_sampler(manifest: Manifest, *, crop: bool = True) -> BatchSampler:
     config = BatchConfig(seconds=1.5, min_seconds=0.0, num_buckets=3)
-    return BatchSampler([utterance.num_output_samples for utterance in manifest], config, 3, crop=crop)
+    return BatchSampler(manifest.num_output_samples, config, 3, crop=crop)
 
 
 def load_examples(manifest: Manifest, *plans: BatchPlan, seed: int = 3) -> list[list[Example]]:
@@ -113,7 +114,7 @@ class TestCrops:
     def test_of_any_rate_stay_inside_their_utterance(
         self, sample_rate: int, num_samples: int, start: int, length: int, seed: int
     ) -> None:
-        utterance = Utterance(Path("a.wav"), num_samples, start, sample_rate)
+        utterance = Utterance("a.wav", num_samples, start, sample_rate)
         length = 1 + length % utterance.num_output_samples
 
         def read(part: Utterance) -> np.ndarray:
@@ -121,7 +122,7 @@ class TestCrops:
             assert part.start + part.num_samples <= start + num_samples
             return np.zeros(part.num_output_samples, np.float32)
 
-        manifest = Manifest(Path("a.tsv"), (utterance,), "digest")
+        manifest = make_manifest(Path("a.tsv"), [utterance])
         with patch("speechssl.data.batches.read_utterance", read):
             [[example]] = load_examples(manifest, BatchPlan(0, (0,), length), seed=seed)
         assert example.waveform.shape == (length,)
@@ -131,8 +132,8 @@ class TestCrops:
         num_samples = 3001
         ramp = np.arange(num_samples) / num_samples
         soundfile.write(tmp_path / "a.wav", ramp, sample_rate, subtype="FLOAT")
-        utterance = Utterance(tmp_path / "a.wav", num_samples - 7, 7, sample_rate)
-        manifest = Manifest(tmp_path / "a.tsv", (utterance,), "digest")
+        utterance = Utterance(str(tmp_path / "a.wav"), num_samples - 7, 7, sample_rate)
+        manifest = make_manifest(tmp_path / "a.tsv", [utterance])
         whole = utterance.num_output_samples
         plans = [
             BatchPlan(epoch, (0,), length)
@@ -151,7 +152,7 @@ class TestCrops:
 
     def test_a_pause_is_no_reason_for_a_warning(self, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "a.wav", np.r_[np.zeros(9_000), np.full(1000, 0.1)], RATE, subtype="FLOAT")
-        manifest = Manifest(tmp_path / "a.tsv", (Utterance(tmp_path / "a.wav", 10_000),), "digest")
+        manifest = make_manifest(tmp_path / "a.tsv", [Utterance(str(tmp_path / "a.wav"), 10_000)])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             batches = load_examples(manifest, *[BatchPlan(epoch, (0,), 400) for epoch in range(5)])
@@ -231,7 +232,7 @@ class TestOrder:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_unreadable_file_is_named_in_one_line(manifest: Manifest, num_workers: int) -> None:
     missing = manifest.path.with_name("missing.wav")
-    broken = Manifest(manifest.path, (manifest[0], Utterance(missing, 1600)), "digest")
+    broken = make_manifest(manifest.path, [manifest[0], Utterance(str(missing), 1600)])
     plans = [BatchPlan(0, (0,), None), BatchPlan(0, (0, 1), None)]
     batches = make_loader(broken, plans, collate_audio, seed=0, num_workers=num_workers)
     assert next(batches).indices == (0,)

@@ -1,19 +1,20 @@
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import check
+from speechssl.data import check, headers, recording
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
-from speechssl.data.check_report import format_text, summarize, to_dict
+from speechssl.data.check_report import format_report, make_report
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.recording import audio_info
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 
-VOCABULARY = Vocabulary.from_texts(["abc"])
+VOCABULARY = Letters.from_texts(["abc"])
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def kinds(problems: Sequence[Problem]) -> list[tuple[str, str]]:
 
 
 def test_clean_data_has_no_problem(folder: Path) -> None:
-    train = make_manifest(folder, [Utterance(folder / "a.wav", 16_000, text="abc a")])
-    test = make_manifest(folder, [Utterance(folder / "b.wav", 16_000, text="b")], "test")
+    train = make_manifest(folder, [Utterance(str(folder / "a.wav"), 16_000, text="abc a")])
+    test = make_manifest(folder, [Utterance(str(folder / "b.wav"), 16_000, text="b")], "test")
     assert check_manifests([train, test], BASE_GEOMETRY, VOCABULARY) == []
     assert check_before_training(train, BASE_GEOMETRY, VOCABULARY, 16_000) == []
 
@@ -46,16 +47,16 @@ def test_planted_errors_are_found_without_decoding(folder: Path, monkeypatch: py
     manifest = make_manifest(
         folder,
         [
-            Utterance(folder / "missing.wav", 16_000, text="a"),
-            Utterance(folder / "missing.wav", 16_000, text="a"),
-            Utterance(folder / "broken.wav", 16_000, text="a"),
-            Utterance(a, 12_000, start=4001, text="a"),
-            Utterance(a, 16_000, sample_rate=8000, text="a"),
-            Utterance(a, 399, text="a"),
-            Utterance(a, 16_000),
-            Utterance(a, 16_000, text="aé|"),
-            Utterance(a, 16_000, text="ab" * 25),
-            Utterance(a, 16_000, text="a"),
+            Utterance(str(folder / "missing.wav"), 16_000, text="a"),
+            Utterance(str(folder / "missing.wav"), 16_000, text="a"),
+            Utterance(str(folder / "broken.wav"), 16_000, text="a"),
+            Utterance(str(a), 12_000, start=4001, text="a"),
+            Utterance(str(a), 16_000, sample_rate=8000, text="a"),
+            Utterance(str(a), 399, text="a"),
+            Utterance(str(a), 16_000),
+            Utterance(str(a), 16_000, text="aé|"),
+            Utterance(str(a), 16_000, text="ab" * 25),
+            Utterance(str(a), 16_000, text="a"),
         ],
     )
     monkeypatch.setattr(check, "read_span", None)
@@ -88,7 +89,7 @@ def test_planted_errors_are_found_without_decoding(folder: Path, monkeypatch: py
 
 def test_repeated_letters_need_more_frames(folder: Path) -> None:
     # One second is 49 frames: 24 pairs and a delimiter fit, as many equal letters need blanks between them.
-    rows = [Utterance(folder / "a.wav", 16_000, text=text) for text in ("ab" * 24, "a" * 24, "a" * 25)]
+    rows = [Utterance(str(folder / "a.wav"), 16_000, text=text) for text in ("ab" * 24, "a" * 24, "a" * 25)]
     problems = check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, VOCABULARY, 0)
     assert kinds(problems) == [("labels too long", "5")]
     assert problems[0].detail.startswith("expected at least 50 frames for the labels, found 49")
@@ -96,10 +97,30 @@ def test_repeated_letters_need_more_frames(folder: Path) -> None:
 
 def test_each_header_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr(check, "audio_info", lambda path: read.append(path) or audio_info(path))
-    rows = [Utterance(folder / "a.wav", 1000, start=start, text="a") for start in range(0, 15_000, 100)]
+    monkeypatch.setattr(headers, "audio_info", lambda path, **how: read.append(path) or audio_info(path, **how))
+    rows = [Utterance(str(folder / "a.wav"), 1000, start=start, text="a") for start in range(0, 15_000, 100)]
     assert check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, VOCABULARY, 0) == []
-    assert read == [folder / "a.wav"]
+    assert read == [str(folder / "a.wav")]
+
+
+def test_what_states_no_length_is_not_decoded_before_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(folder / "a.mp3", noise, 16_000, format="MP3")
+    content = (folder / "a.mp3").read_bytes()
+    (folder / "a.mp3").write_bytes(content.replace(b"Xing", b"none").replace(b"Info", b"none"))
+    length = audio_info(folder / "a.mp3").num_samples
+    (folder / "b.mp3").write_bytes(b"no audio")
+    rows = [Utterance(str(folder / "a.mp3"), length + extra, text="a") for extra in (0, 1)]
+    rows += [Utterance(str(folder / "a.mp3"), 8000, sample_rate=8000), Utterance(str(folder / "b.mp3"), 8000)]
+    manifest = make_manifest(folder, rows)
+    assert kinds(check_manifests([manifest], BASE_GEOMETRY, None))[:3] == [
+        ("too long", "4"),
+        ("sample rate", "5"),
+        ("unreadable", "6"),
+    ]
+    monkeypatch.setattr(recording._Reader, "decode", None)
+    found = check_before_training(manifest, BASE_GEOMETRY, None, 0)
+    assert kinds(found) == [("sample rate", "5"), ("unreadable", "6")]
 
 
 def test_what_only_listening_finds(folder: Path) -> None:
@@ -115,8 +136,8 @@ def test_what_only_listening_finds(folder: Path) -> None:
     content = (folder / "cut.flac").read_bytes()
     (folder / "cut.flac").write_bytes(content[: len(content) // 2])
     names = ("peak.wav", "flat.wav", "silent.wav", "inf.wav", "cut.flac", "broken.wav")
-    rows = [Utterance(folder / name, 16_000) for name in names]
-    rows[0] = Utterance(folder / "peak.wav", 15_000)
+    rows = [Utterance(str(folder / name), 16_000) for name in names]
+    rows[0] = Utterance(str(folder / "peak.wav"), 15_000)
     problems = check_manifests([make_manifest(folder, rows)], BASE_GEOMETRY, None)
     assert sorted(kinds(problems), key=lambda found: int(found[1])) == [
         ("length differs", "3"),
@@ -134,22 +155,25 @@ def test_what_only_listening_finds(folder: Path) -> None:
 
 
 def test_texts_are_checked_only_where_there_are_some(folder: Path) -> None:
-    unlabeled = make_manifest(folder, [Utterance(folder / "a.wav", 16_000)])
+    unlabeled = make_manifest(folder, [Utterance(str(folder / "a.wav"), 16_000)])
     assert check_manifests([unlabeled], BASE_GEOMETRY, VOCABULARY) == []
-    rows = [Utterance(folder / "a.wav", 16_000, text="xyz"), Utterance(folder / "b.wav", 16_000, text=" ")]
+    rows = [Utterance(str(folder / "a.wav"), 16_000, text="xyz"), Utterance(str(folder / "b.wav"), 16_000, text=" ")]
     partly = make_manifest(folder, rows)
     assert kinds(check_manifests([partly], BASE_GEOMETRY, None)) == [("empty text", "4")]
     assert kinds(check_manifests([partly], BASE_GEOMETRY, VOCABULARY)) == [
         ("unknown characters", "3"),
         ("empty text", "4"),
     ]
-    delimiter = make_manifest(folder, [Utterance(folder / "a.wav", 16_000, text="a|b")])
+    delimiter = make_manifest(folder, [Utterance(str(folder / "a.wav"), 16_000, text="a|b")])
     assert kinds(check_manifests([delimiter], BASE_GEOMETRY, None)) == [("unknown characters", "3")]
 
 
 def test_russian_letters_and_their_composed_form(folder: Path) -> None:
-    vocabulary = Vocabulary.from_texts(["ещё раз"])
-    rows = [Utterance(folder / "a.wav", 8000, text="зараще\u0308"), Utterance(folder / "b.wav", 8000, text="раз, ещё")]
+    vocabulary = Letters.from_texts(["ещё раз"])
+    rows = [
+        Utterance(str(folder / "a.wav"), 8000, text="зараще\u0308"),
+        Utterance(str(folder / "b.wav"), 8000, text="раз, ещё"),
+    ]
     problems = check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, vocabulary, 0)
     assert [problem.detail for problem in problems] == ["expected characters of the vocabulary, found ',' (U+002C)"]
 
@@ -157,12 +181,14 @@ def test_russian_letters_and_their_composed_form(folder: Path) -> None:
 def test_overlapping_spans_of_two_splits(folder: Path) -> None:
     a = folder / "a.wav"
     (folder / "link.wav").symlink_to(a)
-    rows = [Utterance(a, 10_000), Utterance(a, 1000, start=500), Utterance(a, 1000, start=12_000)]
+    rows = [Utterance(str(a), 10_000), Utterance(str(a), 1000, start=500), Utterance(str(a), 1000, start=12_000)]
     train = make_manifest(folder, rows)
-    apart = make_manifest(folder, [Utterance(a, 2000, start=10_000), Utterance(a, 3000, start=13_000)], "apart")
+    apart = make_manifest(
+        folder, [Utterance(str(a), 2000, start=10_000), Utterance(str(a), 3000, start=13_000)], "apart"
+    )
     assert check_manifests([train, apart], BASE_GEOMETRY, None) == []
     test = make_manifest(
-        folder, [Utterance(folder / "link.wav", 1000, start=9999), Utterance(a, 500, start=12_999)], "test"
+        folder, [Utterance(str(folder / "link.wav"), 1000, start=9999), Utterance(str(a), 500, start=12_999)], "test"
     )
     problems = check_manifests([train, test], BASE_GEOMETRY, None)
     assert [(problem.kind, problem.where, problem.detail) for problem in problems] == [
@@ -174,11 +200,13 @@ def test_overlapping_spans_of_two_splits(folder: Path) -> None:
 
 def test_texts_in_two_splits_are_a_warning_with_counts(folder: Path) -> None:
     a, b = folder / "a.wav", folder / "b.wav"
-    train = make_manifest(folder, [Utterance(a, 5000, start=0, text="Hello, you!"), Utterance(a, 5000, 5000, text="c")])
+    train = make_manifest(
+        folder, [Utterance(str(a), 5000, start=0, text="Hello, you!"), Utterance(str(a), 5000, 5000, text="c")]
+    )
     rows = [
-        Utterance(b, 5000, text="new"),
-        Utterance(b, 5000, 5000, text="hello  you"),
-        Utterance(b, 3000, 9000, text="new"),
+        Utterance(str(b), 5000, text="new"),
+        Utterance(str(b), 5000, 5000, text="hello  you"),
+        Utterance(str(b), 3000, 9000, text="new"),
     ]
     test = make_manifest(folder, rows, "test")
     (problem,) = check_manifests([train, test], BASE_GEOMETRY, None)
@@ -193,14 +221,14 @@ def test_texts_in_two_splits_are_a_warning_with_counts(folder: Path) -> None:
 def test_the_report(folder: Path) -> None:
     a = folder / "a.wav"
     rows = [
-        Utterance(a, 8000, text="ab", speaker="ann", language="en"),
-        Utterance(a, 24_000, text="абв", speaker="bob", language="ru"),
-        Utterance(a, 56_000, text="a b", speaker="bob", language="en"),
+        Utterance(str(a), 8000, text="ab", speaker="ann", language="en"),
+        Utterance(str(a), 24_000, text="абв", speaker="bob", language="ru"),
+        Utterance(str(a), 56_000, text="a b", speaker="bob", language="en"),
     ]
     manifest = make_manifest(folder, rows)
     problems = [Problem("too long", f"x:{i}", "detail") for i in range(25)] + [Problem("silence", "y:1", "quiet")]
-    text = format_text([summarize(manifest)], problems)
-    assert text.splitlines() == [
+    report = make_report([manifest], problems)
+    assert format_report(report).splitlines() == [
         f"{manifest.path}: 3 utterances, 0.1 minutes; 0.50 to 3.50 s, median 1.50 s",
         "  texts: 3, 4 words, 5 different characters: abабв",
         "  languages: en 2 (0.1 minutes), ru 1 (0.0 minutes)",
@@ -217,7 +245,7 @@ def test_the_report(folder: Path) -> None:
         "  y:1: quiet",
         "25 errors, 1 warning",
     ]
-    values = json.loads(json.dumps(to_dict([summarize(manifest)], problems)))
+    values = json.loads(json.dumps(asdict(report)))
     assert values["errors"]["too long"]["count"] == 25
     assert len(values["errors"]["too long"]["first"]) == 20
     assert values["warnings"] == {"silence": {"count": 1, "first": [{"where": "y:1", "detail": "quiet"}]}}

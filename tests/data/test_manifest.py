@@ -19,7 +19,7 @@ NAMES = st.text(
 ROOT = Path(__file__).parent
 UTTERANCES = st.builds(
     Utterance,
-    path=st.lists(NAMES, min_size=1, max_size=3).map(lambda names: ROOT.joinpath(*names)),
+    path=st.lists(NAMES, min_size=1, max_size=3).map(lambda names: str(ROOT.joinpath(*names))),
     num_samples=st.integers(1, 10**12),
     start=st.integers(0, 10**12),
     sample_rate=st.integers(1, 384_000),
@@ -39,33 +39,45 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, utter
     assert manifest.where(len(utterances) - 1) == f"{path}:{2 + len(utterances)}"
 
 
+def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    utterances = [
+        Utterance(str(tmp_path / "a.wav"), n, 0, rate)
+        for n, rate in ((1, 44_100), (10**15, 8000), (10**15 - 1, 44_100), (7, 8000), (3, 2**31 - 1))
+    ]
+    write_manifest(path, utterances, ".")
+    manifest = read_manifest(path)
+    assert manifest.num_output_samples.tolist() == [utterance.num_output_samples for utterance in utterances]
+    assert manifest.seconds.tolist() == [utterance.seconds for utterance in utterances]
+
+
 def test_a_manifest_and_its_folder_can_move(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     (first / "lists").mkdir(parents=True)
-    utterance = Utterance(first / "audio" / "a.wav", 10, text="привет", language="ru")
+    utterance = Utterance(str(first / "audio" / "a.wav"), 10, text="привет", language="ru")
     write_manifest(first / "lists" / "train.tsv", [utterance], "..")
     assert (first / "lists" / "train.tsv").read_text("utf-8") == (
         "..\npath\tnum_samples\ttext\tlanguage\naudio/a.wav\t10\tпривет\tru\n"
     )
     first.rename(second)
-    assert read_manifest(second / "lists" / "train.tsv")[0].path.resolve() == second / "audio" / "a.wav"
+    assert Path(read_manifest(second / "lists" / "train.tsv")[0].path).resolve() == second / "audio" / "a.wav"
 
 
 def test_columns_of_defaults_are_left_out_and_empty_cells_are_defaults(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    write_manifest(path, [Utterance(tmp_path / "a.wav", 5), Utterance(tmp_path / "b.wav", 7)], ".")
+    write_manifest(path, [Utterance(str(tmp_path / "a.wav"), 5), Utterance(str(tmp_path / "b.wav"), 7)], ".")
     assert path.read_text() == ".\npath\tnum_samples\na.wav\t5\nb.wav\t7\n"
     path.write_bytes(
         b"\xef\xbb\xbf.\r\ntext\tnum_samples\tstart\tsample_rate\tpath\r\n\t5\t\t\ta.wav\r\nhi\t6\t7\t8000\tb.wav"
     )
     assert list(read_manifest(path)) == [
-        Utterance(tmp_path / "a.wav", 5),
-        Utterance(tmp_path / "b.wav", 6, 7, 8000, "hi"),
+        Utterance(str(tmp_path / "a.wav"), 5),
+        Utterance(str(tmp_path / "b.wav"), 6, 7, 8000, "hi"),
     ]
 
 
 def test_durations() -> None:
-    utterance = Utterance(Path("a.wav"), 44_101, sample_rate=44_100)
+    utterance = Utterance("a.wav", 44_101, sample_rate=44_100)
     assert utterance.num_output_samples == 16_001
     assert utterance.seconds == pytest.approx(1.0, abs=1e-4)
 
@@ -111,6 +123,18 @@ HEADER = "path\tnum_samples\ttext\n"
             ".\npath\tnum_samples\tsample_rate\na.wav\t1\t0\n",
             ":3: expected sample_rate to be an integer of at least 1, found '0'",
         ),
+        (
+            f".\n{HEADER}a.wav\t{10**16}\tx\n",
+            f":3: expected num_samples to be an integer of at most 1000000000000000, found '{10**16}'",
+        ),
+        (
+            f".\n{HEADER}a.wav\t1\tx\na.wav\t0\tx\n\t1\tx\na.wav\n",
+            ":4: expected num_samples to be an integer of at least 1, found '0'",
+        ),
+        (
+            f".\n{HEADER}a.wav\t1\tx\na.wav\n\t1\tx\n",
+            ":4: expected 3 tab-separated columns (path, num_samples, text), found 1",
+        ),
         (".\na.wav\t10\nb.wav\tx\n", ":3: expected num_samples to be an integer of at least 1, found 'x'"),
     ],
 )
@@ -131,33 +155,33 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(f".\n{HEADER}a.wav\t1\tcaf\xe9\n".encode("latin-1"))
     with pytest.raises(ManifestError, match=r"latin.tsv:3: expected UTF-8, found the byte 0xe9$"):
         read_manifest(path)
+    path.write_bytes(f".\r\n{HEADER}a.wav\t1\té\nb.wav\t1\t\r\n".encode() + b"\xffc.wav\t1\t\nd.wav\t1\t\xfe\n")
+    with pytest.raises(ManifestError, match=r"latin.tsv:5: expected UTF-8, found the byte 0xff$"):
+        read_manifest(path)
 
 
 @pytest.mark.parametrize(
     ("utterances", "message"),
     [
         ([], "expected at least one utterance, found none"),
-        ([Utterance(Path("/elsewhere/a.wav"), 1)], "expected a recording below {root}, found /elsewhere/a.wav"),
+        ([Utterance("/elsewhere/a.wav", 1)], "expected a recording below {root}, found /elsewhere/a.wav"),
         (
-            [Utterance(Path("{root}/a.wav"), 1, text="a\tb")],
+            [Utterance("{root}/a.wav", 1, text="a\tb")],
             "expected cells in UTF-8 without tabs and line breaks, found 'a\\tb'",
         ),
         (
-            [Utterance(Path("{root}/a.wav"), 1, speaker="a\nb")],
+            [Utterance("{root}/a.wav", 1, speaker="a\nb")],
             "expected cells in UTF-8 without tabs and line breaks, found 'a\\nb'",
         ),
         (
-            [Utterance(Path("{root}/\udcff.wav"), 1)],
+            [Utterance("{root}/\udcff.wav", 1)],
             "expected cells in UTF-8 without tabs and line breaks, found '\\udcff.wav'",
         ),
     ],
 )
 def test_what_cannot_be_written(tmp_path: Path, utterances: list[Utterance], message: str) -> None:
     path = tmp_path / "a.tsv"
-    placed = [
-        Utterance(Path(str(u.path).replace("{root}", str(tmp_path))), 1, text=u.text, speaker=u.speaker)
-        for u in utterances
-    ]
+    placed = [Utterance(u.path.replace("{root}", str(tmp_path)), 1, text=u.text, speaker=u.speaker) for u in utterances]
     with pytest.raises(ManifestError) as caught:
         write_manifest(path, placed, tmp_path)
     assert str(caught.value) == f"{path}: {message.replace('{root}', str(tmp_path))}"
@@ -167,14 +191,14 @@ def test_what_cannot_be_written(tmp_path: Path, utterances: list[Utterance], mes
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"a.tsv: "):
-        write_manifest(tmp_path / "file" / "a.tsv", [Utterance(tmp_path / "a.wav", 1)], tmp_path)
+        write_manifest(tmp_path / "file" / "a.tsv", [Utterance(str(tmp_path / "a.wav"), 1)], tmp_path)
 
 
 def test_fairseq_manifests(tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_text(f"{tmp_path}\na.flac\t100\nclips.zip:10:20\t200\n")
     bare = read_manifest(path)
-    assert list(bare) == [Utterance(tmp_path / "a.flac", 100), Utterance(tmp_path / "clips.zip:10:20", 200)]
+    assert list(bare) == [Utterance(str(tmp_path / "a.flac"), 100), Utterance(str(tmp_path / "clips.zip:10:20"), 200)]
     assert bare.where(0) == f"{path}:2"
 
     (tmp_path / "train.wrd").write_text("HELLO YOU\nÉTÉ\n")
@@ -193,14 +217,14 @@ def test_fairseq_manifests(tmp_path: Path) -> None:
 def test_reading_an_utterance(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 48_000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, 48_000, subtype="FLOAT")
-    utterance = Utterance(tmp_path / "a.wav", 4801, start=900, sample_rate=48_000)
+    utterance = Utterance(str(tmp_path / "a.wav"), 4801, start=900, sample_rate=48_000)
     waveform = read_utterance(utterance)
     assert len(waveform) == utterance.num_output_samples == 1601
     np.testing.assert_array_equal(waveform, read_audio(tmp_path / "a.wav", start=900, num_samples=4801))
     with pytest.raises(AudioError, match=r"a.wav: expected 16000 samples a second, found 48000$"):
-        read_utterance(Utterance(tmp_path / "a.wav", 100))
+        read_utterance(Utterance(str(tmp_path / "a.wav"), 100))
     with pytest.raises(AudioError, match=r"a.wav: expected 4801 samples from sample 47000 on, found 1000$"):
-        read_utterance(Utterance(tmp_path / "a.wav", 4801, start=47_000, sample_rate=48_000))
+        read_utterance(Utterance(str(tmp_path / "a.wav"), 4801, start=47_000, sample_rate=48_000))
 
 
 def test_scanning_a_folder(tmp_path: Path) -> None:
@@ -217,9 +241,9 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("# Not audio")
     scan = scan_folder(tmp_path)
     assert list(scan.utterances) == [
-        Utterance(tmp_path / "a.ogg", 1000, sample_rate=8000),
-        Utterance(tmp_path / "b" / "1.wav", 1000, sample_rate=8000, text="hello you"),
-        Utterance(tmp_path / "b" / "2.FLAC", 1000, sample_rate=8000),
+        Utterance(str(tmp_path / "a.ogg"), 1000, sample_rate=8000),
+        Utterance(str(tmp_path / "b" / "1.wav"), 1000, sample_rate=8000, text="hello you"),
+        Utterance(str(tmp_path / "b" / "2.FLAC"), 1000, sample_rate=8000),
     ]
     bad, latin, tab = map(str, scan.failures)
     assert bad.startswith(f"{tmp_path / 'bad.wav'}: expected audio, found")

@@ -1,6 +1,6 @@
 import pytest
 
-from speechssl.data.normalize import has_digits, normalize_text
+from speechssl.data.normalize import has_digits, normalize_labels
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from speechssl.data.normalize import has_digits, normalize_text
     ],
 )
 def test_letters_stay_and_punctuation_goes(written: str, spoken: str) -> None:
-    assert normalize_text(written) == spoken
-    assert normalize_text(spoken) == spoken
+    assert normalize_labels(written) == spoken
+    assert normalize_labels(spoken) == spoken
 
 
 def test_turkish_has_two_letters_i() -> None:
-    assert normalize_text("IŞIK İyi", "tr") == "ışık iyi"
-    assert normalize_text("IS It", "en") == "is it"
+    assert normalize_labels("IŞIK İyi", "tr") == "ışık iyi"
+    assert normalize_labels("IS It", "en") == "is it"
 
 
 def test_digits_of_any_script() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.beam_search import BeamSearch
 from speechssl.decode.greedy import greedy_path
@@ -16,7 +16,7 @@ from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, ConfigError, LanguageModelError
 
-VOCABULARY = Vocabulary.from_texts(["ab"])
+VOCABULARY = Letters.from_texts(["ab"])
 TEXTS = ["a ab", "ab ab a", "ab", "ba ab"]
 WIDE = {"beam_size": 10_000, "beam_threshold": 1e6, "min_symbol_log_prob": -1e6}
 
@@ -28,7 +28,7 @@ def make(tmp_path: Path) -> Make:
     """A search with a model of texts."""
 
     def make(
-        texts: list[str] = TEXTS, vocabulary: Vocabulary = VOCABULARY, frames: int | None = None, **settings: float
+        texts: list[str] = TEXTS, vocabulary: Letters = VOCABULARY, frames: int | None = None, **settings: float
     ) -> BeamSearch:
         write_arpa(tmp_path / "lm.arpa", estimate_ngrams(texts, 2))
         config = BeamSearchConfig.from_dict({"lm": str(tmp_path / "lm.arpa"), **settings}, "test")
@@ -37,7 +37,7 @@ def make(tmp_path: Path) -> Make:
     return make
 
 
-def said(*frames: str, vocabulary: Vocabulary = VOCABULARY, sure: float = 0.9) -> Tensor:
+def said(*frames: str, vocabulary: Letters = VOCABULARY, sure: float = 0.9) -> Tensor:
     """Log probabilities of frames of a symbol each, ``-`` the blank."""
     probs = torch.full((len(frames), len(vocabulary)), (1 - sure) / (len(vocabulary) - 1))
     for row, symbol in zip(probs, frames, strict=True):
@@ -46,7 +46,7 @@ def said(*frames: str, vocabulary: Vocabulary = VOCABULARY, sure: float = 0.9) -
 
 
 def text_of(search: BeamSearch, log_probs: Tensor) -> str:
-    return search.vocabulary.decode(token.symbol_id for token in search.find_path([log_probs]))
+    return search.units.decode(token.symbol_id for token in search.find_path([log_probs]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -73,12 +73,12 @@ def test_a_wide_search_finds_the_best_of_all_texts(make: Make, seed: int) -> Non
 def test_all_paths_of_a_text_count(make: Make) -> None:
     search = make(lm_weight=0.0, word_score=0.0, unknown_score=0.0)
     log_probs = torch.tensor([[0.6, 1e-9, 0.4, 1e-9]] * 2).log()  # blank twice: 0.36; a in one of three ways: 0.64
-    assert greedy_path([log_probs]) == []
+    assert greedy_path([log_probs], VOCABULARY.blank_id) == []
     assert text_of(search, log_probs) == "a"
 
 
 def test_the_language_model_decides_what_the_ear_cannot(make: Make) -> None:
-    vocabulary = Vocabulary.from_texts(["catsno"])
+    vocabulary = Letters.from_texts(["catsno"])
     heard = said(*"cat|sat|o", vocabulary=vocabulary)
     heard[8] = torch.tensor([[0.01, 0.01, *(0.45 if letter in "on" else 0.02 for letter in "acnost")]]).log()
     for last in "on":
@@ -106,6 +106,12 @@ def test_tokens_lie_where_they_are_said(make: Make) -> None:
         found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame, token.last_frame) for token in path]
         assert found == [("a", 2, 3), ("b", 5, 5), ("|", 6, 7), ("a", 11, 11), ("b", 12, 12)]
         assert all(token.log_prob == pytest.approx(math.log(0.9)) for token in path)
+
+
+def test_units_that_are_no_text_are_passed_over(make: Make) -> None:
+    units = Letters((*VOCABULARY.symbols, "<unk>"))
+    heard = said(*"ab|?a-b", vocabulary=Letters((*VOCABULARY.symbols, "?")), sure=0.999)
+    assert text_of(make(vocabulary=units), heard) == "ab ab"
 
 
 def test_delimiters_before_the_first_word_are_no_part_of_it(make: Make) -> None:
@@ -147,7 +153,7 @@ def test_without_a_pause_it_is_cut_all_the_same(make: Make) -> None:
 @pytest.mark.parametrize("lm_weight", [0.5, 1.0, 1.5])
 def test_long_unknown_words_do_not_crowd_out_known_ones(make: Make, lm_weight: float) -> None:
     texts = ["doctor zyx today"] * 30 + ["doctor today", "today"] * 20
-    vocabulary = Vocabulary.from_texts(texts)
+    vocabulary = Letters.from_texts(texts)
     heard = said(*"d-o-c-t-o-r-|z-y-x-|t-o-d-a-y-|", vocabulary=vocabulary)
     assert text_of(make(texts, vocabulary, lm_weight=lm_weight), heard) == "doctor zyx today"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.decode.greedy import PathToken, join_repeats
 from speechssl.decode.words import Word, words_of_path
 from speechssl.frames import FrameGeometry
@@ -20,7 +20,7 @@ from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.transcribe.transcriber import Transcriber
 
-VOCABULARY = Vocabulary.from_texts(["abc"])
+VOCABULARY = Letters.from_texts(["abc"])
 DELIMITER, A, B, C = 1, 2, 3, 4
 GEOMETRY = FrameGeometry((4, 2), (2, 2))  # frame f sees the samples [4 f, 4 f + 6) and stands for [4 f + 1, 4 f + 5)
 
@@ -45,7 +45,7 @@ def test_a_word_lasts_from_its_first_frame_to_its_last() -> None:
 
 @given(st.lists(st.sampled_from([0, 0, DELIMITER, A, B, C]), max_size=40), st.integers(0, 6))
 def test_times_rise_inside_the_recording_and_nothing_is_lost(symbols: list[int], extra: int) -> None:
-    tokens = join_repeats([-0.5] * len(symbols), symbols)
+    tokens = join_repeats([-0.5] * len(symbols), symbols, VOCABULARY.blank_id)
     num_samples = GEOMETRY.num_samples(len(symbols)) + extra if symbols else extra
     words = words_of_path(tokens, VOCABULARY, GEOMETRY, num_samples)
     assert " ".join(word.text for word in words) == VOCABULARY.decode(token.symbol_id for token in tokens)
@@ -93,3 +93,14 @@ def test_a_model_that_knows_tones_times_them_to_two_frames(norm: str) -> None:
         assert word.start * 16_000 / hop == pytest.approx(first, abs=2)
         assert word.end * 16_000 / hop == pytest.approx(stop, abs=2)
         assert word.confidence > 0.5
+
+
+def test_units_that_are_no_text_are_no_part_of_a_word() -> None:
+    units = Letters((*VOCABULARY.symbols, "<unk>"))
+    symbols = [2, 5, 3, 1, 5, 1, 4]
+    tokens = [PathToken(symbol, frame, frame, -9.0 if symbol == 5 else -0.5) for frame, symbol in enumerate(symbols)]
+    words = words_of_path(tokens, units, GEOMETRY, 10**6)
+    assert [(word.text, word.confidence) for word in words] == [
+        ("ab", pytest.approx(math.exp(-0.5))),
+        ("c", pytest.approx(math.exp(-0.5))),
+    ]

@@ -38,7 +38,9 @@ def corpus(plant, tmp_path: Path) -> Corpus:
         for index, (reference, hypothesis) in enumerate(said):
             path = plant(hypothesis.replace("я", ""), f"{name}.{index}.wav")
             speaker = speakers[index] if speakers else None
-            utterances.append(Utterance(path, audio_info(path).num_samples, text=reference or None, speaker=speaker))
+            utterances.append(
+                Utterance(str(path), audio_info(path).num_samples, text=reference or None, speaker=speaker)
+            )
         write_manifest(tmp_path / name, utterances, ".")
         return tmp_path / name
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.decode.greedy import PathToken, greedy_paths
+from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 
 NUM_SYMBOLS = 7
@@ -28,6 +28,9 @@ def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol != 0)
 
 
+BLANK_ID = 0
+
+
 def brute_force_loss(probabilities: Tensor, labels: tuple[int, ...]) -> float:
     """Over all paths that say the labels."""
     likelihood = 0.0
@@ -43,7 +46,7 @@ class TestLoss:
         rows = [torch.randn(length, 3).softmax(dim=1) for length in (5, 4, 5, 3, 1, 2)]
         labels = [(1, 2), (1, 1), (2, 1, 2), (), (2,), (1, 2)]
         output, symbols = make_output(*rows), torch.tensor([symbol for row in labels for symbol in row])
-        losses = ctc_losses(output, symbols, output.frame_lengths.tolist(), [len(row) for row in labels])
+        losses = ctc_losses(output, symbols, output.frame_lengths.tolist(), [len(row) for row in labels], BLANK_ID)
         assert losses.shape == (6,)
         for loss, row, wanted in zip(losses.tolist(), rows, labels, strict=True):
             assert loss == pytest.approx(brute_force_loss(row, wanted), rel=1e-5)
@@ -57,9 +60,8 @@ class TestLoss:
     ) -> None:
         rows = torch.full((num_frames, 3), 1 / 3), torch.full((9, 3), 1 / 3)
         output = make_output(*rows)
-        loss, other = ctc_losses(
-            output, torch.tensor((*labels, 1)), output.frame_lengths.tolist(), (len(labels), 1)
-        ).tolist()
+        num_frames_of = output.frame_lengths.tolist()
+        loss, other = ctc_losses(output, torch.tensor((*labels, 1)), num_frames_of, (len(labels), 1), BLANK_ID).tolist()
         assert math.isfinite(loss) is fits
         assert loss > 0
         assert math.isfinite(other)
@@ -69,7 +71,7 @@ class TestLoss:
         model = CTCModel(tiny_config(), NUM_SYMBOLS)
         output = model(*padded_batch)
         num_frames = output.frame_lengths.tolist()
-        losses = ctc_losses(output, torch.tensor([1, 2, 3, 4, 4, 5, 6]), num_frames, (2, 3, 0, 1, 1))
+        losses = ctc_losses(output, torch.tensor([1, 2, 3, 4, 4, 5, 6]), num_frames, (2, 3, 0, 1, 1), BLANK_ID)
         losses.sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
@@ -100,46 +102,6 @@ class TestConsistency:
         torch.testing.assert_close(logits.grad[1], (self.OTHER - self.ONE) / 2)
 
 
-class TestGreedyPath:
-    def path(self, *symbols: int, num_frames: int | None = None) -> list[tuple[int, int, int]]:
-        probabilities = torch.full((1, len(symbols), 4), 0.1)
-        probabilities[0, torch.arange(len(symbols)), torch.tensor(symbols, dtype=torch.int64)] = 0.7
-        lengths = torch.tensor([len(symbols) if num_frames is None else num_frames])
-        [tokens] = greedy_paths(CTCOutput(probabilities.log(), lengths))
-        return [(token.symbol_id, token.first_frame, token.last_frame) for token in tokens]
-
-    def test_repeats_are_joined_and_blanks_dropped(self) -> None:
-        assert self.path(0, 1, 1, 0, 2, 3, 3, 3, 0, 0) == [(1, 1, 2), (2, 4, 4), (3, 5, 7)]
-
-    def test_blank_separates_equal_symbols(self) -> None:
-        assert self.path(1, 1, 0, 1) == [(1, 0, 1), (1, 3, 3)]
-
-    def test_symbols_at_both_ends(self) -> None:
-        assert self.path(2, 0, 0, 3) == [(2, 0, 0), (3, 3, 3)]
-        assert self.path(2, 2, 2) == [(2, 0, 2)]
-
-    def test_nothing_but_blanks(self) -> None:
-        assert self.path(0, 0, 0) == []
-
-    def test_padding_is_not_read(self) -> None:
-        assert self.path(1, 1, 1, 2, 3, num_frames=2) == [(1, 0, 1)]
-        assert self.path(1, 0, 2, 2, 3, num_frames=3) == [(1, 0, 0), (2, 2, 2)]
-        assert self.path(1, 2, num_frames=0) == []
-
-    def test_log_prob_is_the_mean_over_the_run(self) -> None:
-        probabilities = torch.tensor([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1], [0.3, 0.7]])
-        [path] = greedy_paths(make_output(probabilities))
-        assert path == [
-            PathToken(1, 0, 1, pytest.approx((math.log(0.8) + math.log(0.6)) / 2)),
-            PathToken(1, 3, 3, pytest.approx(math.log(0.7))),
-        ]
-
-    def test_rows_are_kept_apart(self) -> None:
-        one, two, blank = torch.tensor([[0.1, 0.8, 0.1]]), torch.tensor([[0.1, 0.1, 0.8]]), torch.tensor([[1.0, 0, 0]])
-        paths = greedy_paths(make_output(torch.cat((one, blank, two)), torch.cat((two,)), torch.cat((blank, one))))
-        assert [[token.symbol_id for token in path] for path in paths] == [[1, 2], [2], [1]]
-
-
 class TestModel:
     def make_model(self, config) -> CTCModel:
         torch.manual_seed(0)
@@ -153,11 +115,12 @@ class TestModel:
     ) -> None:
         model = self.make_model(tiny_config(norm=norm, norm_first=norm_first, normalize_waveforms=normalize))
         waveforms, lengths = padded_batch
-        labels, num_labels = torch.randint(1, NUM_SYMBOLS, (12,)), (4, 3, 1, 0, 4)
+        labels, label_lengths = torch.randint(1, NUM_SYMBOLS, (12,)), torch.tensor([4, 3, 1, 0, 4])
         mask, channel_mask = torch.rand(5, 49) < 0.3, torch.rand(5, 32) < 0.2
         output = model(waveforms, lengths, mask, channel_mask)
-        losses = ctc_losses(output, labels, output.frame_lengths.tolist(), num_labels)
-        paths = greedy_paths(output)
+        losses = ctc_losses(output, labels, output.frame_lengths.tolist(), label_lengths.tolist(), BLANK_ID)
+        rows = zip(output.log_probs, output.frame_lengths.tolist(), strict=True)
+        paths = [greedy_path([log_probs[:length]], BLANK_ID) for log_probs, length in rows]
         assert output.frame_lengths.tolist() == [29, 49, 1, 21, 49]
         assert len({token.symbol_id for path in paths for token in path}) > 2, "a test of nothing"
         for row, (length, count) in enumerate(zip(lengths.tolist(), output.frame_lengths.tolist(), strict=True)):
@@ -167,10 +130,11 @@ class TestModel:
             assert alone.frame_lengths.tolist() == [count]
             assert alone.frame_lengths.dtype == torch.int64
             torch.testing.assert_close(output.log_probs[row, :count], alone.log_probs[0], rtol=1e-4, atol=1e-4)
-            own = labels.split(num_labels)[row]
-            [loss] = ctc_losses(alone, own, (count,), num_labels[row : row + 1]).tolist()
+            [loss] = ctc_losses(
+                alone, labels.split(label_lengths.tolist())[row], (count,), (int(label_lengths[row]),), BLANK_ID
+            ).tolist()
             assert losses[row].item() == pytest.approx(loss, rel=1e-5, abs=1e-4)
-            [path] = greedy_paths(alone)
+            path = greedy_path(alone.log_probs, BLANK_ID)
             assert [PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in paths[row]] == [
                 PathToken(t.symbol_id, t.first_frame, t.last_frame, 0.0) for t in path
             ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.beam_search import BeamSearch
 from speechssl.decode.kneser_ney import estimate_ngrams
@@ -22,7 +22,7 @@ TEXTS = [
     "enter the conference number",
     "hold on",
 ]
-VOCABULARY = Vocabulary.from_texts(TEXTS)
+VOCABULARY = Letters.from_texts(TEXTS)
 
 
 @pytest.fixture

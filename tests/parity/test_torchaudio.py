@@ -127,7 +127,7 @@ class TestCTC:
             logits.log_softmax(dim=2).transpose(0, 1), labels, case.valid.sum(dim=1), label_lengths, reduction="sum"
         )
         found = ctc_losses(
-            model(case.waveforms, case.lengths), labels, case.valid.sum(dim=1).tolist(), label_lengths.tolist()
+            model(case.waveforms, case.lengths), labels, case.valid.sum(dim=1).tolist(), label_lengths.tolist(), 0
         ).sum()
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         assert_gradients(model, found, theirs, expected, to_theirs)

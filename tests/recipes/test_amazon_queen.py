@@ -206,7 +206,7 @@ def test_an_output_folder_behind_a_link(corpus: Path, data: Path, tmp_path: Path
     for name in SPLITS:
         here, there = ((folder / f"{name}.tsv").read_text("utf-8") for folder in (tmp_path / "disk" / "q", data))
         assert here.split("\n", 1)[1] == there.split("\n", 1)[1]
-        assert read_manifest(tmp_path / "disk" / "q" / f"{name}.tsv")[0].path.is_file()
+        assert Path(read_manifest(tmp_path / "disk" / "q" / f"{name}.tsv")[0].path).is_file()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,16 @@ def test_a_file_that_is_not_the_games_is_refused(
     assert result.stderr.startswith(f"error: {queen}: ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_character_cannot_choose_a_place_outside_the_folder(tmp_path: Path) -> None:
+    game = miniature.make_game()
+    game.entries["../BOB1.DOG"] = game.entries.pop("BOB1.DOG")
+    game.write(tmp_path / "queen.1c")
+    result = prepare(tmp_path / "queen.1c", tmp_path / "data")
+    expected = f"expected a name inside {tmp_path / 'data' / 'audio'}, found '../bob.flac'"
+    assert result.stderr == f"error: {tmp_path / 'queen.1c'}: '../BOB': {expected}\n"
+    assert not list(tmp_path.rglob("*.flac"))
 
 
 def refused(*arguments: str, **settings: str) -> str:

@@ -60,7 +60,7 @@ def manifests(prepared: Path) -> dict[str, Manifest]:
 
 
 def names(manifest: Manifest) -> set[str]:
-    return {utterance.path.stem for utterance in manifest}
+    return {Path(utterance.path).stem for utterance in manifest}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -69,7 +69,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_every_manifest_has_its_subsets(manifests: dict[str, Manifest]) -> None:
     parts = {
-        name: {"/".join(utterance.path.parts[-4:-2]) for utterance in manifest} for name, manifest in manifests.items()
+        name: {"/".join(Path(utterance.path).parts[-4:-2]) for utterance in manifest}
+        for name, manifest in manifests.items()
     }
     train = {"train-clean-100/103", "train-clean-100/1034", "train-clean-360/100", "train-other-500/20"}
     folds = {"clean/103", "other/20"}
@@ -87,19 +88,19 @@ def test_every_manifest_has_its_subsets(manifests: dict[str, Manifest]) -> None:
     }
     root = Path("librispeech_finetuning", "1h")
     for name, num_folds in (("train_10min", 1), ("train_1h", 6)):
-        folders = {Path(*utterance.path.parts[-7:-4]) for utterance in manifests[name]}
+        folders = {Path(*Path(utterance.path).parts[-7:-4]) for utterance in manifests[name]}
         assert folders == {root / str(fold) for fold in range(num_folds)}, name
     assert len(manifests["train_10h"]) == len(manifests["train_1h"]) + 4
 
 
 def test_texts_are_lowered_and_otherwise_kept(manifests: dict[str, Manifest]) -> None:
-    texts = {utterance.path.stem: utterance.text for utterance in manifests["train_100h"]}
+    texts = {Path(utterance.path).stem: utterance.text for utterance in manifests["train_100h"]}
     assert texts["103-1241-0004"] == "the boys' own"
     assert "again" not in texts.values()
     for name, manifest in manifests.items():
         for utterance in manifest:
             assert utterance.language == "en"
-            assert utterance.speaker == utterance.path.stem.split("-")[0]
+            assert utterance.speaker == Path(utterance.path).stem.split("-")[0]
             if name.startswith("pretrain"):
                 assert utterance.text is None
             else:
@@ -145,7 +146,7 @@ def test_splits_share_nothing(manifests: dict[str, Manifest]) -> None:
 
 
 def test_one_in_a_hundred_is_held_out_whatever_else_is_there() -> None:
-    utterances = [prepare.Utterance(Path(f"/{n}-1-{n:04d}.flac"), 16_000, text="a") for n in range(20_000)]
+    utterances = [prepare.Utterance(f"/{n}-1-{n:04d}.flac", 16_000, text="a") for n in range(20_000)]
     whole = dict(prepare._pretraining({"train-clean-100": utterances[:5000], "train-other-500": utterances[5000:]}))
     part = dict(prepare._pretraining({"train-clean-100": utterances[:5000]}))
     assert len(whole["pretrain_train"]) + len(whole["pretrain_dev"]) == 20_000
@@ -192,7 +193,7 @@ def test_links_to_the_corpus_and_to_librilight(copy: Path, tmp_path: Path) -> No
     (home / "LibriSpeech").symlink_to(copy / "LibriSpeech")
     assert prepared(home / "LibriSpeech", None).keys() == before.keys()
     (first, *_) = read_manifest(tmp_path / "data" / "train_10min.tsv")
-    assert first.path.is_relative_to(home / "librispeech_finetuning")
+    assert Path(first.path).is_relative_to(home / "librispeech_finetuning")
 
 
 def test_manifests_that_no_longer_apply_are_removed(copy: Path, tmp_path: Path) -> None:
@@ -475,18 +476,29 @@ def test_an_archive_that_is_here_is_extracted(tmp_path: Path, server: Server, co
     assert {path.name for path in (tmp_path / "LibriSpeech" / "dev-clean").iterdir()} == {"84"}
 
 
-def test_an_archive_cannot_write_elsewhere(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(server, monkeypatch, "dev-clean", pack({"../../evil": b"evil"}))
-    with pytest.raises(SpeechSSLError, match=r"cannot be extracted"):
+@pytest.mark.parametrize("name", ["../../evil", "/{folder}/evil", "LibriSpeech/../../../evil", "a\nb"])
+def test_an_archive_cannot_write_elsewhere(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    name = name.format(folder=tmp_path)
+    good = "LibriSpeech/dev-clean/84/1/84-1-0000.flac"
+    publish(server, monkeypatch, "dev-clean", pack({good: b"good", name: b"evil"}))
+    with pytest.raises(SpeechSSLError) as caught:
         fetch(tmp_path / "in", server)
-    assert not list(tmp_path.rglob("evil"))
+    archive, target = tmp_path / "in" / "dev-clean.tar.gz", tmp_path / "in" / "LibriSpeech" / ".dev-clean.extracting"
+    assert str(caught.value) == f"{archive}: expected a name inside {target}, found {name!r}"
+    files = {path for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert files == {archive, archive.with_name(".librispeech_download.lock")}
 
 
-def test_an_archive_cannot_link_elsewhere(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_an_archive_cannot_link_elsewhere(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         link = tarfile.TarInfo("LibriSpeech/dev-clean")
-        link.type, link.linkname = tarfile.SYMTYPE, "dev-other"
+        link.type, link.linkname = kind, "../../dev-other"
         archive.addfile(link)
     publish(server, monkeypatch, "dev-clean", buffer.getvalue())
     with pytest.raises(SpeechSSLError, match=r"expected files and folders inside it, found LibriSpeech/dev-clean$"):

@@ -129,7 +129,7 @@ class Corpus:
         for number, text in enumerate(texts):
             waveform = sing(text, generator, letter_samples)
             soundfile.write(folder / f"{number}.wav", waveform, 16_000)
-            utterances.append(Utterance(folder / f"{number}.wav", len(waveform), text=text))
+            utterances.append(Utterance(str(folder / f"{number}.wav"), len(waveform), text=text))
         write_manifest(path, utterances, ".")
         return path
 

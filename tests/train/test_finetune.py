@@ -13,8 +13,8 @@ from torch import Tensor
 
 from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
 from speechssl.data.manifest import read_manifest, read_utterance, write_manifest
-from speechssl.data.units import Vocabulary
-from speechssl.decode.greedy import greedy_paths
+from speechssl.data.units import Letters
+from speechssl.decode.greedy import greedy_path
 from speechssl.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.objective.objective import Term
@@ -38,7 +38,7 @@ NO_NOISE = (
 def make_task(config: FinetuneConfig) -> Task[LabeledBatch]:
     torch.manual_seed(config.seed)
     train, dev = read_manifest(config.data.train), read_manifest(config.data.dev)
-    vocabulary = Vocabulary.from_texts(utterance.text or "" for utterance in train)
+    vocabulary = Letters.from_texts(utterance.text or "" for utterance in train)
     return make(config, None, vocabulary, train, dev)
 
 
@@ -85,7 +85,8 @@ def test_eight_utterances_are_learnt_to_the_letter(
     checkpoint = load_ctc(tmp_path / "run")
     found = []
     for utterance in read_manifest(manifest):
-        (path,) = greedy_paths(checkpoint.model(torch.from_numpy(read_utterance(utterance))[None]))
+        (log_probs,) = checkpoint.model(torch.from_numpy(read_utterance(utterance))[None]).log_probs
+        path = greedy_path([log_probs], checkpoint.vocabulary.blank_id)
         found.append(checkpoint.vocabulary.decode(token.symbol_id for token in path))
     assert found == texts
 
@@ -237,7 +238,7 @@ def test_two_views_are_trained_to_agree(corpus: Any) -> None:
         task.model.ctc(audio.waveforms, audio.lengths, *pair)
         for pair in zip(batch.mask.chunk(2), batch.channel_mask.chunk(2), strict=True)
     ]
-    ctc = sum(ctc_losses(view, batch.labels, batch.num_frames, batch.num_labels).sum().item() for view in views) / 2
+    ctc = sum(ctc_losses(view, batch.labels, batch.num_frames, batch.num_labels, 0).sum().item() for view in views) / 2
     output = CTCOutput(torch.cat([view.log_probs for view in views]), torch.cat([view.frame_lengths for view in views]))
     apart = consistency_losses(output).sum().item()
     assert apart > 1
@@ -278,7 +279,9 @@ def test_error_rates_are_over_all_words_of_the_dev_set(corpus: Any) -> None:
             sums.add(measured.losses, measured.counts)
             output = task.model.ctc(batch.audio.waveforms, batch.audio.lengths)
             vocabulary = task.train.collate.vocabulary
-            heard = [vocabulary.decode(token.symbol_id for token in path) for path in greedy_paths(output)]
+            rows = zip(output.log_probs, batch.num_frames, strict=True)
+            paths = [greedy_path([row[:length]], 0) for row, length in rows]
+            heard = [vocabulary.decode(token.symbol_id for token in path) for path in paths]
             texts += zip(batch.texts, heard, strict=True)
     found, expected = sums.means(ALONE), score(*zip(*texts, strict=True))
     assert (found["wer"], found["cer"]) == (pytest.approx(expected.wer), pytest.approx(expected.cer))
@@ -290,7 +293,7 @@ def test_the_best_checkpoint_is_chosen_by_the_configured_rate(
 ) -> None:
     rates = iter([{"wer": 0.5, "cer": 0.1}, {"wer": 0.4, "cer": 0.2}])
 
-    def evaluate(self: FinetuneModel, batch: LabeledBatch, vocabulary: Vocabulary) -> Measured:
+    def evaluate(self: FinetuneModel, batch: LabeledBatch, vocabulary: Letters) -> Measured:
         return Measured({name: Term(torch.tensor(rate), "sets") for name, rate in next(rates).items()}, {"sets": 1})
 
     monkeypatch.setattr(FinetuneModel, "evaluate", evaluate)
@@ -365,7 +368,7 @@ def test_letters_that_only_dev_has_are_warned_of_and_count_as_errors(corpus: Any
     config = corpus.finetune_config(f"data.dev={tmp_path / 'dev.tsv'}", "trainer.num_steps=1", stage="scratch")
     with pytest.warns(UserWarning, match=r"dev\.tsv: letters that .*tsv lacks cannot be learned: 'x' \(U\+0078\), 'é'"):
         finetune(config, tmp_path / "run")
-    vocabulary = Vocabulary.load(tmp_path / "run" / "latest" / "vocab.json")
+    vocabulary = Letters.load(tmp_path / "run" / "latest" / "vocab.json")
     assert vocabulary.symbols == ("<blank>", "|", "a", "b", "c", "d", "x", "é")
 
 

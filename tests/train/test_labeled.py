@@ -6,11 +6,11 @@ import torch
 from pydantic import ValidationError
 
 from speechssl.data.batches import Example
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 
-VOCABULARY = Vocabulary.from_texts(["abcd"])
+VOCABULARY = Letters.from_texts(["abcd"])
 GEOMETRY = FrameGeometry((400,), (320,))
 
 

@@ -211,7 +211,7 @@ def test_a_recording_that_breaks_off_stops_the_run_with_its_name(corpus: Any, tm
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     damaged.write_bytes(content)
-    write_manifest(tmp_path / "train.tsv", [*utterances, Utterance(damaged, 16_000)], Path("/"))
+    write_manifest(tmp_path / "train.tsv", [*utterances, Utterance(str(damaged), 16_000)], Path("/"))
     config = corpus.pretrain_config(f"data.train={tmp_path / 'train.tsv'}", f"data.num_workers={num_workers}")
     with pytest.raises(AudioError, match=r"damaged\.flac: ") as caught:
         pretrain(config, tmp_path / "run")
@@ -222,7 +222,7 @@ def test_a_recording_that_breaks_off_stops_the_run_with_its_name(corpus: Any, tm
 def test_missing_recordings_are_refused_before_training(
     corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    utterances = [*read_manifest(corpus.train), Utterance(tmp_path / "gone.wav", 16_000)]
+    utterances = [*read_manifest(corpus.train), Utterance(str(tmp_path / "gone.wav"), 16_000)]
     write_manifest(tmp_path / "train.tsv", utterances, Path("/"))
     config = corpus.pretrain_config(f"data.train={tmp_path / 'train.tsv'}")
     with pytest.raises(TrainingError, match=r"^1 utterances are unfit for training; see `speechssl check`$"):

@@ -20,7 +20,7 @@ from pydantic import AliasChoices, Field
 from speechssl.config import Config
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.parallel import Ranks
@@ -260,11 +260,11 @@ def test_settings_of_earlier_versions_are_the_same_settings(started: Path) -> No
 
 
 def test_unfit_utterances_are_listed_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = [Utterance(tmp_path / f"{number}.wav", 16_000, text="a") for number in range(25)]
+    missing = [Utterance(str(tmp_path / f"{number}.wav"), 16_000, text="a") for number in range(25)]
     write_manifest(tmp_path / "train.tsv", missing, ".")
     manifest = read_manifest(tmp_path / "train.tsv")
     geometry = FrameGeometry((400,), (320,))
-    problems = check_before_training(manifest, geometry, Vocabulary.from_texts(["a"]), 0)
+    problems = check_before_training(manifest, geometry, Letters.from_texts(["a"]), 0)
     with pytest.raises(TrainingError, match=r"^25 utterances are unfit for training, 20 of them listed; see"):
         _refuse(problems)
     out, err = capsys.readouterr()

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from manifests import make_manifest
 from torch import Tensor, nn
 
 from speechssl.checkpoint.training_state import Progress, load_progress
 from speechssl.data.batches import AudioBatch, TaskBatch
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.manifest import Utterance
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Term
 from speechssl.train import trainer
@@ -21,7 +22,7 @@ from speechssl.train.task import Measured, Task
 from speechssl.train.trainer import TrainerConfig, train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-MANIFEST = Manifest(Path("train.tsv"), tuple(Utterance(Path(f"{i}.wav"), 16_000) for i in range(100)), "digest")
+MANIFEST = make_manifest(Path("train.tsv"), [Utterance(f"{i}.wav", 16_000) for i in range(100)])
 
 
 class Toy(nn.Module):

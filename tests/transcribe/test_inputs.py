@@ -133,10 +133,10 @@ def test_references_keep_their_subfolders_and_are_of_one_recording(folder: Path)
 
 def test_references_from_a_manifest(folder: Path) -> None:
     utterances = [
-        Utterance(folder / "talks/b.FLAC", 5, start=9, text="later"),
-        Utterance(folder / "talks/b.FLAC", 5, text="first"),
-        Utterance(folder / "a.wav", 5, text="one"),
-        Utterance(folder / "talks/2/c.mp3", 5),
+        Utterance(str(folder / "talks/b.FLAC"), 5, start=9, text="later"),
+        Utterance(str(folder / "talks/b.FLAC"), 5, text="first"),
+        Utterance(str(folder / "a.wav"), 5, text="one"),
+        Utterance(str(folder / "talks/2/c.mp3"), 5),
     ]
     write_manifest(folder / "said.tsv", utterances, ".")
     sources = find_inputs(["a.wav", "talks/b.FLAC"])[0]

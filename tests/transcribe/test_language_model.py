@@ -137,7 +137,7 @@ def dev(plant, tmp_path: Path) -> Path:
     utterances = []
     for heard, meant in ((HEARD, MEANT), ("the dog", "the dog")):
         path = plant(heard, f"{heard}.wav")
-        utterances.append(Utterance(path, audio_info(path).num_samples, text=meant))
+        utterances.append(Utterance(str(path), audio_info(path).num_samples, text=meant))
     write_manifest(tmp_path / "dev.tsv", utterances, ".")
     return tmp_path / "dev.tsv"
 

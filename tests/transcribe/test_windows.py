@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.audio import Waveform
-from speechssl.data.units import Vocabulary
+from speechssl.data.units import Letters
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.ctc import CTCModel
@@ -88,7 +88,7 @@ def make_transcriber(norm: str, normalize: bool = False) -> Transcriber:
         context=context,
         normalize_waveforms=normalize,
     )
-    vocabulary = Vocabulary.from_texts(["abcdefg"])
+    vocabulary = Letters.from_texts(["abcdefg"])
     model = CTCModel(config, len(vocabulary)).eval()
     if norm != "utterance":
         torch.nn.init.zeros_(model.encoder.context.layers[0].attention.output.weight)
