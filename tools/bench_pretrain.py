@@ -48,7 +48,7 @@ from speechssl.data.batches import Example, TaskBatch  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
-from speechssl.objective.objective import Losses  # noqa: E402
+from speechssl.objective.objective import Losses, weighted_sum  # noqa: E402
 from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
@@ -105,11 +105,6 @@ class Case(ABC):
 
     @property
     @abstractmethod
-    def count(self) -> float:
-        """What the loss is a mean over."""
-
-    @property
-    @abstractmethod
     def flops_per_second(self) -> float:
         """FLOPs of training on a second of audio."""
 
@@ -128,6 +123,11 @@ class Case(ABC):
     @abstractmethod
     def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
         """Sums that are the same on both sides: of our losses and of what they return."""
+
+    @property
+    def count(self) -> float:
+        """What the loss is a mean over."""
+        return next(iter(self.batch.counts.values()))
 
     @property
     def seconds(self) -> float:
@@ -156,10 +156,6 @@ class PretrainCase(Case):
 
     config: PretrainConfig
     batch: ContrastiveBatch
-
-    @property
-    def count(self) -> float:
-        return self.batch.count
 
     @property
     def flops_per_second(self) -> float:
@@ -202,7 +198,7 @@ class PretrainCase(Case):
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
-        return losses.parts["contrastive"], theirs.contrastive_loss
+        return losses["contrastive"].sum, theirs.contrastive_loss
 
 
 class FinetuneCase(Case):
@@ -210,10 +206,6 @@ class FinetuneCase(Case):
 
     config: FinetuneConfig
     batch: LabeledBatch
-
-    @property
-    def count(self) -> float:
-        return len(self.batch.texts)
 
     @property
     def flops_per_second(self) -> float:
@@ -228,7 +220,7 @@ class FinetuneCase(Case):
         return self.config.regularization.apply(self.pretraining.encoder)
 
     def build_ours(self) -> FinetuneModel:
-        model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)), RegularizationConfig())
+        model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)), RegularizationConfig(), VOCABULARY.blank_id)
         model.ctc.encoder.feature_encoder.requires_grad_(False)
         return model
 
@@ -247,7 +239,7 @@ class FinetuneCase(Case):
         return {"input_values": self.their_waveforms.to(device), "labels": labels.to(device)}
 
     def compared(self, losses: Losses, theirs: Any) -> tuple[Tensor, Tensor]:
-        return losses.sum, theirs.loss
+        return losses["ctc"].sum, theirs.loss
 
 
 def make_case(stage: str, name: str, batch_seconds: float | None, is_tiny: bool) -> Case:
@@ -321,8 +313,7 @@ def our_loss(model: nn.Module, case: Case, device: torch.device) -> Callable[[],
     batch = case.batch.to(device)
 
     def loss() -> Tensor:
-        losses = model(batch, 0)
-        return losses.sum / losses.count
+        return weighted_sum(model(batch, 0), batch.counts)
 
     return loss
 
@@ -429,15 +420,15 @@ def compare_losses(case: Case, device: torch.device, has_bfloat16: bool) -> tupl
     batch = case.batch.to(device)
     losses = ours.to(device)(batch, 0)
     sums = case.compared(losses, theirs.to(device)(**case.their_inputs(device)))
-    found, expected = (total.item() / losses.count for total in sums)
+    found, expected = (total.item() / case.count for total in sums)
     if not abs(found - expected) < 1e-3 * expected:  # rounding may choose another entry of a codebook
         raise AssertionError(f"{case.name}: expected transformers' loss of {expected:.4f}, found {found:.4f}")
-    in_float32 = losses.sum.item() / losses.count
+    in_float32 = weighted_sum(losses, batch.counts).item()
     if not has_bfloat16:
         return in_float32, None
     with autocast(device, "bfloat16"):
         losses = ours(batch, 0)
-    return in_float32, losses.sum.item() / losses.count
+    return in_float32, weighted_sum(losses, batch.counts).item()
 
 
 def show(value: float | None, digits: int) -> str:

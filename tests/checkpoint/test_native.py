@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 import speechssl
-from speechssl.checkpoint.native import resolve_device, save_model
-from speechssl.checkpoint.reader import load_ctc, load_encoder
+from speechssl.checkpoint.native import save_model
+from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
 from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
 from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError
