@@ -145,7 +145,10 @@ def begin_or_resume(
     file = run / RUN_FILE
     is_finished = progress.step >= num_steps
     if progress.step:
-        changes = differences(_read_record(file), record)
+        earlier = _read_record(file)
+        if earlier.get("stage") == stage:  # settings that came after the run began had their defaults in it
+            earlier["config"] = type(config).from_dict(earlier["config"], str(file)).to_dict()
+        changes = differences(earlier, record)
         changes = {name.removeprefix("config."): change for name, change in changes.items()}
         changes = {name: change for name, change in changes.items() if name not in _FREE}
         if changes:
@@ -205,9 +208,10 @@ def refuse_bad_data(
 def describe_run(sampler: BatchSampler, trainer: TrainerConfig, batches: BatchConfig, ranks: Ranks) -> None:
     """Say what a run will do, before it does it."""
     left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out else ""
+    cropped = f", {sampler.cropped_share:.1%} of the audio cropped away" if sampler.crop else ""
     update = batches.seconds * trainer.microbatches
     print_status(
-        f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{left_out}; "
+        f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{cropped}{left_out}; "
         f"an update sees up to {update:.0f} s of audio in {trainer.microbatches} batches "
         f"on {ranks.count} x {ranks.device.type}; {trainer.num_steps} updates"
     )

@@ -17,11 +17,13 @@ import torch
 from speechssl.checkpoint.native import find_model
 from speechssl.config import Config
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.data.units import Vocabulary
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.parallel import Ranks
-from speechssl.train.run import begin_or_resume, digest_model, locked_run, refuse_bad_data
+from speechssl.train.run import begin_or_resume, describe_run, digest_model, locked_run, refuse_bad_data
+from speechssl.train.trainer import TrainerConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Holds the lock, and leaves a child that inherits everything and outlives it.
@@ -194,6 +196,26 @@ def test_what_may_change_is_taken_and_noted(
     assert begin(started, config)
     assert json.loads((started / "run.json").read_text("utf-8"))["config"] == config.to_dict()
     assert capsys.readouterr() == ("", f"pretrain: {started} goes on after step 2\n")
+
+
+def test_a_setting_that_came_after_a_run_began_had_its_default(started: Path) -> None:
+    record = json.loads((started / "run.json").read_text("utf-8"))
+    del record["config"]["data"]["license"]
+    (started / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match="data.license was 'CC0', now 'CC-BY'"):
+        begin(started, configuration(data={"license": "CC-BY"}))
+    assert begin(started, configuration())
+
+
+def test_a_run_says_what_its_crops_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    batches = BatchConfig(seconds=8.0, max_seconds=4.0)
+    for crop, said in (
+        (True, "2 batches an epoch, 25.0% of the audio cropped away; an"),
+        (False, "1 batches an epoch, 1"),
+    ):
+        sampler = BatchSampler([4 * 16_000, 4 * 16_000, 8 * 16_000], batches, 0, crop=crop)
+        describe_run(sampler, TrainerConfig(), batches, ALONE)
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
