@@ -202,7 +202,7 @@ def test_a_setting_that_came_after_a_run_began_had_its_default(started: Path) ->
     record = json.loads((started / "run.json").read_text("utf-8"))
     del record["config"]["data"]["license"]
     (started / "run.json").write_text(json.dumps(record))
-    with pytest.raises(TrainingError, match="data.license was 'CC0', now 'CC-BY'"):
+    with pytest.raises(TrainingError, match=r"data\.license was 'CC0', now 'CC-BY'"):
         begin(started, configuration(data={"license": "CC-BY"}))
     assert begin(started, configuration())
 
