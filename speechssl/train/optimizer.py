@@ -71,7 +71,7 @@ class ScheduleConfig(Config):
             return 1.0
         decayed = min((step - hold_end) / max(num_steps - hold_end, 1), 1.0)
         if self.kind == "tri_stage":
-            return self.end_scale**decayed
+            return float(self.end_scale**decayed)
         if self.kind == "cosine":
             return self.end_scale + (1 - self.end_scale) * (1 + math.cos(math.pi * decayed)) / 2
         return float((1 - decayed) ** self.power)
