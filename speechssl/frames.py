@@ -32,23 +32,23 @@ class FrameGeometry:
 
     @property
     def hop_samples(self) -> int:
-        """Samples between the starts of neighboring frames."""
+        """Return the samples between the starts of neighboring frames."""
         return prod(self.strides)
 
     @property
     def receptive_field_samples(self) -> int:
-        """Samples that one frame sees."""
+        """Return the samples that one frame sees."""
         return self.num_samples(1)
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Frames that come out of ``num_samples`` samples: 0 if they are fewer than the receptive field.
+        """Count the frames that come out of ``num_samples`` samples: 0 if they are fewer than the receptive field.
 
         Works elementwise on integer arrays and tensors.
         """
         return self.layer_lengths(num_samples)[-1]
 
     def layer_lengths(self, num_samples: Count) -> list[Count]:
-        """The number of frames after each convolution."""
+        """Count the frames after each convolution."""
         lengths: list[Count] = []
         length = num_samples
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
@@ -58,14 +58,14 @@ class FrameGeometry:
         return lengths
 
     def num_samples(self, num_frames: int) -> int:
-        """The fewest samples that give ``num_frames`` frames."""
+        """Count the fewest samples that give ``num_frames`` frames."""
         length = num_frames
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
             length = (length - 1) * stride + kernel
         return length
 
     def span_samples(self, first_frame: int, last_frame: int) -> tuple[int, int]:
-        """The samples [start, stop) that the frames first..last (inclusive) see."""
+        """Return the samples [start, stop) that the frames first..last (inclusive) see."""
         return first_frame * self.hop_samples, last_frame * self.hop_samples + self.receptive_field_samples
 
 

@@ -1,4 +1,4 @@
-"""Which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
+"""Decide which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

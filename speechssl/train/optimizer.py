@@ -78,7 +78,7 @@ class ScheduleConfig(Config):
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW over the parameters; the trainer sets the learning rate before each update."""
+    """Make AdamW over the parameters; the trainer sets the learning rate before each update."""
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
