@@ -3,6 +3,7 @@
 Masks follow wav2vec 2.0 (Baevski et al., 2020, https://arxiv.org/abs/2006.11477, section 3.1).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from speechssl.config import Config
 
+Mask = npt.NDArray[np.bool_]
 Count = TypeVar("Count")  # an int, an integer array or an integer tensor
 
 
@@ -30,23 +32,23 @@ class FrameGeometry:
 
     @property
     def hop_samples(self) -> int:
-        """Samples between the starts of neighboring frames."""
+        """Return the samples between the starts of neighboring frames."""
         return prod(self.strides)
 
     @property
     def receptive_field_samples(self) -> int:
-        """Samples that one frame sees."""
+        """Return the samples that one frame sees."""
         return self.num_samples(1)
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Frames that come out of ``num_samples`` samples: 0 if they are fewer than the receptive field.
+        """Count the frames that come out of ``num_samples`` samples: 0 if they are fewer than the receptive field.
 
         Works elementwise on integer arrays and tensors.
         """
         return self.layer_lengths(num_samples)[-1]
 
     def layer_lengths(self, num_samples: Count) -> list[Count]:
-        """The number of frames after each convolution."""
+        """Count the frames after each convolution."""
         lengths: list[Count] = []
         length = num_samples
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
@@ -56,32 +58,38 @@ class FrameGeometry:
         return lengths
 
     def num_samples(self, num_frames: int) -> int:
-        """The fewest samples that give ``num_frames`` frames."""
+        """Count the fewest samples that give ``num_frames`` frames."""
         length = num_frames
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
             length = (length - 1) * stride + kernel
         return length
 
     def span_samples(self, first_frame: int, last_frame: int) -> tuple[int, int]:
-        """The samples [start, stop) that the frames first..last (inclusive) see."""
+        """Return the samples [start, stop) that the frames first..last (inclusive) see."""
         return first_frame * self.hop_samples, last_frame * self.hop_samples + self.receptive_field_samples
 
 
 class MaskConfig(Config):
     """Which frames are hidden: overlapping spans of equal length with random starts.
 
+    Spans stay whole, as the paper describes them. fairseq cuts them: it unhides frames at random, one at a time, until
+    every row of a batch has as many hidden frames as the row with the fewest. On utterances as long as LibriSpeech's
+    that leaves 45 % of the frames hidden instead of 49 %, in blocks of 7.6 frames instead of 14.7 on average.
+
     Attributes:
         start_prob: Share of the frames at which a span starts (0.065; fairseq writes it times the span, 0.65).
         span_frames: Frames in a span.
         min_spans: Spans in even the shortest utterance.
+        equal_counts: Whether to cut spans as fairseq does.
     """
 
     start_prob: float = Field(0.065, ge=0, le=1)
     span_frames: int = Field(10, ge=1)
     min_spans: int = Field(2, ge=0)
+    equal_counts: bool = False
 
 
-def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generator) -> Mask:
     """Draw the frames of one utterance to hide.
 
     The number of spans is ``start_prob * num_frames``, rounded up or down at random so that it is right on average.
@@ -105,3 +113,25 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
     starts = generator.choice(num_starts, size=min(num_spans, num_starts), replace=False)
     mask[(starts[:, None] + np.arange(span)).ravel()] = True
     return mask
+
+
+def draw_masks(lengths: Sequence[int], config: MaskConfig, generators: Sequence[np.random.Generator]) -> list[Mask]:
+    """Draw the masks of a batch.
+
+    With ``equal_counts`` an utterance's mask depends on the batch that it is in; otherwise on its own generator alone.
+
+    Args:
+        lengths: Frames (or channels) of each utterance.
+        config: As for `draw_mask`.
+        generators: The source of randomness of each utterance.
+
+    Returns:
+        A mask for each utterance, as `draw_mask` returns it.
+    """
+    masks = [draw_mask(length, config, generator) for length, generator in zip(lengths, generators, strict=True)]
+    if config.equal_counts:
+        fewest = min(int(mask.sum()) for mask in masks)
+        for mask, generator in zip(masks, generators, strict=True):
+            hidden = np.flatnonzero(mask)
+            mask[generator.choice(hidden, size=len(hidden) - fewest, replace=False)] = False
+    return masks

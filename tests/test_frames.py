@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import ConfigError
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, draw_masks
 from speechssl.rng import keyed_generator
 
 BASE = FrameGeometry(kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2))
@@ -201,3 +201,66 @@ class TestMasks:
     def test_settings_out_of_range_are_refused(self, setting: str, value: float) -> None:
         with pytest.raises(ConfigError, match=rf": {setting}: "):
             MaskConfig.from_dict({setting: value}, "test")
+
+
+EQUAL = MaskConfig(equal_counts=True)
+
+
+def batch_of_masks(
+    lengths: list[int], config: MaskConfig, seed: int = 0, first: int = 0
+) -> list[npt.NDArray[np.bool_]]:
+    return draw_masks(lengths, config, [keyed_generator(seed, first + index) for index in range(len(lengths))])
+
+
+class TestMasksOfABatch:
+    @given(mask_configs, st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(0, 2**32))
+    def test_are_whole_and_each_alone_by_default(self, config: MaskConfig, lengths: list[int], seed: int) -> None:
+        for index, (length, mask) in enumerate(zip(lengths, batch_of_masks(lengths, config, seed), strict=True)):
+            assert (mask == draw_mask(length, config, keyed_generator(seed, index))).all()
+
+    @given(mask_configs, st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(0, 2**32))
+    def test_of_equal_counts_are_parts_of_them(self, config: MaskConfig, lengths: list[int], seed: int) -> None:
+        whole = batch_of_masks(lengths, config, seed)
+        equal = batch_of_masks(lengths, config.model_copy(update={"equal_counts": True}), seed)
+        assert {int(mask.sum()) for mask in equal} == {min(int(mask.sum()) for mask in whole)}
+        assert all((part <= mask).all() for part, mask in zip(equal, whole, strict=True))
+
+    def test_of_equal_counts_depend_on_their_keys_and_batch_alone(self) -> None:
+        first, again = (batch_of_masks([500, 480, 90], EQUAL) for _ in range(2))
+        assert all((one == other).all() for one, other in zip(first, again, strict=True))
+        other = batch_of_masks([500, 480], EQUAL)
+        assert other[0].sum() > first[0].sum(), "the short one no longer counts"
+
+    def test_of_equal_counts_lose_any_of_their_frames(self) -> None:
+        config = MaskConfig(start_prob=0, span_frames=4, min_spans=1, equal_counts=True)
+        generators = [keyed_generator(index) for index in range(4000)]
+        drawn = [draw_masks([9, 3], config, [generator, generator])[0] for generator in generators]
+        assert {int(mask.sum()) for mask in drawn} == {2}
+        # A span of 4 starts at 0..4 and half of it is kept, so that frame k stays in the share of starts that reach it.
+        starts = np.array([1, 2, 3, 4, 4, 3, 2, 1, 0]) / 5
+        assert np.mean(drawn, axis=0) == pytest.approx(starts / 2, abs=0.03)
+
+    @pytest.mark.parametrize(
+        ("config", "length", "hidden", "block", "cut"),
+        [
+            pytest.param(EQUAL, 740, 0.456, 7.6, 0.63, id="frames of 15 s"),
+            pytest.param(
+                MaskConfig(start_prob=0.5 / 64, span_frames=64, min_spans=0, equal_counts=True),
+                768,
+                0.33,
+                None,
+                None,
+                id="channels",
+            ),
+        ],
+    )
+    def test_of_equal_counts_hide_as_much_as_fairseqs(
+        self, config: MaskConfig, length: int, hidden: float, block: float | None, cut: float | None
+    ) -> None:
+        """Measured with its ``compute_mask_indices`` in batches of LibriSpeech's lengths, here of six equal rows."""
+        drawn = [mask for batch in range(200) for mask in batch_of_masks([length] * 6, config, first=6 * batch)]
+        assert np.mean(drawn) == pytest.approx(hidden, abs=0.012)
+        if block is not None:
+            lengths = np.concatenate([span_lengths(mask) for mask in drawn])
+            assert lengths.mean() == pytest.approx(block, abs=0.4)
+            assert (lengths < config.span_frames).mean() == pytest.approx(cut, abs=0.03)

@@ -53,7 +53,7 @@ class Part:
 
 
 def model_parts(config: PretrainConfig, seconds: float) -> list[Part]:
-    """The parts of encoder and objective, on one recording of this length.
+    """List the parts of encoder and objective, on one recording of this length.
 
     Raises:
         ConfigError: the recording has too few frames to predict one.
@@ -71,7 +71,7 @@ def model_parts(config: PretrainConfig, seconds: float) -> list[Part]:
 
 
 def ctc_head(config: PretrainConfig, num_frames: int) -> Part:
-    """What fine-tuning puts on the encoder in the place of the objective."""
+    """Describe the head that fine-tuning puts on the encoder in the place of the objective."""
     dim = config.encoder.context.model_dim
     with FakeTensorMode():
         (part,) = run(nn.Linear(dim, NUM_SYMBOLS), torch.empty(1, num_frames, dim))
@@ -79,7 +79,7 @@ def ctc_head(config: PretrainConfig, num_frames: int) -> Part:
 
 
 def run(model: nn.Module, *inputs: object) -> list[Part]:
-    """Run a model once, in evaluation mode, and give its parts."""
+    """Run a model once, in evaluation mode, and return its parts."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
     for module in model.modules():
         module.register_forward_hook(lambda module, _, output: shapes.update({module: shape_of(output)}))
@@ -114,7 +114,7 @@ def run(model: nn.Module, *inputs: object) -> list[Part]:
 
 
 def shape_of(output: object) -> tuple[int, ...]:
-    """The shape of a tensor, or of the first in a dataclass."""
+    """Return the shape of a tensor, or of the first in a dataclass."""
     if is_dataclass(output):
         output = next(
             (value for field in fields(output) if isinstance(value := getattr(output, field.name), Tensor)), None
@@ -123,7 +123,7 @@ def shape_of(output: object) -> tuple[int, ...]:
 
 
 def merge_layers(parts: Sequence[Part]) -> list[Part]:
-    """Join what is the same in all layers of the transformer."""
+    """Join the parts that every layer of the transformer has."""
     merged: dict[str, list[Part]] = {}
     for part in parts:
         merged.setdefault(re.sub(r"(?<=context\.layers\.)\d+", "*", part.name), []).append(part)
@@ -139,12 +139,12 @@ def merge_layers(parts: Sequence[Part]) -> list[Part]:
 
 
 def total(parts: Sequence[Part], name: str) -> Part:
-    """The sum of parts."""
+    """Add up parts."""
     return Part(name, (), sum(part.num_parameters for part in parts), sum(part.flops for part in parts))
 
 
 def format_table(config: PretrainConfig, seconds: float) -> str:
-    """The whole table as Markdown."""
+    """Format the whole table as Markdown."""
     parts = model_parts(config, seconds)
     encoder = total([part for part in parts if part.name.startswith("encoder.")], "**encoder**")
     whole = total(parts, "**encoder and objective**")
@@ -171,7 +171,7 @@ def format_table(config: PretrainConfig, seconds: float) -> str:
 
 
 def format_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the first row is the header, and all but the first two columns are numbers."""
+    """Align columns; the first row is the header, and all but the first two columns are numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
+"""Decide which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,10 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ManifestError
 from speechssl.rng import keyed_generator
 
+Lengths = npt.NDArray[np.int64]  # in samples at 16 kHz
 _ORDER = 0  # the purpose of the generator that shuffles, beside those of masks and crops
+_MOST_BUCKETS = 256
+_BEARABLE_LOSS = 0.01  # of the audio, to crops or padding; fewer buckets mix utterances more freely
 
 
 class BatchConfig(Config):
@@ -19,15 +22,18 @@ class BatchConfig(Config):
 
     Attributes:
         seconds: Audio in a batch at most, padding included. One longer utterance is still a batch.
+        max_utterances: Utterances in a batch at most; None sets no limit.
         min_seconds: Shorter utterances are left out.
         max_seconds: Longer utterances are cropped in pretraining, left out in fine-tuning.
-        num_buckets: Groups of similar length; a batch comes from one.
+        num_buckets: Groups of similar length; a batch comes from one. None takes the fewest, a power of two up to 256,
+            with which crops to the shortest of a bucket (or padding to its longest) cost less than 1 % of the audio.
     """
 
     seconds: float = Field(87.5, gt=0)
+    max_utterances: int | None = Field(None, ge=1)
     min_seconds: float = Field(2.0, ge=0)
     max_seconds: float = Field(15.625, gt=0)
-    num_buckets: int = Field(16, ge=1)
+    num_buckets: int | None = Field(None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,15 @@ class BatchPlan:
     crop_samples: int | None
 
 
+@dataclass(frozen=True)
+class _Bucket:
+    """The utterances [first, stop) of all in order of length, and how long they are in a batch."""
+
+    first: int
+    stop: int
+    length: int
+
+
 class BatchSampler:
     """The endless sequence of batches of a data set, indexed by number across epochs.
 
@@ -57,6 +72,11 @@ class BatchSampler:
         seed: Of the shuffling.
         crop: Whether utterances are cropped to their bucket's length (pretraining) or padded (fine-tuning).
 
+    Attributes:
+        left_out: Utterances of no admitted length, by their number in the manifest.
+        cropped_share: Share of the others' audio that an epoch's crops, to ``max_seconds`` or less, leave out.
+        seconds_per_epoch: Audio in an epoch's batches, without padding.
+
     Raises:
         ManifestError: no utterance has an admitted length.
     """
@@ -64,6 +84,7 @@ class BatchSampler:
     def __init__(self, lengths: npt.ArrayLike, config: BatchConfig, seed: int, *, crop: bool) -> None:
         self.seed = seed
         self.crop = crop
+        self.config = config
         all_lengths = np.asarray(lengths, dtype=np.int64)
         shortest, longest = config.min_seconds * SAMPLE_RATE, round(config.max_seconds * SAMPLE_RATE)
         admitted = (all_lengths >= shortest) & (crop | (all_lengths <= longest))
@@ -74,13 +95,14 @@ class BatchSampler:
                 f"expected utterances of {config.min_seconds} to {config.max_seconds} seconds, found none "
                 f"among {len(all_lengths)}"
             )
-        usable = np.minimum(all_lengths, longest)
-        self._buckets = _make_buckets(kept, usable, config.num_buckets)
-        if crop:
-            self._buckets.reverse()  # leftovers move to shorter crops
-        self._bucket_lengths = [int(usable[b].min() if crop else usable[b].max()) for b in self._buckets]
-        self._batch_samples = config.seconds * SAMPLE_RATE
-        self.seconds_per_epoch = float(usable[kept].sum()) / SAMPLE_RATE
+        usable = np.minimum(all_lengths[kept], longest)
+        order = np.argsort(usable, kind="stable")
+        self._by_length = kept[order]
+        self._buckets = self._choose_buckets(usable[order])
+        num_samples = int(all_lengths[kept].sum())
+        in_batches = self._samples_in_batches(self._buckets) if crop else num_samples
+        self.cropped_share = 1 - in_batches / num_samples
+        self.seconds_per_epoch = in_batches / SAMPLE_RATE
         self._current = self.epoch(0)
         self.num_batches = len(self._current)
 
@@ -91,32 +113,58 @@ class BatchSampler:
         return self._current[position]
 
     def epoch(self, epoch: int) -> list[BatchPlan]:
-        """All batches of one pass over the data, in order."""
+        """Return all batches of one pass over the data, in order."""
         generator = keyed_generator(self.seed, epoch, _ORDER)
         plans: list[BatchPlan] = []
         waiting: list[int] = []
-        for bucket, length in zip(self._buckets, self._bucket_lengths, strict=True):
-            waiting += generator.permutation(bucket).tolist()
-            size = max(int(self._batch_samples // length), 1)
+        for bucket in self._buckets:
+            waiting += generator.permutation(self._by_length[bucket.first : bucket.stop]).tolist()
+            size = self._batch_size(bucket)
             num_full = len(waiting) // size * size
-            plans += [self._plan(epoch, waiting[first : first + size], length) for first in range(0, num_full, size)]
+            plans += [self._plan(epoch, waiting[first : first + size], bucket) for first in range(0, num_full, size)]
             del waiting[:num_full]
         if waiting:
-            plans.append(self._plan(epoch, waiting, self._bucket_lengths[-1]))
+            plans.append(self._plan(epoch, waiting, self._buckets[-1]))
         return [plans[number] for number in generator.permutation(len(plans))]
 
-    def _plan(self, epoch: int, indices: list[int], length: int) -> BatchPlan:
-        return BatchPlan(epoch, tuple(indices), length if self.crop else None)
+    def _plan(self, epoch: int, indices: list[int], bucket: _Bucket) -> BatchPlan:
+        return BatchPlan(epoch, tuple(indices), bucket.length if self.crop else None)
 
+    def _batch_size(self, bucket: _Bucket) -> int:
+        size = max(int(self.config.seconds * SAMPLE_RATE // bucket.length), 1)
+        return min(size, self.config.max_utterances or size)
 
-def _make_buckets(
-    kept: npt.NDArray[np.intp], lengths: npt.NDArray[np.int64], num_buckets: int
-) -> list[npt.NDArray[np.intp]]:
-    """Split utterances, shortest first, into groups of about equal total duration; equal lengths stay together."""
-    ordered = kept[np.argsort(lengths[kept], kind="stable")]
-    sorted_lengths = lengths[ordered]
-    shares = np.cumsum(sorted_lengths) / sorted_lengths.sum()
-    numbers = np.minimum((shares * num_buckets).astype(np.int64), num_buckets - 1)
-    first_of_length = np.searchsorted(sorted_lengths, sorted_lengths, side="left")
-    numbers = numbers[first_of_length]
-    return [ordered[numbers == number] for number in np.unique(numbers)]
+    def _choose_buckets(self, sorted_lengths: Lengths) -> list[_Bucket]:
+        """Make as many buckets as the configuration says, or as the data asks for by what they lose."""
+        if self.config.num_buckets is not None:
+            return self._make_buckets(sorted_lengths, self.config.num_buckets)
+        num_samples = int(sorted_lengths.sum())
+        num_buckets = 1
+        while True:
+            buckets = self._make_buckets(sorted_lengths, num_buckets)
+            in_batches = self._samples_in_batches(buckets)
+            lost = abs(num_samples - in_batches) / max(num_samples, in_batches)
+            if lost < _BEARABLE_LOSS or num_buckets == _MOST_BUCKETS:
+                return buckets
+            num_buckets *= 2
+
+    def _make_buckets(self, sorted_lengths: Lengths, num_buckets: int) -> list[_Bucket]:
+        """Make groups of about equal total duration, in the order in which leftovers move; equal lengths share one."""
+        shares = np.cumsum(sorted_lengths) / sorted_lengths.sum()
+        numbers = np.minimum((shares * num_buckets).astype(np.int64), num_buckets - 1)
+        numbers = numbers[np.searchsorted(sorted_lengths, sorted_lengths, side="left")]
+        starts = np.unique(numbers, return_index=True)[1].tolist()
+        bounds = zip(starts, [*starts[1:], len(sorted_lengths)], strict=True)
+        if self.crop:
+            return [_Bucket(first, stop, int(sorted_lengths[first])) for first, stop in bounds][::-1]
+        return [_Bucket(first, stop, int(sorted_lengths[stop - 1])) for first, stop in bounds]
+
+    def _samples_in_batches(self, buckets: Sequence[_Bucket]) -> int:
+        """Count the samples in an epoch's batches: cropped, or padded to the longest of each bucket."""
+        total = waiting = 0
+        for bucket in buckets:
+            waiting += bucket.stop - bucket.first
+            left_over = waiting % self._batch_size(bucket)
+            total += (waiting - left_over) * bucket.length
+            waiting = left_over
+        return total + waiting * buckets[-1].length

@@ -25,7 +25,8 @@ class EncoderConfig(Config):
     Attributes:
         feature_encoder: The convolutional stack.
         context: The context network, of the kind that its ``kind`` names.
-        normalize_waveforms: Bring each waveform to zero mean and unit variance first (large models).
+        normalize_waveforms: Bring each waveform to zero mean and unit variance first (large models). In pretraining
+            that is the crop; fairseq normalizes the whole recording before it crops, which takes decoding all of it.
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()

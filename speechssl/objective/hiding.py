@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
+from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.model.encoder import Frames, SpeechEncoder
 from speechssl.objective.objective import Losses, Term
 from speechssl.objective.targets import Cepstra, LogMel
@@ -113,7 +113,7 @@ class MaskedBatch(TaskBatch):
 
 @dataclass(frozen=True)
 class MaskedCollate:
-    """Makes a batch in the loader's worker: what is hidden depends on (seed, epoch, utterance) alone."""
+    """Makes a batch in the loader's worker: what is hidden depends on (seed, epoch, utterance), by `draw_masks`."""
 
     geometry: FrameGeometry
     mask: MaskConfig
@@ -124,9 +124,9 @@ class MaskedCollate:
         """Draw the masks and stack the audio."""
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
         mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
-        for row, length, example in zip(mask, lengths, examples, strict=True):
-            generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
-            row[:length] = torch.from_numpy(draw_mask(length, self.mask, generator))
+        generators = [keyed_generator(self.seed, example.epoch, example.index, _HIDE) for example in examples]
+        for row, drawn in zip(mask, draw_masks(lengths, self.mask, generators), strict=True):
+            row[: len(drawn)] = torch.from_numpy(drawn)
         counts = mask.sum(dim=1)
         weights = (torch.arange(int(counts.max())) < counts[:, None]).float()
         hidden = torch.zeros(weights.shape, dtype=torch.int64)

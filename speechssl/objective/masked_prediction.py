@@ -3,7 +3,8 @@
 The first iteration of HuBERT (Hsu et al., 2021, https://arxiv.org/abs/2106.07447), a contrast of the right cluster
 against all others, with two differences. The clusters are of log-mel spectra of exactly the samples a frame sees, or of
 cepstra, which reach into the frames beside it; they are found when training starts and not written to files. And
-visible frames can count as well.
+visible frames can count as well: the loss is divided by the frames' total weight, where fairseq's HuBERT divides by
+their number, which differs if the weight of visible frames is neither 0 nor 1.
 
 Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K clusters.
 """

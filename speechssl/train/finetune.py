@@ -48,7 +48,7 @@ class FinetuneConfig(RunConfig):
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)
     best_metric: Literal["wer", "cer"] = "wer"
-    batches: BatchConfig = BatchConfig(seconds=200.0, min_seconds=0.0, max_seconds=30.0)
+    batches: BatchConfig = BatchConfig(seconds=140.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, epsilon=1e-8, weight_decay=0.0)
     schedule: ScheduleConfig = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0.01)

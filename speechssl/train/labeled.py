@@ -11,8 +11,8 @@ from torch import Tensor
 from speechssl.config import Config
 from speechssl.data.augment import change_speed
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.data.units import Units, num_frames_needed
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask
+from speechssl.data.units import num_frames_needed
+from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.model.encoder import EncoderConfig
 from speechssl.rng import keyed_generator
 
@@ -92,7 +92,7 @@ class LabeledBatch(TaskBatch):
 
 @dataclass(frozen=True)
 class LabeledCollate:
-    """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance) alone.
+    """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance), by `draw_masks`.
 
     Attributes:
         geometry: Samples to frames.
@@ -120,13 +120,13 @@ class LabeledCollate:
         mask = torch.zeros(num_views, len(examples), max(lengths), dtype=torch.bool)
         channel_mask = torch.zeros(num_views, len(examples), self.mask_dim, dtype=torch.bool)
         if self.regularization is not None:
-            for row, (length, example) in enumerate(zip(lengths, examples, strict=True)):
-                generator = keyed_generator(self.seed, example.epoch, example.index, _HIDE)
-                for view in range(num_views):
-                    frames = draw_mask(length, self.regularization.time_mask, generator)
-                    channels = draw_mask(self.mask_dim, self.regularization.channel_mask, generator)
-                    mask[view, row, :length] = torch.from_numpy(frames)
-                    channel_mask[view, row] = torch.from_numpy(channels)
+            generators = [keyed_generator(self.seed, example.epoch, example.index, _HIDE) for example in examples]
+            for view in range(num_views):
+                frames = draw_masks(lengths, self.regularization.time_mask, generators)
+                channels = draw_masks([self.mask_dim] * len(examples), self.regularization.channel_mask, generators)
+                for row, (hidden, silent) in enumerate(zip(frames, channels, strict=True)):
+                    mask[view, row, : len(hidden)] = torch.from_numpy(hidden)
+                    channel_mask[view, row] = torch.from_numpy(silent)
         return LabeledBatch(
             audio=collate_audio(examples),
             counts={"utterances": len(texts), "labels": sum(map(len, labels))},

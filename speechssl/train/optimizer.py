@@ -32,13 +32,17 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """The learning rate over the run, in shares of its steps.
 
+    The rate of every update is that of fairseq's scheduler of the same name, with two differences: a tri-stage decay
+    lasts to the end of the run, where fairseq rounds its length down to whole steps as it does the other stages'; and a
+    cosine warms up from ``start_scale``, where fairseq warms up from the end rate unless it is told otherwise.
+
     Attributes:
         kind: "polynomial" decays to 0 from the end of the warm-up on, "cosine" along half a period of the cosine;
             "tri_stage" holds, then decays exponentially.
-        warmup: Share of the steps in which the rate rises linearly.
-        hold: Share in which it stays at its highest (tri_stage).
+        warmup: Share of the steps in which the rate rises linearly, rounded down to whole steps.
+        hold: Share in which it stays at its highest (tri_stage), rounded down likewise.
         power: Of the polynomial.
-        start_scale: Where the warm-up starts, as a share of the highest rate.
+        start_scale: The rate of the first update of a warm-up, as a share of the highest rate.
         end_scale: Where the decay ends (tri_stage, cosine), as a share of the highest rate.
     """
 
@@ -58,23 +62,23 @@ class ScheduleConfig(Config):
         return self
 
     def scale(self, step: int, num_steps: int) -> float:
-        """The factor on the learning rate of update ``step`` (from 0) of ``num_steps``."""
-        warmup_steps = self.warmup * num_steps
-        hold_end = (self.warmup + self.hold) * num_steps
+        """Return the factor on the learning rate of update ``step`` (from 0) of ``num_steps``."""
+        warmup_steps = int(self.warmup * num_steps)
         if step < warmup_steps:
-            return self.start_scale + (1 - self.start_scale) * (step + 1) / max(warmup_steps, step + 1)
-        if step < hold_end:
+            return self.start_scale + (1 - self.start_scale) * step / warmup_steps
+        hold_end = warmup_steps + int(self.hold * num_steps)
+        if step <= hold_end:
             return 1.0
-        decayed = (step - hold_end) / max(num_steps - hold_end, 1)
+        decayed = min((step - hold_end) / max(num_steps - hold_end, 1), 1.0)
         if self.kind == "tri_stage":
-            return math.exp(math.log(self.end_scale) * decayed)
+            return float(self.end_scale**decayed)
         if self.kind == "cosine":
             return self.end_scale + (1 - self.end_scale) * (1 + math.cos(math.pi * decayed)) / 2
         return float((1 - decayed) ** self.power)
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW over the parameters; the trainer sets the learning rate before each update."""
+    """Make AdamW over the parameters; the trainer sets the learning rate before each update."""
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,

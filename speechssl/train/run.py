@@ -179,8 +179,9 @@ def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:
     """What a run will do, before it does it."""
     sampler, microbatches = task.train.sampler, config.trainer.microbatches
     left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out else ""
+    cropped = f", {sampler.cropped_share:.1%} of the audio cropped away" if sampler.crop else ""
     return (
-        f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{left_out}; "
+        f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{cropped}{left_out}; "
         f"an update sees up to {config.batches.seconds * microbatches:.0f} s of audio in {microbatches} batches "
         f"on {ranks.count} x {ranks.device.type}; {config.trainer.num_steps} updates"
     )

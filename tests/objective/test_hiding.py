@@ -42,6 +42,15 @@ class TestCollate:
         for row, weights, mask in zip(batch.hidden, batch.weights, batch.mask, strict=True):
             assert torch.equal(row[weights.bool()], mask.nonzero().flatten())
 
+    def test_hides_as_many_frames_of_each_where_counts_are_equal(
+        self, geometry: FrameGeometry, make_examples: Callable[..., list[Example]]
+    ) -> None:
+        collate = MaskedCollate(geometry, MASK.model_copy(update={"equal_counts": True}), seed=0)
+        batch = collate(make_examples())
+        assert len(set(batch.mask.sum(dim=1).tolist())) == 1
+        assert batch.count == batch.mask.sum() == batch.hidden.numel()
+        assert torch.equal(batch.mask, collate(make_examples()).mask)
+
 
 class TestSilence:
     def test_takes_every_sample_that_a_hidden_frame_sees_and_no_other(

@@ -260,11 +260,6 @@ def test_the_published_models_are_configured(
     causal = context_taps * 512**2 + context.num_layers * 3 * 512
     assert sum(parameter.numel() for parameter in encoder.parameters()) == convolutions + causal
     assert sum(parameter.numel() for parameter in objective.parameters()) == 12 * 512**2 + 512
-    assert config.schedule.scale(0, 400_000) * config.optimizer.learning_rate == pytest.approx(
-        1e-7 + 5e-3 / 500, rel=1e-3
-    )
-    assert config.schedule.scale(499, 400_000) * config.optimizer.learning_rate == pytest.approx(5e-3)
-    assert config.schedule.scale(399_999, 400_000) * config.optimizer.learning_rate == pytest.approx(1e-6, rel=1e-3)
 
 
 def test_the_nearest_predicted_frame_is_the_first_without_a_common_sample() -> None:

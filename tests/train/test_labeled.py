@@ -74,3 +74,15 @@ def test_views_have_masks_of_their_own() -> None:
         assert (first != second).any(dim=1).sum() > 3
     assert two.audio.waveforms.shape == one.audio.waveforms.shape
     assert (two.num_labels, two.num_frames, two.counts) == (one.num_labels, one.num_frames, one.counts)
+
+
+def test_masks_of_equal_counts_are_equal_in_each_view() -> None:
+    hides = {
+        "time_mask": MaskConfig(start_prob=0.1, span_frames=3, equal_counts=True),
+        "channel_mask": MaskConfig(start_prob=0.2, span_frames=2, equal_counts=True),
+    }
+    batch = make_collate(RegularizationConfig(consistency=0.2, speeds=(0.8, 1.25), **hides))(make_examples(["ab"] * 6))
+    for masks in (batch.mask, batch.channel_mask):
+        for view in masks.chunk(2):
+            assert len(set(view.sum(dim=1).tolist())) == 1
+            assert view.any()

@@ -1,8 +1,11 @@
 """The learning rate over the run, and AdamW."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -12,8 +15,69 @@ from torch import nn
 from speechssl.errors import ConfigError
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from speechssl.train.pretrain import PretrainConfig
+
+Rates = npt.NDArray[np.float64]
 
 TRI_STAGE = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0.01, end_scale=0.05)
+
+
+def polynomial_rates(peak: float, warmup: int, total: int) -> Rates:
+    """The rate of every update under fairseq's polynomial_decay with its defaults: power 1, down to 0."""
+    updates = np.arange(total)
+    return peak * np.where(updates <= warmup, updates / warmup, (total - updates) / (total - warmup))
+
+
+def cosine_rates(peak: float, warmup: int, total: int, first: float, last: float) -> Rates:
+    """The same of its cosine, whose one period is what the warm-up leaves of the run."""
+    updates = np.arange(total)
+    turn = np.pi * (updates - warmup) / (total - warmup)
+    return np.where(
+        updates < warmup, first + updates * (peak - first) / warmup, last + (peak - last) / 2 * (1 + np.cos(turn))
+    )
+
+
+def tri_stage_rates(peak: float, shares: tuple[float, float, float], total: int) -> Rates:
+    """The same of its tri_stage, from 0.01 to 0.05 of the peak, its stages given as a phase_ratio."""
+    warmup, hold, decay = (int(total * share) for share in shares)
+    updates = np.arange(total)
+    rising = 0.01 + updates / max(warmup, 1) * (1 - 0.01)
+    falling = np.exp(-(updates - warmup - hold) * -np.log(0.05) / decay)
+    stages = [updates < warmup, updates < warmup + hold, updates <= warmup + hold + decay]
+    return peak * np.select(stages, [rising, np.ones(total), falling], 0.05)
+
+
+def rates(config: PretrainConfig | FinetuneConfig) -> Rates:
+    num_steps, schedule = config.trainer.num_steps, config.schedule
+    return config.optimizer.learning_rate * np.array([schedule.scale(step, num_steps) for step in range(num_steps)])
+
+
+DATA = ["data.train=none", "data.dev=none", "data.license=none"]
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("wav2vec2_base", polynomial_rates(5e-4, 32_000, 400_000)),
+        ("wav2vec2_large", polynomial_rates(3e-4, 32_000, 1_000_000)),
+        ("wav2vec_base", cosine_rates(5e-3, 500, 400_000, 1e-7, 1e-6)),
+        ("wav2vec_large", cosine_rates(5e-3, 500, 400_000, 1e-7, 1e-6)),
+    ],
+    ids=["wav2vec2_base", "wav2vec2_large", "wav2vec_base", "wav2vec_large"],
+)
+def test_every_update_of_pretraining_has_fairseqs_rate(model: str, expected: Rates) -> None:
+    found = rates(PretrainConfig.load([RECIPES / "models" / f"{model}.toml"], DATA))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "updates"),
+    [("base_10min", 5e-5, 13_000), ("base_10h", 5e-5, 20_000), ("base_100h", 3e-5, 80_000)],
+)
+def test_every_update_of_fine_tuning_has_fairseqs_rate(name: str, peak: float, updates: int) -> None:
+    found = rates(FinetuneConfig.load([RECIPES / "librispeech" / "finetune" / f"{name}.toml"], [*DATA, "init=none"]))
+    np.testing.assert_allclose(found, tri_stage_rates(peak, (0.1, 0.4, 0.5), updates), rtol=1e-9, atol=0)
 
 
 @given(
@@ -28,51 +92,27 @@ TRI_STAGE = ScheduleConfig(kind="tri_stage", warmup=0.1, hold=0.4, start_scale=0
 def test_every_schedule_rises_holds_and_falls(kind: Any, hold: float, num_steps: int, **values: float) -> None:
     hold = hold if kind == "tri_stage" else 0.0
     schedule = ScheduleConfig(kind=kind, hold=hold, **values)
-    scales = [schedule.scale(step, num_steps) for step in range(num_steps)]
-    assert all(0 < scale <= 1 + 1e-12 for scale in scales)
-    rising = [step for step in range(num_steps) if step < values["warmup"] * num_steps]
-    assert all(scales[step] >= scales[step - 1] - 1e-12 for step in rising[1:])
-    falling = range(len(rising) + 1, num_steps)
-    assert all(scales[step] <= scales[step - 1] + 1e-12 for step in falling)
-    if rising:
-        assert scales[rising[-1]] == pytest.approx(1, abs=1 / len(rising))
-        assert scales[0] >= values["start_scale"]
+    scales = [schedule.scale(step, num_steps) for step in range(num_steps + 2)]
+    peak = int(values["warmup"] * num_steps)
+    held = peak + int(hold * num_steps)
+    assert scales[0] == (values["start_scale"] if peak else 1)
+    assert all(earlier <= later <= 1 for earlier, later in pairwise(scales[: peak + 1]))
+    assert scales[peak : held + 1] == [1.0] * (held + 1 - peak)
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(scales[held:]))
+    last = {"polynomial": 0, "cosine": values["end_scale"], "tri_stage": values["end_scale"]}[kind]
+    assert scales[num_steps:] == pytest.approx([last] * 2) or held == num_steps
+    assert all(scale > 0 for scale in scales[1:num_steps])
 
 
-def test_polynomial_warms_up_over_its_share_and_falls_to_0() -> None:
-    schedule = ScheduleConfig(warmup=0.08)
-    scales = [schedule.scale(step, 100) for step in range(101)]
-    assert scales[:9] == pytest.approx([(step + 1) / 8 for step in range(8)] + [1.0])
-    # As fairseq's polynomial_decay: (1 - steps since the warm-up / steps after it).
-    assert scales[8:] == pytest.approx([1 - (step - 8) / 92 for step in range(8, 101)])
-    assert scales[100] == 0
-    squared = ScheduleConfig(warmup=0.08, power=2.0)
-    assert squared.scale(54, 100) == pytest.approx(0.25)
+def test_a_power_bends_the_polynomial() -> None:
+    assert ScheduleConfig(warmup=0.08, power=2.0).scale(54, 100) == pytest.approx(0.25)
 
 
-def test_cosine_warms_up_over_its_share_and_falls_to_its_end() -> None:
-    schedule = ScheduleConfig(kind="cosine", warmup=0.2, start_scale=0.1, end_scale=0.02)
-    scales = [schedule.scale(step, 100) for step in range(101)]
-    assert scales[:20] == pytest.approx([0.1 + 0.9 * (step + 1) / 20 for step in range(20)])
-    assert scales[20] == 1
-    assert scales[40] == pytest.approx(0.02 + 0.98 * (1 + 0.5**0.5) / 2)  # an eighth of the period
-    assert scales[60] == pytest.approx(0.51)
-    assert scales[100] == pytest.approx(0.02)
-    downhill = [earlier - later for earlier, later in pairwise(scales[20:])]
-    assert downhill == pytest.approx(downhill[::-1])
-
-
-def test_tri_stage_has_fairseqs_shares_and_ends() -> None:
-    scales = [TRI_STAGE.scale(step, 1000) for step in range(1001)]
-    assert scales[0] == pytest.approx(0.01 + 0.99 / 100)  # fairseq is one update later: it starts at 0.01
-    assert scales[49] == pytest.approx(0.01 + 0.99 / 2)
-    assert scales[98] < 1
-    assert scales[99:501] == [1.0] * 402
-    assert scales[501] < 1
-    assert scales[750] == pytest.approx(0.05**0.5)  # exponential: half way down is the geometric mean
-    assert scales[1000] == pytest.approx(0.05)
-    ratios = [later / earlier for earlier, later in pairwise(scales[500:])]
-    assert ratios == pytest.approx([0.05 ** (1 / 500)] * 500)
+def test_shares_are_cut_to_whole_steps_and_the_decay_lasts_to_the_end() -> None:
+    """Of 13 updates fairseq would warm up in 1, hold for 5, decay in 6 and stay at the final rate for one."""
+    scales = [TRI_STAGE.scale(step, 13) for step in range(14)]
+    assert scales[:8] == pytest.approx([0.01, *[1.0] * 6, 0.05 ** (1 / 7)])
+    assert scales[13] == pytest.approx(0.05)
 
 
 def test_fine_tuning_uses_the_tri_stage_schedule_by_default() -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +21,13 @@ from pydantic import AliasChoices, Field
 from speechssl.config import Config
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.data.units import Letters
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.train.parallel import Ranks
-from speechssl.train.run import _begin_or_resume, _locked, _refuse
+from speechssl.train.run import _begin_or_resume, _describe, _locked, _refuse
+from speechssl.train.trainer import TrainerConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Holds the lock, and leaves a child that inherits everything and outlives it.
@@ -203,6 +206,27 @@ def test_what_may_change_is_taken_and_noted(
     assert begin(started, config)
     assert json.loads((started / "run.json").read_text("utf-8"))["config"] == config.to_dict()
     assert capsys.readouterr() == ("", f"pretrain: {started} resumes after step 2\n")
+
+
+def test_a_setting_that_came_after_a_run_began_had_its_default(started: Path) -> None:
+    record = json.loads((started / "run.json").read_text("utf-8"))
+    del record["config"]["trainer"]["microbatches"]
+    (started / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match=r"trainer\.microbatches was 2, now 3"):
+        begin(started, configuration(trainer={"microbatches": 3}))
+    assert begin(started, configuration())
+
+
+def test_a_run_says_what_its_crops_cost() -> None:
+    batches = BatchConfig(seconds=8.0, max_seconds=4.0)
+    for crop, said in (
+        (True, "2 batches an epoch, 25.0% of the audio cropped away; an"),
+        (False, "1 batches an epoch, 1"),
+    ):
+        sampler = BatchSampler([4 * 16_000, 4 * 16_000, 8 * 16_000], batches, 0, crop=crop)
+        task = SimpleNamespace(train=SimpleNamespace(sampler=sampler))
+        config = SimpleNamespace(batches=batches, trainer=TrainerConfig())
+        assert said in _describe(task, config, ALONE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])

@@ -146,8 +146,8 @@ def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Pat
 def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
     task = run(Toys(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
     rates = [record["learning_rate"] for record in read_log(tmp_path) if record["split"] == "train"]
-    assert rates == [0.5, 0.5]  # the warm-up of one update, then the start of the decay
-    assert task.model.weight.item() == pytest.approx(-0.5 * 5 - 0.5 * 7)
+    assert rates == [0.0, 0.5]  # the warm-up of one update, then the start of the decay
+    assert task.model.weight.item() == pytest.approx(-0.5 * 7)
 
 
 @pytest.mark.usefixtures("plain_descent")
@@ -183,8 +183,8 @@ def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> 
     run(Toys(), tmp_path, num_steps=4, log_steps=2)
     losses = [record["loss"] for record in read_log(tmp_path) if record["split"] == "train"]
     parts = [record["part"] for record in read_log(tmp_path) if record["split"] == "train"]
-    # Update s has s % 3 + 1 utterances of value s, a gradient of s, and rates of 0.25, 0.5, 0.5, 0.25.
-    weights = [0.0, 0.0, -0.5, -1.5]
+    # Update s has s % 3 + 1 utterances of value s, a gradient of s, and rates of 0, 0.25, 0.5, 0.25.
+    weights = [0.0, 0.0, -0.25, -1.25]
     assert losses == pytest.approx([0.0, (3 * 2 * weights[2] + 1 * 3 * weights[3]) / 4])
     assert parts == pytest.approx([2 * loss for loss in losses])
 
