@@ -1,5 +1,6 @@
 """Decide which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -11,7 +11,7 @@ from torch import Tensor
 from speechssl.config import Config
 from speechssl.data.augment import change_speed
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.data.units import num_frames_needed
+from speechssl.data.units import Units, num_frames_needed
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.model.encoder import EncoderConfig
 from speechssl.rng import keyed_generator
