@@ -1,4 +1,4 @@
-"""queen.1c, in which the whole game lies: a table of entries, then their bytes. All numbers are big-endian."""
+"""Read queen.1c, which holds the whole game: a table of entries, then their bytes. All numbers are big-endian."""
 
 import struct
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _CLIP = ".SB"
 
 @dataclass(frozen=True)
 class Archive:
-    """The game's file in memory.
+    """Hold the game's file in memory.
 
     Attributes:
         path: The file.
@@ -30,27 +30,27 @@ class Archive:
     entries: dict[str, tuple[int, int]]
 
     def read(self, name: str) -> bytes:
-        """The bytes of an entry."""
+        """Return the bytes of an entry."""
         if name not in self.entries:
             raise ManifestError(f"{self.path}: expected an entry {name}, found none")
         offset, size = self.entries[name]
         return self.content[offset : offset + size]
 
     def names(self, suffix: str) -> list[str]:
-        """The entries of a kind, sorted."""
+        """Return the entries of a kind, sorted."""
         return sorted(name for name in self.entries if name.endswith(suffix))
 
     def clips(self) -> list[str]:
-        """The names of all recordings, without their suffix, sorted."""
+        """Return the names of all recordings, without their suffix, sorted."""
         return [name.removesuffix(_CLIP) for name in self.names(_CLIP)]
 
     def read_clip(self, clip: str) -> bytes:
-        """The MP3 stream of a recording."""
+        """Return the MP3 stream of a recording."""
         return self.read(clip + _CLIP)
 
 
 def find_archive(place: Path) -> Path:
-    """queen.1c itself, or the one below a folder."""
+    """Return the path itself if it is a file, otherwise queen.1c somewhere below the folder."""
     if place.is_file():
         return place
     found = sorted(path for path in place.rglob("*") if path.name.lower() == NAME)

@@ -1,4 +1,4 @@
-"""The recordings and lines of the game -> audio files and manifests: `python prepare.py QUEEN_1C OUT_DATA`."""
+"""Turn the recordings and lines of the game into audio files and manifests: `python prepare.py QUEEN_1C OUT_DATA`."""
 
 import argparse
 import filecmp
@@ -37,7 +37,7 @@ MAX_PAUSE_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Recording:
-    """A clip where it lies in its character's audio file."""
+    """Locate a clip in its character's audio file."""
 
     clip: str
     line: str
@@ -52,7 +52,7 @@ class Recording:
 
 
 def prepare(place: Path, folder: Path) -> None:
-    """Write the audio, a file a character, and all manifests."""
+    """Write the audio, one file for each character, and all manifests."""
     archive = read_archive(find_archive(place))
     preparation = Preparation(folder)
     script = read_script(archive, preparation.drop)
@@ -89,14 +89,14 @@ def prepare(place: Path, folder: Path) -> None:
 
 
 def _agreement(clips: Sequence[Clip]) -> tuple[float, float]:
-    """Whether lines and recordings belong together: letters against seconds, and against the next line's."""
+    """Correlate the letters of lines with the seconds of their recordings, and with those of the clips before."""
     letters = [len(clip.text or "") for clip in clips]
     seconds = [(clip.end or 0) - (clip.start or 0) for clip in clips]
     return float(np.corrcoef(letters, seconds)[0, 1]), float(np.corrcoef(letters[1:], seconds[:-1])[0, 1])
 
 
 def _chosen(archive: Archive, script: dict[str, Line], preparation: Preparation) -> dict[str, list[str]]:
-    """The clips of each character, in the order of their names: the lines of a conversation follow each other."""
+    """Return the clips of each character, in the order of their names, so that conversations stay in order."""
     clips = defaultdict(list)
     first_with: dict[bytes, str] = {}  # some scenes are there twice
     for clip in archive.clips():
@@ -152,7 +152,7 @@ def _part(character: str) -> str:
 
 
 def _labeled(recordings: Sequence[Recording], preparation: Preparation) -> list[tuple[str, Clip]]:
-    """The clips whose text is what is heard, with their names."""
+    """Return the clips whose text is what is heard, with their names."""
     clips = []
     for recording in recordings:
         text, reason = spoken_text(recording.line)
@@ -175,7 +175,7 @@ def _clip(first: Recording, end: int, text: str | None = None) -> Clip:
 
 
 def _pieces(recordings: Sequence[Recording], preparation: Preparation) -> list[Utterance]:
-    """Join neighbors in the files while they stay within 8 s, which is what pretraining wants."""
+    """Join neighbors in a file while they stay within 8 s, a good length for pretraining."""
     pieces: list[tuple[Recording, int]] = []  # the first recording, and where the last one ends
     for recording in recordings:
         end = recording.start + recording.num_samples

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Flight of the Amazon Queen, thirty characters in English: fetch, prepare, check, pretrain, finetune, evaluate.
+# Flight of the Amazon Queen, 36 characters in English: fetch, prepare, check, pretrain, finetune, evaluate.
 #
 #     SIZE=gpu LABELS=1h OUT=exp/queen bash recipes/amazon_queen/run.sh --set optimizer.learning_rate=5e-4
 #
-# apt-get fetches the Debian package; where there is none, CORPUS names queen.1c, a folder with it, or the package.
-# SIZE is cpu (an evening on two cores) or gpu (ten minutes), each in an OUT of its own; LABELS is all, 1h or 10min.
-# FROM_SCRATCH=1 fine-tunes fresh weights in the same way, without pretraining. ENCODER names a file with another
-# architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of
-# processes; more than one share an update as parts, such as --set trainer.microbatches=2 --set batches.seconds=6 at
-# SIZE=cpu. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+# CORPUS          where there is no apt-get: queen.1c, a folder with it, or the Debian package
+# SIZE            cpu (two cores) or gpu (a large one), each in an OUT of its own
+# LABELS          all, 1h or 10min
+# FROM_SCRATCH=1  fine-tunes fresh weights with the same settings, without pretraining
+# ENCODER         a file with another architecture
+# FROM, TO        the first and the last stage
+# OUT             the folder for everything written (exp/amazon_queen)
+# GPUS            the number of training processes, which share an update as parts: with two at SIZE=cpu, add
+#                 --set trainer.microbatches=2 --set batches.seconds=6
+#
+# The arguments go to both trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -1,8 +1,8 @@
-"""What is said in which recording, and by whom, as the game finds it.
+"""Find what is said in which recording, and by whom, as the game does.
 
-The lines are in three places: `*.DOG` are conversations between Joe and one other person, `QUEEN2.JAS` has what Joe
-says of things, `*.CUT` are scenes that play by themselves. A line is spoken in segments, a recording each, which is
-named after the place of its line and the number of the segment. Texts are in code page 437.
+The lines are in three places: `*.DOG` holds conversations between Joe and one other person, `QUEEN2.JAS` what Joe says
+about things, `*.CUT` scenes that play by themselves. A line is spoken in segments. Each segment is a recording, named
+after the place of its line and the number of the segment. Texts are in code page 437.
 """
 
 import re
@@ -75,11 +75,11 @@ _DAMAGE = (ValueError, IndexError, struct.error)
 
 @dataclass(frozen=True)
 class Line:
-    """A segment that is recorded.
+    """Describe a recorded segment.
 
     Attributes:
         text: As written.
-        character: Who says it; None if that is not to be known.
+        character: Who says it; None if that is unknown.
     """
 
     text: str
@@ -87,11 +87,11 @@ class Line:
 
 
 def read_script(archive: Archive, drop: Callable[[str, str], None]) -> dict[str, Line]:
-    """What is said in each recording, by its name; recordings without a line are not in it.
+    """Return what is said in each recording, by its name, except recordings without a line.
 
     Args:
         archive: The game's file.
-        drop: Told of what cannot be read.
+        drop: Called with what cannot be read.
     """
     script: dict[str, Line] = {}
     world = _read_world(archive)
@@ -115,14 +115,14 @@ def _lines(archive: Archive, name: str, world: "_World") -> Iterator[tuple[str, 
 
 
 class _Reader:
-    """A place in the data of a file, which moves on as things are read."""
+    """Read a file's data from a position, which advances."""
 
     def __init__(self, data: bytes, position: int = 0) -> None:
         self.data = data
         self.position = position
 
     def numbers(self, count: int) -> tuple[int, ...]:
-        """So many signed numbers of two bytes."""
+        """Read some signed numbers of two bytes."""
         values = struct.unpack_from(f">{count}h", self.data, self.position)
         self.position += 2 * count
         return values
@@ -134,7 +134,7 @@ class _Reader:
         return self.number() & 0xFFFF
 
     def string(self, align: int) -> str:
-        """A byte for the length, the text, and zeros up to a multiple of so many bytes unless it is empty."""
+        """Read a byte with the length, the text, and, unless it is empty, zeros up to a multiple of `align` bytes."""
         start = self.position + 1
         end = start + self.data[self.position]
         if end > len(self.data):
@@ -145,7 +145,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _World:
-    """The tables that scenes refer to: names and pictures of objects (from 1 on), and all of Joe's descriptions."""
+    """Hold the tables that scenes refer to: names and images of objects (from 1 on), and all of Joe's descriptions."""
 
     object_names: list[str]
     object_images: list[int]
@@ -174,7 +174,7 @@ def _read_world(archive: Archive) -> _World:
 
 
 def _segments(prefix: str, line: str, character: str | None) -> Iterator[tuple[str, Line]]:
-    """A line's recordings: a direction ends a segment, and the number of the segment ends the recording's name."""
+    """Yield a line's recordings: a direction ends a segment, and the segment's number ends the recording's name."""
     pattern = rf"\*(?:{_POSITION}.{{{_POSITION_CHARACTERS}}}|..)"
     parts = re.split(pattern, line)
     for number, text in enumerate(parts, 1):
@@ -228,7 +228,7 @@ def _scene(name: str, content: bytes, world: _World) -> Iterator[tuple[str, Line
 
 
 def _step(reader: _Reader, world: _World) -> str | None:
-    """Read a step of a scene, with its animation if there is one: who speaks in it."""
+    """Read a step of a scene, with its animation if it has one, and return who speaks in it."""
     values = reader.numbers(_NUM_OBJECT_FIELDS)
     reader.numbers(reader.number())  # who is on the screen
     number, is_animated, is_executed, copied_from = values[0], bool(values[4]), bool(values[5]), values[12]

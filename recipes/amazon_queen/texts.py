@@ -1,4 +1,4 @@
-"""The lines as written -> the letters that are spoken."""
+"""Turn the lines as written into the letters that are spoken."""
 
 import re
 
@@ -10,7 +10,7 @@ _WITHOUT_VOWELS = {"hmm", "hmph", "tsk", "shh", "psst"}
 
 
 def spoken_text(line: str) -> tuple[str | None, str]:
-    """The letters that are spoken; or None and the reason.
+    """Return the letters that are spoken, or None and the reason.
 
     A line may be a noise that no letters spell, such as `(sigh)`, `<koff>`, `Grrrrr!`, `Eeeeeep!` or `Frrblt`.
     """

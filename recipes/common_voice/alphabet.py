@@ -1,4 +1,4 @@
-"""The letters of a language: the characters of its training texts, less those too rare to learn."""
+"""Choose the letters of a language: the characters of its training texts, except those too rare to learn."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,30 +13,30 @@ from speechssl.terminal import print_status
 
 
 def default_min_count(num_texts: int) -> int:
-    """In how many texts a character must be: 10, fewer where train is small, any below 500 texts."""
+    """Return how many texts must have a character: 10, fewer if train is small, one below 500 texts."""
     return min(10, 1 + num_texts // 500)
 
 
 def choose_letters(texts: Sequence[str], min_count: int) -> frozenset[str]:
-    """The characters of the texts that have no rare one."""
+    """Return the characters of the texts that have no rare one."""
     common = {character for character, count in count_texts(texts).items() if count >= min_count}
     return frozenset(letter for text in texts if characters(text) <= common for letter in characters(text))
 
 
 def count_texts(texts: Iterable[str]) -> Counter[str]:
-    """In how many texts each character is."""
+    """Count the texts that have each character."""
     return Counter(character for text in texts for character in characters(text))
 
 
 def characters(text: str) -> set[str]:
-    """The distinct characters of a text, spaces aside."""
+    """Return the distinct characters of a text, without spaces."""
     return set(text) - {" "}
 
 
 def write_alphabet(
     file: Path, letters: frozenset[str], splits: Mapping[str, Sequence[Utterance]], min_count: int
 ) -> None:
-    """Write every character with the number of texts it is in, and say how many are letters and how many rare.
+    """Write every character with the number of texts that have it, and say how many are letters and how many rare.
 
     Raises:
         ManifestError: the file cannot be written.
@@ -65,7 +65,7 @@ def write_alphabet(
 def within_alphabet(
     reason: str, utterances: Sequence[Utterance], letters: frozenset[str], preparation: Preparation
 ) -> list[Utterance]:
-    """Those written in letters alone; each of the others is dropped with its characters."""
+    """Return the utterances written in letters alone, and drop each of the others with its characters."""
     kept = []
     for utterance in utterances:
         others = sorted(characters(utterance.text or "") - letters)
@@ -78,7 +78,7 @@ def within_alphabet(
 
 
 def report_unwritable(file: Path, test: Sequence[Utterance], letters: frozenset[str]) -> None:
-    """Say how much of test no model of this alphabet can get right; it stays, so that scores compare with others'."""
+    """Say how much of test no model of this alphabet can get right; it stays, so that scores compare with others."""
     others = Counter(character for utterance in test for character in characters(utterance.text or "") - letters)
     if others:
         number = sum(not characters(utterance.text or "") <= letters for utterance in test)
@@ -92,5 +92,5 @@ def report_unwritable(file: Path, test: Sequence[Utterance], letters: frozenset[
 
 
 def describe(character: str) -> str:
-    """A character with its number and name."""
+    """Return a character with its code point and name."""
     return f"{character!r} (U+{ord(character):04X}, {name(character, '-')})"

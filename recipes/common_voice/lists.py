@@ -1,4 +1,4 @@
-"""The publisher's lists of clips: reading them, and which clips of them serve what."""
+"""Read the publisher's lists of clips, and choose which clips serve what."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from speechssl.errors import ManifestError
 from speechssl.terminal import print_status
 
 SPLITS = ("test", "dev", "train")
-"""The lists for labels. What two of them share belongs to the first."""
+"""The lists with labels; a clip in two of them belongs to the first."""
 
 UNLABELLED = ("train", "validated", "other")
-"""The lists whose clips serve pretraining; what is in train is in validated too."""
+"""The lists whose clips serve pretraining; validated includes train."""
 
 COLUMNS = ("client_id", "path", "sentence")
-"""What is read of a list. The other columns differ between releases, and so does the order of all."""
+"""The columns that are read; the others differ between releases, as does the order."""
 
 MIN_SPEAKER_CHARACTERS = 8  # of a client_id, which has 128
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a list: a clip, who speaks in it and the sentence to be read, as the publisher writes them."""
+    """Hold a line of a list: a clip, its speaker and the sentence to be read, as the publisher writes them."""
 
     path: Path
     speaker: str
@@ -31,10 +31,10 @@ class Row:
 
 
 def find_corpus(stated: str) -> Path:
-    """The language's folder.
+    """Return the language's folder.
 
     Raises:
-        ManifestError: it is none.
+        ManifestError: this is not such a folder.
     """
     contents = ("clips", *(f"{name}.tsv" for name in reversed(SPLITS)))
     expected = f"a language's folder of Common Voice with {', '.join(contents)}"
@@ -108,7 +108,7 @@ def _parse_row(line: bytes, header: Sequence[str], file: Path, number: int, prep
 
 
 def disjoint_splits(lists: Mapping[str, Sequence[Row]], preparation: Preparation) -> dict[str, list[Row]]:
-    """The splits without the clips and speakers that another has: test keeps its own, train gives way to both."""
+    """Remove from dev the clips and speakers that test has, and from train those that test or dev has."""
     clips: dict[Path, str] = {}
     speakers: dict[str, str] = {}
     splits: dict[str, list[Row]] = {}
@@ -129,7 +129,7 @@ def disjoint_splits(lists: Mapping[str, Sequence[Row]], preparation: Preparation
 
 
 def for_pretraining(lists: Mapping[str, Sequence[Row]], preparation: Preparation) -> list[Row]:
-    """The clips of all lists but invalidated, each once, by speakers who are in neither dev nor test."""
+    """Return the clips of all lists but invalidated, each once, by speakers who are in neither dev nor test."""
     invalidated = {row.path for row in lists["invalidated"]}
     held_out = {row.path for split in ("test", "dev") for row in lists[split]}
     speakers = {row.speaker for split in ("test", "dev") for row in lists[split]}
@@ -149,7 +149,7 @@ def for_pretraining(lists: Mapping[str, Sequence[Row]], preparation: Preparation
 
 
 def short_names(speakers: Iterable[str]) -> dict[str, str]:
-    """The beginnings of client_ids, as long as they must be to stay different."""
+    """Shorten client_ids to beginnings that are just long enough to stay different."""
     distinct = set(speakers)
     length = MIN_SPEAKER_CHARACTERS
     while len({speaker[:length] for speaker in distinct}) < len(distinct):

@@ -81,7 +81,7 @@ def prepare(stated: str, folder: Path, min_count: int | None) -> None:
 
 
 def long_enough(found: Mapping[Path, Utterance], preparation: Preparation) -> dict[Path, Utterance]:
-    """The recordings that fill a frame; no model trains on less."""
+    """Return the recordings that fill a frame; no model trains on less."""
     kept = {}
     for path, utterance in found.items():
         if utterance.num_output_samples >= BASE_GEOMETRY.receptive_field_samples:
@@ -94,7 +94,7 @@ def long_enough(found: Mapping[Path, Utterance], preparation: Preparation) -> di
 def with_texts(
     split: str, rows: Sequence[Row], found: Mapping[Path, Utterance], preparation: Preparation
 ) -> list[Utterance]:
-    """The split's utterances with what is said in them; without a text there is nothing to learn or to score."""
+    """Return the split's utterances with their texts; one without a text can neither be learned from nor scored."""
     utterances = []
     for row in rows:
         if row.path in found:
@@ -107,7 +107,7 @@ def with_texts(
 
 
 def fitting(split: str, utterances: Sequence[Utterance], preparation: Preparation) -> list[Utterance]:
-    """Those whose frames can carry their letters: CTC learns nothing from the others, which are cut off."""
+    """Return those whose frames can hold their letters; the others are cut off, and CTC learns nothing from them."""
     kept = []
     for utterance in utterances:
         text = utterance.text or ""
@@ -122,7 +122,7 @@ def fitting(split: str, utterances: Sequence[Utterance], preparation: Preparatio
 
 
 def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list[Utterance]:
-    """Those without digits: nobody knows how they were read."""
+    """Return those without digits: nobody knows how digits were read."""
     kept = []
     for utterance in train:
         if has_digits(utterance.text or ""):
@@ -133,7 +133,7 @@ def without_digits(train: Sequence[Utterance], preparation: Preparation) -> list
 
 
 def label_subsets(folder: Path, train: Sequence[Utterance]) -> dict[str, list[Utterance]]:
-    """Parts of train, each a part of the next, as far as train has so much."""
+    """Return the label subsets that train is long enough for, each a part of the next."""
     letters = count_texts(utterance.text or "" for utterance in train).keys()
     keys = [random_key(SEED, Path(utterance.path).name) for utterance in train]
     subsets = {}
@@ -152,10 +152,10 @@ def label_subsets(folder: Path, train: Sequence[Utterance]) -> dict[str, list[Ut
 
 
 def at_least_one(value: str) -> int:
-    """A count of the command line.
+    """Parse a count of the command line.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: this is no such count.
     """
     if not (value.isascii() and value.isdigit() and int(value)):
         raise ConfigError(f"--min-count: expected a whole number of at least 1, found {value!r}")

@@ -3,12 +3,17 @@
 #
 #     CORPUS=/data/cv-corpus-24.0-2025-12-05/cy LABELS=1h GPUS=8 OUT=exp/cy bash recipes/common_voice/run.sh
 #
-# CORPUS is the language's folder, LABELS what fine-tuning learns from: train, 1h or 10min. MIN_COUNT is in how many
-# texts of train a character must be to count as a letter. UNPACK=1 decodes the clips once, to 115 MB of WAV an hour,
-# rather than in every epoch. INIT names a model to fine-tune in the place of a pretraining of its own, ENCODER another
-# architecture. OUT is the folder for everything written, one for each language; FROM and TO name the first and the last
-# stage, GPUS the number of processes. The rest of the line goes to the training stages. Run again, it goes on where it
-# stopped.
+# CORPUS     the language's folder
+# LABELS     what fine-tuning learns from: train, 1h or 10min
+# MIN_COUNT  the number of train texts that must contain a character for it to count as a letter
+# UNPACK=1   decodes the clips once, to 115 MB of WAV an hour, instead of in every epoch
+# INIT       a model to fine-tune instead of pretraining one
+# ENCODER    a file with another architecture
+# FROM, TO   the first and the last stage
+# OUT        the folder for everything written (exp/common_voice), one for each language
+# GPUS       the number of training processes
+#
+# The arguments go to both trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -1,4 +1,4 @@
-"""Which labeled utterances are for training, and which are held out to measure with."""
+"""Divide labeled utterances into those to train on and those held out to measure with."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Drop = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Splits:
-    """Labeled utterances by their use.
+    """Hold labeled utterances by their use.
 
     Attributes:
         train, dev, test: The utterances, in the order given.
@@ -36,7 +36,7 @@ class Splits:
 
 
 def held_out_seconds(total: float, share: float = SHARE, longest: float = MAX_SECONDS) -> float:
-    """How much to hold out: a share, but a minute at least, though never more than a fifth."""
+    """Return how much to hold out: a share, but at least a minute and never more than a fifth."""
     return min(max(share * total, MIN_SECONDS), MAX_SHARE * total, longest)
 
 
@@ -48,7 +48,7 @@ def draw_splits(utterances: Sequence[Utterance], name: Callable[[str], str]) -> 
         name: A recording's name, the same on every machine.
 
     Raises:
-        ManifestError: there are less than three recordings.
+        ManifestError: there are fewer than three recordings.
     """
     recordings = [name(utterance.path) for utterance in utterances]
     if len(set(recordings)) < MIN_RECORDINGS:
@@ -74,7 +74,7 @@ def draw_splits(utterances: Sequence[Utterance], name: Callable[[str], str]) -> 
 
 
 def keep_splits(utterances: Sequence[Utterance], folder: Path, drop: Drop) -> Splits:
-    """Hold out the recordings, and if they were kept apart the voices, that an earlier preparation held out.
+    """Hold out the recordings that an earlier preparation held out, and the voices if it kept them apart.
 
     Args:
         utterances: With texts; those in other recordings are for training.
@@ -101,7 +101,7 @@ def keep_splits(utterances: Sequence[Utterance], folder: Path, drop: Drop) -> Sp
 
 
 def choose(seconds: Mapping[str, float], target: float) -> set[str]:
-    """Take groups in a random order until there is enough, passing over those that are far too long.
+    """Take groups in a random order until there is enough, and skip those that are far too long.
 
     Args:
         seconds: Of each group, by name.
@@ -123,7 +123,7 @@ def choose(seconds: Mapping[str, float], target: float) -> set[str]:
 def _draw(
     utterances: Sequence[Utterance], groups: Sequence[str]
 ) -> tuple[list[Utterance], list[Utterance], list[Utterance]] | None:
-    """Train, dev and test of whole groups; None if there are less than three."""
+    """Draw train, dev and test of whole groups, or return None if there are fewer than three."""
     seconds: dict[str, float] = defaultdict(float)
     for utterance, group in zip(utterances, groups, strict=True):
         seconds[group] += utterance.seconds
@@ -150,7 +150,7 @@ def _is_balanced(splits: tuple[list[Utterance], list[Utterance], list[Utterance]
 
 
 def _join_voices(utterances: Sequence[Utterance], recordings: Sequence[str]) -> list[str]:
-    """A name for each utterance that it shares with all of its speaker and of its recording, and with all of theirs."""
+    """Name the group of each utterance: utterances that share a speaker or a recording, directly or through others."""
     above: dict[tuple[str, str], tuple[str, str]] = {}
 
     def top(node: tuple[str, str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Texts as people keep them -> rows: files beside the recordings, tables, JSON lines, Kaldi's folders."""
+"""Read texts as people keep them into rows: files beside the recordings, tables, JSON lines, Kaldi's folders."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ NAMES = {
     "end": ("end",),
     "duration": ("duration",),
 }
-"""The columns of a table and the keys of JSON that are read, the first that is there; letter case does not matter."""
+"""The columns of a table and the keys of JSON that are read; the first that exists counts, in any letter case."""
 
 ACCEPTED = (
     f"a csv or tsv whose header has one of {'/'.join(NAMES['path'])} and one of {'/'.join(NAMES['text'])}, "
@@ -33,20 +33,20 @@ Drop = Callable[[str, str], None]
 
 
 class UnusableError(ValueError):
-    """Why a line cannot be used: the same few words for all alike."""
+    """Says why a line cannot be used, in the same few words for all alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is said in a recording, or a part of one, as it is written down.
+    """Hold what is said in a recording, or a part of one, as it is written down.
 
     Attributes:
         where: The file and line that say so.
         path: The recording as named there.
         text: What is said.
         speaker: Who says it, or None if unknown.
-        start: Seconds from which on it counts.
-        end: Seconds until which it counts; None is until its end.
+        start: Where the part begins, in seconds.
+        end: Where the part ends, in seconds; None is the end of the recording.
     """
 
     where: str
@@ -170,7 +170,7 @@ def _read_kaldi(folder: Path, drop: Drop) -> Iterator[Row]:
 
 
 def _read_pairs(file: Path, drop: Drop) -> dict[str, tuple[str, str]]:
-    """The lines of one of Kaldi's files: where a name stands, and what follows it."""
+    """Return the lines of one of Kaldi's files: for each name where it stands, and what follows it."""
     pairs: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(_read_content(file).split("\n"), 1):
         fields = line.split(maxsplit=1)
@@ -233,7 +233,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _find_delimiter(content: str) -> str | None:
-    """What separates the columns; None if the first line is no header."""
+    """Return what separates the columns, or None if the first line is no header."""
     header = content.lstrip().partition("\n")[0].rstrip("\r")
     for delimiter in "\t,;|":
         try:
@@ -246,7 +246,7 @@ def _find_delimiter(content: str) -> str | None:
 
 
 def _read_content(file: Path) -> str:
-    """A file's text without a byte order mark; bytes that are no UTF-8 become surrogates, to drop their lines later."""
+    """Return a file's text without byte order mark; bytes that are not UTF-8 become surrogates, dropped later."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows of label files and recordings -> labeled utterances."""
+"""Turn rows of label files and recordings into labeled utterances."""
 
 import os
 import unicodedata
@@ -24,7 +24,7 @@ _NEAR_END_SECONDS = 0.1  # a duration that was rounded still means the whole rec
 
 
 class Corpus:
-    """The recordings of a folder, and those that labels name elsewhere.
+    """Hold the recordings of a folder, and those that labels name elsewhere.
 
     Args:
         folder: Where they are.
@@ -32,7 +32,7 @@ class Corpus:
 
     Attributes:
         found: The recordings in the folder.
-        headers: All readable recordings, each as one utterance, once `read_headers` was called.
+        headers: All readable recordings, each as one utterance; empty before `read_headers`.
         num_dropped: How much was left out, by the reason.
 
     Raises:
@@ -51,7 +51,7 @@ class Corpus:
         self._names = {Path(os.path.realpath(path)): path for path in self.found}
 
     def _without_copies(self, paths: Sequence[Path]) -> list[Path]:
-        """Leave out what UNPACK=1 has made below the corpus: other names for recordings, those of test among them."""
+        """Leave out the copies that UNPACK=1 made below the corpus, which would bring test into training."""
         folders = {
             folder
             for parent in {path.parent for path in paths}
@@ -64,7 +64,7 @@ class Corpus:
         return [path for path in paths if copies.isdisjoint(path.parents)]
 
     def _is_output(self, folder: Path) -> bool:
-        """Whether it is what this or an earlier preparation writes to."""
+        """Return whether this or an earlier preparation writes to the folder."""
         return folder.resolve() == self.preparation.folder.resolve() or (folder / "pretrain_train.tsv").exists()
 
     def drop(self, reason: str, what: str) -> None:
@@ -73,12 +73,12 @@ class Corpus:
         self.preparation.drop(reason, what)
 
     def name(self, path: str | Path) -> str:
-        """A recording's name, the same wherever the corpus lies."""
+        """Return a recording's name, the same wherever the corpus lies."""
         path = Path(path)
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
     def locate(self, written: str, labels: Path | None) -> Path | None:
-        """The recording that a label names: from the corpus, from the labels' own folder, or by its whole path."""
+        """Find the recording that a label names: from the corpus, from the labels' own folder, or by its whole path."""
         for folder in (self.folder, *([] if labels is None else [labels if labels.is_dir() else labels.parent])):
             try:
                 path = Path(os.path.realpath(folder / written))
@@ -97,7 +97,7 @@ class Corpus:
 
     @property
     def root(self) -> Path:
-        """A folder above all recordings."""
+        """The deepest folder above all recordings."""
         return Path(os.path.commonpath([self.folder, *(path.parent for path in self.headers)]))
 
 

@@ -1,4 +1,4 @@
-"""Manifests from a folder of recordings, with or without texts: `python prepare.py RECORDINGS FOLDER --labels FILE`."""
+"""Write the manifests of a folder of recordings and texts: `python prepare.py RECORDINGS FOLDER --labels FILE`."""
 
 import argparse
 import math
@@ -94,7 +94,7 @@ def split(corpus: Corpus, utterances: Sequence[Utterance], kept: Path | None) ->
 def for_pretraining(
     corpus: Corpus, splits: Splits | None, voices: Mapping[Path, set[str]]
 ) -> dict[str, Sequence[Utterance]]:
-    """All audio in pieces, less the recordings and voices that are held out.
+    """Cut all audio into pieces, except the recordings and voices that are held out.
 
     The dev set of pretraining only tells whether the loss falls on audio that is not trained on: single pieces, of the
     labeled dev recordings first, which are not trained on anyway.
@@ -181,7 +181,7 @@ def write_alphabet(folder: Path, splits: Mapping[str, Sequence[Utterance]]) -> N
 
 
 def warn_of_slow_recordings(corpus: Corpus) -> None:
-    """Say if training would wait for the reading of compressed recordings."""
+    """Warn if training would wait for compressed recordings to be read."""
     slow = [
         whole
         for whole in corpus.headers.values()
@@ -195,7 +195,6 @@ def warn_of_slow_recordings(corpus: Corpus) -> None:
 
 
 def main() -> None:
-    """The command."""
     parser = argparse.ArgumentParser(description="Write the manifests of a folder of recordings.")
     parser.add_argument("recordings", type=Path, help="a folder; its subfolders are searched too")
     parser.add_argument("folder", type=Path, help="where the manifests go")

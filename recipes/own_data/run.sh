@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
-# From a folder of recordings, with some texts, to a model: prepare, unpack, check, pretrain, finetune, evaluate,
-# language_model.
+# From a folder of recordings, some of them with texts, to a model: prepare, unpack, check, pretrain, finetune,
+# evaluate, language_model.
 #
 #     CORPUS=recordings LABELS=labels.csv LICENSE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
-# CORPUS is the folder of recordings. LABELS says what is said in some of them: a csv, tsv or jsonl file or a Kaldi
-# folder; default: .txt files beside the recordings; none: no texts. LICENSE is written into the models.
-# SIZE is small (default: for a CPU, or little data) or base (for a GPU and a lot). INIT, a model of ours, stands in for
-# pretraining. UNPACK=1 decodes the recordings once, to WAV, rather than in every epoch. KEEP=exp/mine/data keeps the
-# dev and test of an earlier preparation. TEXTS=asis learns texts as they are written. LM_TEXTS names a file of more
-# texts for the language model, a sentence a line; TRIALS is how many of its weights are tried. ENCODER names a file
-# with another architecture. FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS
-# the number of processes. The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+# CORPUS      the folder of recordings
+# LABELS      their texts: a csv, tsv or jsonl file, or a Kaldi folder; default: .txt files beside the recordings; none
+# LICENSE     the license of the recordings, which is written into the models
+# SIZE        small (default: for a CPU, or little data) or base (for a GPU and much data)
+# INIT        a model of ours instead of pretraining
+# UNPACK=1    decodes the recordings once, to WAV, instead of in every epoch
+# KEEP        an earlier OUT/data, whose dev and test are kept
+# TEXTS=asis  learns texts as they are written
+# LM_TEXTS    a file of more texts for the language model, a sentence a line
+# TRIALS      how many weights of the language model are tried (40)
+# ENCODER     a file with another architecture
+# FROM, TO    the first and the last stage
+# OUT         the folder for everything written (exp/own_data)
+# GPUS        the number of training processes
+#
+# The arguments go to both trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -5,14 +5,14 @@
 #
 #   pretrained  pretrain.toml, then finetune.toml
 #   scratch     the updates of finetune.toml from fresh weights
-#   whole       WHOLE_UPDATES from fresh weights, as many as fill the time of pretraining and fine-tuning together
+#   whole       WHOLE_UPDATES from fresh weights, as many as fit into the time of pretraining and fine-tuning together
 #
-# Fresh weights learn at the best of the rates RATES, by the dev CER of seed SEARCH, with everything else as in
-# finetune.toml; nothing is frozen. JOBS runs train side by side, with an equal share of the cores. Run again, it goes
-# on where it stopped; with other LABELS, from the same pretraining. LABELS, ENCODER and VARIANT are those of run.sh. The
-# rest of the line goes to every training.
+# Fresh weights learn at the best of RATES, chosen by the dev CER of seed SEARCH; every other setting is that of
+# finetune.toml, and nothing is frozen. JOBS runs train side by side, each with an equal share of the cores. LABELS,
+# ENCODER and VARIANT are those of run.sh. The arguments go to every training. Run again, it resumes where it stopped;
+# other LABELS use the same pretraining.
 #
-# Its runs also make the curves that run.sh compares itself with:
+# Its runs also give the reference curves in curves/:
 #
 #     speechssl curves exp/compare/pretrained_{0,1,2}/pretrain --metric hidden_loss --metric hidden_accuracy \
 #         --metric visible_accuracy -o recipes/prompts/curves/pretrain.tsv

@@ -40,7 +40,7 @@ PACE_RANGE = (0.65, 1.42)  # letters a second of a clip, by its language's media
 
 @dataclass
 class Prompt:
-    """A clip on its way into the corpus."""
+    """Hold a clip on its way into the corpus."""
 
     language: str
     prompt: str
@@ -59,7 +59,7 @@ class Prompt:
 
     @property
     def is_train_only(self) -> bool:
-        """Single letters tell little about a recognizer; a clip too long to be labeled would be lost elsewhere."""
+        """Whether the clip must be in train: a letter tests little, an overlong clip would be lost elsewhere."""
         is_letter = self.language == "en" and len(self.text or "") == 1
         return is_letter or self.seconds > MAX_LABELLED_SECONDS
 
@@ -117,7 +117,7 @@ def read_prompts(folder: Path, language: str) -> Iterator[Prompt]:
 
 
 def select(prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[tuple[str, str]]]:
-    """Leave out what is no speech, or of which nothing tells whether a test sentence is said in it."""
+    """Leave out what is no speech, and what might be a test sentence because no language has its text."""
     sounds = {prompt.prompt for prompt in prompts if is_sound(prompt.source_text)}
     with_text = {prompt.prompt for prompt in prompts if prompt.source_text}
     kept, dropped = [], Counter[tuple[str, str]]()
@@ -168,7 +168,7 @@ def num_letters(text: str | None) -> int:
 
 
 def place(prompts: Sequence[Prompt]) -> tuple[list[Prompt], Counter[tuple[str, str]]]:
-    """Group and split the clips, and lay them out: in each language train, dev, test, each in the order of ids."""
+    """Group and split the clips, and lay them out in each language: train, dev, test, each in the order of ids."""
     groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt, name in zip(prompts, group_names(prompts), strict=True):
         prompt.group = name

@@ -25,7 +25,7 @@ MAX_SUBSET_CLIP_SECONDS = 15.0  # a clip of 25 s would be a twelfth of the 5 min
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of the table: a prompt in one language, and where it lies in the language's audio file."""
+    """Hold a row of the table: a prompt in one language, and where it lies in the language's audio file."""
 
     language: str
     prompt: str
@@ -66,12 +66,12 @@ def read_clips(path: Path) -> list[Clip]:
 
 
 def labeled(clips: Sequence[Clip], language: str, part: str, folder: Path) -> list[Utterance]:
-    """The clips with a text, one an utterance."""
+    """Return the clips with a text, each as an utterance."""
     return [_utterance(clip, folder) for clip in clips if (clip.language, clip.part) == (language, part) and clip.text]
 
 
 def short_english(clips: Sequence[Clip]) -> list[Clip]:
-    """What label subsets are drawn from."""
+    """Return the clips from which label subsets are drawn."""
     train = [clip for clip in clips if (clip.language, clip.part) == ("en", "train") and clip.text]
     return [clip for clip in train if clip.seconds <= MAX_SUBSET_CLIP_SECONDS]
 
@@ -94,7 +94,7 @@ def pieces(clips: Sequence[Clip], part: str, folder: Path) -> list[Utterance]:
 
 
 def _best_pieces(cuts: Sequence[int]) -> list[tuple[int, int]]:
-    """Choose among the cuts so that the pieces come as near to the middle of the range as they can."""
+    """Choose among the cuts so that the pieces come as near to the middle of the range as possible."""
     middle = (MIN_PIECE_SECONDS + MAX_PIECE_SECONDS) / 2
     costs, previous = [0.0], [0]
     for end in range(1, len(cuts)):

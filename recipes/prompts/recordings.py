@@ -1,4 +1,4 @@
-"""Recordings of prompts: from G.722 to samples, where a long one may be cut, and from samples to Ogg Opus."""
+"""Decode prompts from G.722, find where a long one may be cut, and encode them as Ogg Opus."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -52,7 +52,7 @@ def pauses(samples: Samples) -> list[int]:
 
 
 def encode(samples: Samples, path: Path) -> None:
-    """Write Ogg Opus at 16 kHz, replacing an old file at once."""
+    """Write Ogg Opus at 16 kHz, replacing an old file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     # Without these two the stream's serial number is random.
     muxing = {"serial_offset": "1", "fflags": "+bitexact"}

@@ -3,12 +3,16 @@
 #
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
-# FROM and TO name the first and the last stage, OUT the folder for everything written, GPUS the number of processes,
-# LABELS the manifest to fine-tune on (train, train_10min, train_5min), INIT a model to fine-tune in the place of a
-# pretraining of its own, ENCODER another architecture, VARIANT a file of what pretraining does otherwise:
-# VARIANT=recipes/prompts/wav2vec2.toml OUT=exp/wav2vec2 bash ... TRIALS is how many weights of the language model are
-# tried.
-# The rest of the line goes to the training stages. Run again, it goes on where it stopped.
+# FROM, TO  the first and the last stage
+# OUT       the folder for everything written (exp/prompts)
+# GPUS      the number of training processes
+# LABELS    the manifest to fine-tune on: train, train_10min or train_5min
+# INIT      a model to fine-tune instead of pretraining one
+# ENCODER   a file with another architecture
+# VARIANT   a file with what pretraining does differently, such as recipes/prompts/wav2vec2.toml
+# TRIALS    how many weights of the language model are tried (40)
+#
+# The arguments go to both trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -1,4 +1,4 @@
-"""Which clips belong together, and which part each group of them goes to: pure functions of the texts and a seed."""
+"""Group the clips that belong together and choose the part of each group, from the texts and a seed alone."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ OTHER_SHARES = (0.15, 0.07)  # of the groups without English: in test, in dev
 
 
 class Groupable(Protocol):
-    """What grouping looks at."""
+    """Declare what grouping looks at."""
 
     @property
     def language(self) -> str: ...
@@ -31,7 +31,7 @@ class Groupable(Protocol):
 
 
 class Splittable(Protocol):
-    """What splitting looks at."""
+    """Declare what splitting looks at."""
 
     @property
     def language(self) -> str: ...
@@ -50,7 +50,7 @@ def group_names(clips: Sequence[Groupable]) -> list[str]:
         clips: `comparable` is the text to compare, "" if there is none.
 
     Returns:
-        For each clip the least prompt id of its group.
+        For each clip the first prompt id of its group, in alphabetical order.
     """
     parents: dict[str, str] = {}
 
@@ -92,8 +92,8 @@ def near_duplicates(texts: Sequence[str]) -> Iterable[tuple[str, str]]:
 def split_groups(groups: Mapping[str, Sequence[Splittable]]) -> dict[str, str]:
     """Send each group to train, dev or test.
 
-    English decides: groups are drawn in an order of their own (a hash of seed and name), stratum by stratum of clip
-    length, until test and dev hold the stratum's share of their seconds. A group stays in train if one of its clips
+    English decides: groups are drawn in the order of a hash of seed and name, stratum by stratum of clip length, until
+    test and dev hold the stratum's share of their seconds. A group stays in train if one of its clips
     must, or if it is too large. Groups without labeled English are drawn by their share.
 
     Args:

@@ -1,4 +1,4 @@
-"""From the text of a prompt as its package gives it to what is said: words of one alphabet, or nothing when unsure.
+"""Turn the text of a prompt into what is said: words of one alphabet, or nothing when that is uncertain.
 
 A text that does not settle what the speaker says is refused (`UncertainReadingError`), not guessed at: "#" may be
 "pound" or "hash", "1234" may be read in three ways, a note in brackets may or may not be spoken. Such a clip is still
@@ -95,11 +95,11 @@ _INITIALS = re.compile(r"\b(?:\w\.){2,}")
 
 
 class UncertainReadingError(ValueError):
-    """The text does not settle what is said; the message is the reason."""
+    """Says why a text does not settle what is said."""
 
 
 def is_sound(text: str) -> bool:
-    """Whether a prompt's text describes a sound (a tone, silence, monkeys) instead of giving words."""
+    """Return whether a prompt's text describes a sound (a tone, silence, monkeys) instead of giving words."""
     return bool(_WHOLE_NOTE.fullmatch(text) or _TONE.fullmatch(text))
 
 
@@ -129,7 +129,7 @@ def normalize(text: str, language: str) -> str:
 
 
 def comparable(text: str, language: str) -> str:
-    """Return the words of any text, certain or not, in the form in which near-duplicates are sought."""
+    """Return the words of any text, certain or not, in the form used to find near-duplicates."""
     return _words(_cleaned(text), language)
 
 
