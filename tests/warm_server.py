@@ -70,7 +70,8 @@ def serve(folder: Path) -> None:
         connection, _ = listener.accept()
         if not os.fork():
             listener.close()
-            return supervise(connection)
+            supervise(connection)
+            return
         connection.close()
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # those that have ended
@@ -95,7 +96,8 @@ def supervise(connection: socket.socket) -> None:
     program = os.fork()
     if not program:
         connection.close()
-        return run(descriptors, *request)
+        run(descriptors, *request)
+        return
     for descriptor in descriptors:
         os.close(descriptor)
     threading.Thread(target=pass_signals_on, args=(connection, program), daemon=True).start()

@@ -10,13 +10,26 @@ from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
-
 from warm_python import warm_environment
 
 from speechssl.data.manifest import read_manifest, read_utterance
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY_ENCODER = Path(__file__).with_name("tiny_encoder.toml")
+SETTINGS = {
+    "CORPUS",
+    "DOWNLOAD",
+    "ENCODER",
+    "FROM",
+    "GPUS",
+    "INIT",
+    "LABELS",
+    "LIBRILIGHT",
+    "LICENSE",
+    "NODES",
+    "SIZE",
+    "TO",
+}
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,16 @@ def recipe_modules(recipe: str, *names: str) -> list[ModuleType]:
                 del sys.modules[new]
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what the developer may have set for a recipe."""
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS}
+
+
 def start_recipe(recipe: str, out: Path, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
     """Start a recipe's run.sh as a user does, in a process group of its own, with Pythons that start at once."""
     return subprocess.Popen(
         ["bash", str(RECIPES / recipe / "run.sh"), *arguments],
-        env=os.environ | warm_environment() | {"OUT": str(out), "TRIALS": "1"} | settings,
+        env=clean_environment() | warm_environment() | {"OUT": str(out), "TRIALS": "1"} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
