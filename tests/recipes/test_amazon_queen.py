@@ -275,7 +275,6 @@ def test_fresh_weights_are_fine_tuned_without_pretraining(tmp_path: Path, data: 
     assert description["encoder"]["context"]["model_dim"] == 32
 
 
-@pytest.mark.slow
 def test_every_stage_runs_at_the_gpus_size(tmp_path: Path, tiny: dict[str, str]) -> None:
     out = tmp_path / "with space"
     result = run_recipe("amazon_queen", out, *TINY, **tiny, SIZE="gpu")
