@@ -124,10 +124,14 @@ def run(descriptors: list[int], arguments: list[str], environment: dict[str, str
     os.environ.update(environment)
     sys.executable, *arguments = arguments
     sys.prefix = str(Path(sys.executable).parents[1])  # to tools/bootstrap.sh an environment that is not .venv
+    is_alone = arguments[0] == "-P"  # does not look for modules beside it
     while arguments[0] in ("-P", "-u"):
         del arguments[0]
+    kind, *sys.argv = arguments
+    if not is_alone:
+        sys.path.insert(0, folder if kind in ("-m", "-c", "-") else str(Path(kind).parent))
     try:
-        run_main(*arguments)
+        run_main(kind)
         status = 0
     except SystemExit as leaving:
         if not isinstance(leaving.code, int | None):
@@ -141,18 +145,16 @@ def run(descriptors: list[int], arguments: list[str], environment: dict[str, str
     os._exit(status)
 
 
-def run_main(kind: str, *arguments: str) -> None:
+def run_main(kind: str) -> None:
     """Run a module (-m), a text (-c, or - for stdin) or a file."""
     if kind == "-m":
-        sys.argv = [*arguments]
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     elif kind in ("-c", "-"):
-        program, *rest = arguments if kind == "-c" else (sys.stdin.read(), *arguments)
-        sys.argv = [kind, *rest]
+        program = sys.stdin.read() if kind == "-" else sys.argv.pop(0)
+        sys.argv.insert(0, kind)
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.argv = [kind, *arguments]
-        sys.path.insert(0, str(Path(kind).parent))
+        sys.argv.insert(0, kind)
         runpy.run_path(kind, run_name="__main__")
 
 
