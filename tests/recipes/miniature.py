@@ -17,18 +17,9 @@ from speechssl.data.manifest import read_manifest, read_utterance
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY_ENCODER = Path(__file__).with_name("tiny_encoder.toml")
 SETTINGS = {
-    "CORPUS",
-    "DOWNLOAD",
-    "ENCODER",
-    "FROM",
-    "GPUS",
-    "INIT",
-    "LABELS",
-    "LIBRILIGHT",
-    "LICENSE",
-    "NODES",
-    "SIZE",
-    "TO",
+    *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
+    *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
+    *("HEAD", "CONDA_PREFIX"),
 }
 
 

@@ -1,21 +1,15 @@
 """Which commands the settings of a recipe become: each run.sh with a Python that writes down how it is called."""
 
-import os
 import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from miniature import RECIPES
+from miniature import RECIPES, clean_environment
 
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data", "prompts")
 MODELS = RECIPES / "models"
 PROMPTS = RECIPES / "prompts"
-SETTINGS = {
-    *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
-    *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
-    *("HEAD", "CONDA_PREFIX"),
-}
 MANIFESTS = (
     *("pretrain_train", "pretrain_dev", "train", "dev", "test", "dev_clean", "dev_other", "test_clean", "test_other"),
     *("train_5min", "train_10min", "train_1h", "train_10h", "train_100h", "train_960h"),
@@ -84,8 +78,11 @@ class Recipes:
         python.write_text(STUB)
         python.chmod(0o755)
         self.calls = folder / "calls"
-        environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-        environment |= {"VIRTUAL_ENV": str(folder / "environment"), "CALLS": str(self.calls), "OUT": str(self.out)}
+        environment = clean_environment() | {
+            "VIRTUAL_ENV": str(folder / "environment"),
+            "CALLS": str(self.calls),
+            "OUT": str(self.out),
+        }
         self.environment = environment | {"CORPUS": str(folder / "a corpus")}
         for data in ("data", "unpacked"):  # as if it were prepared
             (self.out / data).mkdir(parents=True)
