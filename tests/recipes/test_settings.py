@@ -160,6 +160,22 @@ def test_gpus_and_nodes_become_processes_of_the_trainings_alone(recipe: str, run
     assert ran.calls == [[*nodes, *pretrain]]
 
 
+@pytest.mark.parametrize("recipe", ["own_data", "prompts"])
+def test_a_language_model_learns_from_train_is_tuned_on_dev_and_scored_on_test(recipe: str, run: Recipes) -> None:
+    ran = run(recipe, TO="language_model", TRIALS="7")
+    finetuned, data = str(ran.out / "finetune"), ran.out / "data"
+    texts, model, settings = str(data / "train.tsv"), f"{finetuned}/lm.arpa", f"{finetuned}/lm.toml"
+    options = ["--normalize"] if recipe == "own_data" else []
+    assert ran.one("ngram") == [texts, *options, "--output", model]
+    tuned = [finetuned, str(data / "dev.tsv"), "--lm", model, "--output", settings, "--trials", "7"]
+    assert ran.one("tune-lm") == tuned
+    scored = [finetuned, str(data / "test.tsv")]
+    assert ran.all_of("evaluate") == [
+        [*scored, "--output", f"{finetuned}/scores.json"],
+        [*scored, "--lm", settings, "--output", f"{finetuned}/scores_lm.json"],
+    ]
+
+
 def test_librispeech_models_and_labels(run: Recipes) -> None:
     finetune = RECIPES / "librispeech" / "finetune"
     for settings, model, labels in (
