@@ -72,6 +72,7 @@ def test_the_package_is_installed_once(checkout: Checkout) -> None:
         result = checkout.bootstrap(*arguments)
         assert (result.returncode, result.stdout) == (0, python), result.stderr
         assert checkout.installed() == installed, arguments
+        assert "has speechssl" not in result.stderr  # the folder in the checkout is no installed package
     (checkout.root / "pyproject.toml").write_text(f"{PROJECT}\n# changed\n", "utf-8")
     assert checkout.bootstrap().stdout == python
     assert checkout.installed() == [".[small,large]"]

@@ -372,9 +372,10 @@ def assert_gradients() -> Callable[..., None]:
         assert 0 < whole < math.inf
         assert math.hypot(*errors.values()) <= 2e-5 * whole
         for name, error in errors.items():
-            # Or one part in ten million of the whole, where much cancels: float32 knows no better. The gradient of a
-            # key's bias, which adds the same to every score, is rounding alone.
-            limit = max(2e-5 * norms[name], 1e-7 * whole)
+            # Or two parts in ten million of the whole, where much cancels: float32 knows no better, and how it rounds
+            # depends on the number of threads. The gradient of a key's bias, which adds the same to every score, is
+            # rounding alone.
+            limit = max(2e-5 * norms[name], 2e-7 * whole)
             assert error <= limit, f"the gradient of {name} differs by {error:.1e}, more than {limit:.1e}"
 
     return check
