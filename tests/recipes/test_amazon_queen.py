@@ -14,6 +14,7 @@ import torch
 from miniature import TINY_ENCODER, recipe_modules, run_recipe, set_all
 from warm_python import warm_python
 
+from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.train.finetune import FinetuneConfig
@@ -23,7 +24,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "amazon_queen"
 SPLITS = ("train", "train_10min", "train_1h", "dev", "test", "pretrain_train", "pretrain_dev")
 TINY = set_all("trainer.num_steps=2", "trainer.microbatches=2", "data.num_workers=0", "batches.seconds=8")
 
-(texts,) = recipe_modules("amazon_queen", "texts")
+texts, program = recipe_modules("amazon_queen", "texts", "prepare")
 
 
 def prepare(place: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +106,14 @@ def test_texts_are_what_is_spoken(line: str, text: str | None) -> None:
     spoken, reason = texts.spoken_text(line)
     assert spoken == text
     assert bool(reason) == (text is None)
+
+
+@pytest.mark.parametrize(("seconds", "is_kept"), [(0.5, False), (0.6, True), (4.8, True), (4.9, False)])
+def test_ten_letters_last_from_ten_eighteenths_to_ten_thirds_of_a_second_and_a_pause(
+    seconds: float, is_kept: bool, tmp_path: Path
+) -> None:
+    recording = program.Recording("a", "Hello there", "JOE", tmp_path / "joe.flac", 0, round(16_000 * seconds))
+    assert bool(program._labeled([recording], Preparation(tmp_path))) == is_kept
 
 
 def test_characters_are_in_one_part_only(manifests: dict[str, Manifest]) -> None:
