@@ -1,37 +1,32 @@
 """What a machine with a GPU is given to do, rehearsed on a CPU, and with a Python that does nothing."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from miniature import TINY_ENCODER, clean_environment, set_all
 from miniature_amazon_queen import make_tree
+from warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
-TINY = ROOT / "tests" / "recipes" / "tiny_encoder.toml"
-SETTINGS = ("WHEELS", "CORPUS", "COMMIT", "LIMIT", "PEAK_TFLOPS", "JOBS", "LABELS", "FROM", "TO", "GPUS", "NODES")
-SMALLEST = [
-    argument
-    for setting in (
-        "trainer.num_steps=2",
-        "trainer.log_steps=1",
-        "trainer.checkpoint_steps=1",
-        "data.num_workers=0",
-        "batches.seconds=8",
-    )
-    for argument in ("--set", setting)
-]
+SETTINGS = {"WHEELS", "COMMIT", "LIMIT", "PEAK_TFLOPS", "JOBS"}
+SMALLEST = set_all(
+    "trainer.num_steps=2",
+    "trainer.log_steps=1",
+    "trainer.checkpoint_steps=1",
+    "data.num_workers=0",
+    "batches.seconds=8",
+)
 
 
 def run(folder: Path, part: str, *arguments: str, **settings: str) -> tuple[int, str]:
     """Its status and what it says."""
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    environment = {name: value for name, value in clean_environment().items() if name not in SETTINGS}
     environment |= {"WORK": str(folder / "work"), "OUT": str(folder / "out"), "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         ["bash", str(ROOT / "tools" / "gpu_checks.sh"), part, *arguments],
-        env=environment | {"PYTHON": sys.executable} | settings,
+        env=environment | {"PYTHON": warm_python()} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,7 +46,7 @@ def stub_python(folder: Path, otherwise: str) -> str:
 def test_queen_to_its_results_and_nothing_twice(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "corpus").mkdir()
-    settings = make_tree(tmp_path / "corpus") | {"SIZE": "cpu", "ENCODER": str(TINY), "COMMIT": "0123abc"}
+    settings = make_tree(tmp_path / "corpus") | {"SIZE": "cpu", "ENCODER": str(TINY_ENCODER), "COMMIT": "0123abc"}
     finished = tmp_path / "work" / "finished"
     finished.mkdir(parents=True)
     before = {f"{labels}_scratch_{scratch}" for labels in ("1h", "10min") for scratch in (0, 1)}

@@ -1,6 +1,8 @@
 """What tests of recipes share: real speech for miniature corpora, from the prompts, and the recipes' programs."""
 
 import importlib
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +10,17 @@ from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
+from warm_python import warm_environment
 
 from speechssl.data.manifest import read_manifest, read_utterance
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+TINY_ENCODER = Path(__file__).with_name("tiny_encoder.toml")
+SETTINGS = {
+    *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
+    *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
+    *("HEAD", "CONDA_PREFIX"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,3 +52,32 @@ def recipe_modules(recipe: str, *names: str) -> list[ModuleType]:
         for new in set(sys.modules) - before:
             if Path(getattr(sys.modules[new], "__file__", None) or "/").parent == folder:
                 del sys.modules[new]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what the developer may have set for a recipe."""
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS}
+
+
+def start_recipe(recipe: str, out: Path, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
+    """Start a recipe's run.sh as a user does, in a process group of its own, with Pythons that start at once."""
+    return subprocess.Popen(
+        ["bash", str(RECIPES / recipe / "run.sh"), *arguments],
+        env=clean_environment() | warm_environment() | {"OUT": str(out), "TRIALS": "1"} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_recipe(recipe: str, out: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run a recipe to its end."""
+    with start_recipe(recipe, out, *arguments, **settings) as process:
+        stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def set_all(*settings: str) -> list[str]:
+    """Return the arguments `--set SETTING` for each."""
+    return [argument for setting in settings for argument in ("--set", setting)]

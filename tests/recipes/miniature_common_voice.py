@@ -152,10 +152,12 @@ def _held_out(folder: Path, clips: dict[str, Speech], spare: Speech) -> dict[str
     for name in ("dev_digits", "dev_of_test", "test_digits", "test_no_text"):
         write_clip(folder, name, spare.samples)
     write_clip(folder, "test_cut", spare.samples[:4800])
+    write_clip(folder, "dev_tiny", spare.samples[8000:8130], states_length=True)
     write_clip(folder, "test0", clips["test0"].samples, states_length=True)
     dev = [Line(f"dev{n}", "dev_speaker", clips[f"dev{n}"].text) for n in range(NUM_DEV)]
     dev += [
         Line("dev_digits", "dev_speaker", "Press 7."),
+        Line("dev_tiny", "dev_speaker", "The clip is nearly empty."),
         Line("dev_of_test", "test_speaker", "The speaker is in test."),
     ]
     test = [Line(f"test{n}", "test_speaker", clips[f"test{n}"].text) for n in range(NUM_TEST)]

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import miniature_amazon_queen as miniature
@@ -12,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from miniature import recipe_modules
+from miniature import TINY_ENCODER, recipe_modules, run_recipe, set_all
+from warm_python import warm_python
 
+from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Manifest, read_manifest, read_utterance
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.train.finetune import FinetuneConfig
@@ -21,42 +22,14 @@ from speechssl.train.pretrain import PretrainConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "amazon_queen"
 SPLITS = ("train", "train_10min", "train_1h", "dev", "test", "pretrain_train", "pretrain_dev")
-TINY_ENCODER = """
-[encoder.feature_encoder]
-dims = [8, 8, 8]
-kernels = [20, 8, 4]
-strides = [10, 8, 4]
-[encoder.context]
-num_layers = 1
-model_dim = 16
-num_heads = 2
-ffn_dim = 16
-position_kernel = 4
-position_groups = 4
-"""
-TINY = (
-    "--set",
-    "trainer.num_steps=2",
-    "--set",
-    "trainer.microbatches=2",
-    "--set",
-    "data.num_workers=0",
-    "--set",
-    "batches.seconds=8",
-)
+TINY = set_all("trainer.num_steps=2", "trainer.microbatches=2", "data.num_workers=0", "batches.seconds=8")
 
-(texts,) = recipe_modules("amazon_queen", "texts")
+texts, program = recipe_modules("amazon_queen", "texts", "prepare")
 
 
 def prepare(place: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE / "prepare.py"), str(place), str(folder)]
+    command = [warm_python(), str(RECIPE / "prepare.py"), str(place), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
-def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(RECIPE / "run.sh"), *arguments]
-    environment = os.environ | {"OUT": str(out)} | settings
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def read_dropped(folder: Path) -> dict[str, list[str]]:
@@ -133,6 +106,14 @@ def test_texts_are_what_is_spoken(line: str, text: str | None) -> None:
     spoken, reason = texts.spoken_text(line)
     assert spoken == text
     assert bool(reason) == (text is None)
+
+
+@pytest.mark.parametrize(("seconds", "is_kept"), [(0.5, False), (0.6, True), (4.8, True), (4.9, False)])
+def test_ten_letters_last_from_ten_eighteenths_to_ten_thirds_of_a_second_and_a_pause(
+    seconds: float, is_kept: bool, tmp_path: Path
+) -> None:
+    recording = program.Recording("a", "Hello there", "JOE", tmp_path / "joe.flac", 0, round(16_000 * seconds))
+    assert bool(program._labeled([recording], Preparation(tmp_path))) == is_kept
 
 
 def test_characters_are_in_one_part_only(manifests: dict[str, Manifest]) -> None:
@@ -240,7 +221,7 @@ def test_a_character_cannot_choose_a_place_outside_the_folder(tmp_path: Path) ->
 
 
 def refused(*arguments: str, **settings: str) -> str:
-    result = run_recipe(Path(settings.pop("out")), *arguments, **settings)
+    result = run_recipe("amazon_queen", Path(settings.pop("out")), *arguments, **settings)
     assert result.returncode == 1
     return result.stderr.splitlines()[-1]
 
@@ -268,13 +249,13 @@ def test_the_package_is_fetched_and_unpacked_once(tmp_path: Path, corpus: Path) 
     fake_tool(tools, "dpkg-deb", f'[[ $1 == -x && -f $2 ]] && cp -r "{corpus}" "$3"')
     settings = {"PATH": f"{tools}:{os.environ['PATH']}"}
     for last in ("prepare", "fetch"):
-        result = run_recipe(out, **settings, TO=last)
+        result = run_recipe("amazon_queen", out, **settings, TO=last)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "calls").read_text("utf-8") == "download flight-of-the-amazon-queen\n"
     assert (out / "data" / "test.tsv").is_file()
 
     (package := tmp_path / "a package.deb").touch()
-    result = run_recipe(tmp_path / "other", CORPUS=str(package), **settings, TO="fetch")
+    result = run_recipe("amazon_queen", tmp_path / "other", CORPUS=str(package), **settings, TO="fetch")
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "other" / "package").rglob("queen.1c"))
 
@@ -294,9 +275,8 @@ def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, corpus: Path) -> dict[str, str]:
-    (encoder := tmp_path / "tiny.toml").write_text(TINY_ENCODER, "utf-8")
-    return {"CORPUS": str(corpus), "ENCODER": str(encoder), "LABELS": "10min"}
+def tiny(corpus: Path) -> dict[str, str]:
+    return {"CORPUS": str(corpus), "ENCODER": str(TINY_ENCODER), "LABELS": "10min"}
 
 
 def described(model: Path) -> dict:
@@ -306,18 +286,17 @@ def described(model: Path) -> dict:
 def test_fresh_weights_are_fine_tuned_without_pretraining(tmp_path: Path, data: Path, tiny: dict[str, str]) -> None:
     out = tmp_path / "with space"
     shutil.copytree(data, out / "data")
-    result = run_recipe(out, *TINY, **tiny, FROM_SCRATCH="1", FROM="pretrain", TO="finetune")
+    result = run_recipe("amazon_queen", out, *TINY, **tiny, FROM_SCRATCH="1", FROM="pretrain", TO="finetune")
     assert result.returncode == 0, result.stderr
     assert "left out: FROM_SCRATCH=1" in result.stderr
     description = described(out / "scratch_10min")
     assert [data["stage"] for data in description["training_data"]] == ["finetune"]
-    assert description["encoder"]["context"]["model_dim"] == 16
+    assert description["encoder"]["context"]["model_dim"] == 32
 
 
-@pytest.mark.slow
 def test_every_stage_runs_at_the_gpus_size(tmp_path: Path, tiny: dict[str, str]) -> None:
     out = tmp_path / "with space"
-    result = run_recipe(out, *TINY, **tiny, SIZE="gpu")
+    result = run_recipe("amazon_queen", out, *TINY, **tiny, SIZE="gpu")
     assert result.returncode == 0, result.stderr
     scores = json.loads((out / "finetune_10min" / "scores.json").read_text("utf-8"))
     assert scores["evaluations"][0]["num_utterances"] == 10

@@ -4,50 +4,26 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from miniature import RECIPES
+from miniature import RECIPES, TINY_ENCODER, run_recipe, set_all, start_recipe
 
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig
 
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data")
-TINY = Path(__file__).with_name("tiny_encoder.toml")
 NUM_STEPS = 4
-SMALLEST = [
-    argument
-    for setting in (
-        f"trainer.num_steps={NUM_STEPS}",
-        "trainer.microbatches=2",
-        "trainer.checkpoint_steps=1",
-        "trainer.log_steps=1",
-        "data.num_workers=0",
-        "batches.seconds=8",
-    )
-    for argument in ("--set", setting)
-]
-
-
-def start(recipe: str, settings: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"ENCODER": str(TINY), "OMP_NUM_THREADS": "1", "TRIALS": "1"} | settings
-    return subprocess.Popen(
-        ["bash", str(RECIPES / recipe / "run.sh"), *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def run(recipe: str, settings: dict[str, str], *arguments: str) -> tuple[int, str, str]:
-    process = start(recipe, settings, *arguments)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+SMALLEST = set_all(
+    f"trainer.num_steps={NUM_STEPS}",
+    "trainer.microbatches=2",
+    "trainer.checkpoint_steps=1",
+    "trainer.log_steps=1",
+    "data.num_workers=0",
+    "batches.seconds=8",
+)
 
 
 def test_every_recipe_is_tested() -> None:
@@ -60,9 +36,9 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     corpus = tmp_path / "a corpus"
     corpus.mkdir()
     out = tmp_path / "an output"
-    settings = importlib.import_module(f"miniature_{recipe}").make_tree(corpus) | {"OUT": str(out)}
+    settings = importlib.import_module(f"miniature_{recipe}").make_tree(corpus) | {"ENCODER": str(TINY_ENCODER)}
 
-    process = start(recipe, settings | {"GPUS": "2", "TO": "pretrain"}, *SMALLEST)
+    process = start_recipe(recipe, out, *SMALLEST, **settings, GPUS="2", TO="pretrain")
     give_up = time.monotonic() + 300
     while not (out / "pretrain" / "latest").exists():
         assert process.poll() is None, process.communicate()[1]
@@ -71,8 +47,9 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
-    status, rows, said = run(recipe, settings | {"GPUS": "2"}, *SMALLEST)
-    assert status == 0, said
+    result = run_recipe(recipe, out, *SMALLEST, **settings, GPUS="2")
+    rows, said = result.stdout, result.stderr
+    assert result.returncode == 0, said
     stages = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
     assert [stage for stage in stages if stage in ("prepare", "check", "pretrain", "finetune", "evaluate")] == [
         *("prepare", "check", "pretrain", "finetune", "evaluate"),
@@ -91,9 +68,9 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     assert [other.count(", lm.arpa x ") for other in others] == ([1] if recipe == "own_data" else [])
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
-    status, _, said = run(recipe, settings | {"FROM": "pretrain", "TO": "finetune"}, *SMALLEST)
-    assert status == 0, said
-    assert said.count(f"is finished after step {NUM_STEPS}") == 2
+    result = run_recipe(recipe, out, *SMALLEST, **settings, FROM="pretrain", TO="finetune")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(f"is finished after step {NUM_STEPS}") == 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
 
 
@@ -124,7 +101,6 @@ def test_two_processes_share_an_update_as_it_is_said(
 
 @pytest.mark.parametrize("recipe", NAMES)
 def test_mistakes_are_one_line(recipe: str, tmp_path: Path) -> None:
-    out = {"OUT": str(tmp_path / "out")}
     nowhere = str(tmp_path / "nowhere")
     for settings, expected in (
         ({"FROM": "polish"}, "error: FROM=polish: expected one of "),
@@ -138,8 +114,8 @@ def test_mistakes_are_one_line(recipe: str, tmp_path: Path) -> None:
         ({"NODES": "2", "HEAD": "a"}, "error: NODES=2: expected one training stage, FROM=TO=pretrain or "),
         ({"CORPUS": nowhere, "FROM": "prepare", "TO": "prepare"}, f"{nowhere}: expected "),
     ):
-        status, _, said = run(recipe, out | settings)
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert (status, len(errors)) == (1, 1), said
+        result = run_recipe(recipe, tmp_path / "out", **settings)
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert (result.returncode, len(errors)) == (1, 1), result.stderr
         assert expected in errors[0]
-        assert "Traceback" not in said
+        assert "Traceback" not in result.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from miniature import RECIPES, recipe_modules
+from miniature import RECIPES, recipe_modules, run_recipe
 from miniature_librispeech import make_librilight, make_tree
 
 from speechssl.data.manifest import Manifest, read_manifest
@@ -556,18 +556,9 @@ def test_every_subset_has_an_archive_with_a_checksum() -> None:
 # run.sh
 
 
-def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("CORPUS", "LIBRILIGHT", "DOWNLOAD")
-    }
-    environment |= {"OUT": str(out)} | settings
-    command = ["bash", str(RECIPE / "run.sh"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-
-
 def test_nothing_is_downloaded_unasked_and_data_are_checked(tree: Path, tmp_path: Path, server: Server) -> None:
     out = tmp_path / "with space"
-    result = run_recipe(out, CORPUS=str(tree), MIRROR=server.url, TO="check", LABELS="10min")
+    result = run_recipe("librispeech", out, CORPUS=str(tree), MIRROR=server.url, TO="check", LABELS="10min")
     assert result.returncode == 0, result.stderr
     assert server.requests == []
     assert "0 errors" in (out / "check_pretrain.txt").read_text("utf-8")
@@ -582,7 +573,7 @@ def test_nothing_is_downloaded_unasked_and_data_are_checked(tree: Path, tmp_path
 def test_what_fine_tuning_needs_is_missed_before_pretraining(tmp_path: Path, prepared: Path, lacking: str) -> None:
     shutil.copytree(prepared, tmp_path / "data")
     (tmp_path / "data" / f"{lacking}.tsv").unlink()
-    result = run_recipe(tmp_path, FROM="check", TO="check", LABELS="1h")
+    result = run_recipe("librispeech", tmp_path, FROM="check", TO="check", LABELS="1h")
     expected = "expected a manifest for LABELS=1h, found none; prepare says why"
     assert (result.returncode, result.stderr.splitlines()) == (
         1,
@@ -597,7 +588,7 @@ def test_downloads_ask_the_mirror(tmp_path: Path, server: Server) -> None:
         "DOWNLOAD": "dev-other dev-clean",
         "TO": "download",
     }
-    result = run_recipe(tmp_path / "out", **settings)
+    result = run_recipe("librispeech", tmp_path / "out", **settings)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         f"error: {server.url}/dev-clean.tar.gz: expected an archive, found HTTP 404 Not Found"
@@ -616,7 +607,7 @@ def test_downloads_ask_the_mirror(tmp_path: Path, server: Server) -> None:
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], expected: str) -> None:
-    result = run_recipe(tmp_path, **settings)
+    result = run_recipe("librispeech", tmp_path, **settings)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(expected)
 

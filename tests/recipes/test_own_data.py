@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ import miniature_own_data
 import numpy as np
 import pytest
 import soundfile
-from miniature import RECIPES, recipe_modules
+from miniature import RECIPES, recipe_modules, run_recipe
 
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.recording import audio_info
@@ -549,32 +548,20 @@ def kaldi_in(folder: Path, recordings: Path) -> Path:
     return kaldi(folder, recordings)
 
 
-def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("CORPUS", "LABELS", "LICENSE")}
-    return subprocess.run(
-        ["bash", str(RECIPE / "run.sh"), *arguments],
-        env=environment | {"OUT": str(out)} | settings,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 class TestRun:
     def test_refusals_are_one_line(self, tmp_path: Path) -> None:
         settings = {"LICENSE": "CC0"}
-        result = run_recipe(tmp_path / "out", CORPUS=str(tmp_path / "no such"), **settings)
+        result = run_recipe("own_data", tmp_path / "out", CORPUS=str(tmp_path / "no such"), **settings)
         assert result.returncode == 1
         line = f"error: CORPUS={tmp_path}/no such: expected a folder with recordings, found none"
         assert result.stderr.splitlines() == ["== prepare", line]
-        result = run_recipe(tmp_path / "out", **settings)
+        result = run_recipe("own_data", tmp_path / "out", **settings)
         assert result.returncode == 1
         assert result.stderr.splitlines()[-1] == "error: CORPUS=: expected a folder with recordings, found nothing"
-        result = run_recipe(tmp_path / "out", SIZE="huge", **settings)
+        result = run_recipe("own_data", tmp_path / "out", SIZE="huge", **settings)
         assert result.returncode == 1
         assert result.stderr.splitlines() == ["error: SIZE=huge: expected one of small base"]
-        result = run_recipe(tmp_path / "out", TEXTS="foo", **settings)
+        result = run_recipe("own_data", tmp_path / "out", TEXTS="foo", **settings)
         assert result.returncode == 1
         assert result.stderr.splitlines() == ["error: TEXTS=foo: expected one of normalized asis"]
 
@@ -582,7 +569,7 @@ class TestRun:
         (tmp_path / "out" / "unpacked").mkdir(parents=True)
         (tmp_path / "out" / "unpacked" / "train.tsv").touch()  # of an earlier preparation, which had texts
         settings = {"CORPUS": str(recordings), "LICENSE": "CC0", "UNPACK": "1", "TO": "check", "LABELS": "none"}
-        result = run_recipe(tmp_path / "out", **settings)
+        result = run_recipe("own_data", tmp_path / "out", **settings)
         manifest = read_manifest(tmp_path / "out" / "unpacked" / "pretrain_train.tsv")
         assert len(manifest) == len(read_manifest(tmp_path / "out" / "data" / "pretrain_train.tsv"))
         assert all(Path(utterance.path).suffix == ".wav" and Path(utterance.path).exists() for utterance in manifest)
@@ -592,7 +579,7 @@ class TestRun:
         miniature_own_data.make_recordings(tmp_path / "my recordings")
         out = tmp_path / "out"
         (out / "pretrain").mkdir(parents=True)
-        result = run_recipe(out, CORPUS=str(tmp_path / "my recordings"), INIT=str(out / "pretrain"))
+        result = run_recipe("own_data", out, CORPUS=str(tmp_path / "my recordings"), INIT=str(out / "pretrain"))
         assert result.returncode == 0, result.stderr
         lines = result.stderr.splitlines()
         assert "license of their data is unknown" in lines[0]

@@ -169,7 +169,8 @@ def test_pieces_prefer_the_middle_of_the_range():
         (5.5, 11),
         (11, 16.5),
     ]
-    assert prepare._best_pieces([0, 20 * rate]) == [(0, 20 * rate)]  # nowhere to cut
+    # A clip that cannot be cut is a piece of its own.
+    assert prepare._best_pieces([0, 10 * rate, 14 * rate]) == [(0, 10 * rate), (10 * rate, 14 * rate)]
 
 
 def test_a_span_read_by_seeking_is_the_slice_of_the_whole(manifests):

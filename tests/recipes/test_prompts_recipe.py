@@ -1,32 +1,25 @@
 """The prompts recipe at its smallest, from the corpus to transcripts, as a user runs it."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from miniature import RECIPES, run_recipe, set_all
 
 from speechssl.train.pretrain import PretrainConfig
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "prompts" / "run.sh"
-CHECKPOINT = RECIPE.parent / "checkpoints" / "masked_prediction_24000"
+RECIPE = RECIPES / "prompts"
+CHECKPOINT = RECIPE / "checkpoints" / "masked_prediction_24000"
 DATA = ("data.train=none", "data.dev=none", "data.license=none")
 VARIANTS = [("wav2vec", "wav2vec", "causal"), ("wav2vec2", "contrastive", "transformer")]
-SMALLEST = ("--set", "trainer.num_steps=2", "--set", "data.num_workers=0")
-
-
-def run_recipe(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OUT": str(out), "TRIALS": "1"} | settings
-    return subprocess.run(
-        ["bash", str(RECIPE), *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+SMALLEST = set_all("trainer.num_steps=2", "data.num_workers=0")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("recipe") / "with space"
-    result = run_recipe(out, *SMALLEST)
+    result = run_recipe("prompts", out, *SMALLEST, VIRTUAL_ENV="")  # the Python that a user has
     assert result.returncode == 0, result.stderr
     return out, result
 
@@ -57,7 +50,7 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
 def test_running_again_trains_nothing(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
     before = (out / "finetune" / "log.jsonl").read_bytes()
-    result = run_recipe(out, *SMALLEST, FROM="pretrain", TO="finetune")
+    result = run_recipe("prompts", out, *SMALLEST, FROM="pretrain", TO="finetune")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("is finished after step 2") == 2
     assert (out / "finetune" / "log.jsonl").read_bytes() == before
@@ -68,13 +61,13 @@ def test_the_checkpoint_is_fine_tuned_in_the_place_of_a_pretraining(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "data").symlink_to(finished[0] / "data")
-    result = run_recipe(tmp_path, *SMALLEST, FROM="pretrain", TO="finetune", INIT=str(CHECKPOINT))
+    result = run_recipe("prompts", tmp_path, *SMALLEST, FROM="pretrain", TO="finetune", INIT=str(CHECKPOINT))
     assert result.returncode == 0, result.stderr
     assert f"not needed: INIT={CHECKPOINT}" in result.stderr
     description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
     pretraining, _ = description["training_data"]
     assert (pretraining["stage"], round(pretraining["hours"], 2)) == ("pretrain", 1.43)
-    pretrained = PretrainConfig.load([RECIPE.with_name("encoder.toml"), RECIPE.with_name("pretrain.toml")], DATA)
+    pretrained = PretrainConfig.load([RECIPE / "encoder.toml", RECIPE / "pretrain.toml"], DATA)
     made = json.loads((CHECKPOINT / "config.json").read_text("utf-8"))
     assert (made["encoder"], made["objective"]) == (
         pretrained.encoder.model_dump(mode="json"),
@@ -85,21 +78,27 @@ def test_the_checkpoint_is_fine_tuned_in_the_place_of_a_pretraining(
 
 def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
-    result = run_recipe(out, *SMALLEST, "--set", "optimizer.learning_rate=0.5", FROM="finetune", TO="finetune")
+    result = run_recipe(
+        "prompts", out, *SMALLEST, "--set", "optimizer.learning_rate=0.5", FROM="finetune", TO="finetune"
+    )
     assert result.returncode == 1
     assert "optimizer.learning_rate was 0.004, now 0.5" in result.stderr
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
-    result = run_recipe(tmp_path, FROM="polish")
+    result = run_recipe("prompts", tmp_path, FROM="polish")
     assert result.returncode == 1
     stages = "unpack check pretrain finetune evaluate language_model transcribe"
     assert result.stderr.strip() == f"error: FROM=polish: expected one of {stages}"
 
 
 @pytest.mark.parametrize(("name", "objective", "context"), VARIANTS)
-def test_variants_run_too(tmp_path: Path, name: str, objective: str, context: str) -> None:
-    result = run_recipe(tmp_path, *SMALLEST, VARIANT=str(RECIPE.with_name(f"{name}.toml")), TO="finetune")
+def test_variants_run_too(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, name: str, objective: str, context: str
+) -> None:
+    (tmp_path / "data").symlink_to(finished[0] / "data")
+    variant = str(RECIPE / f"{name}.toml")
+    result = run_recipe("prompts", tmp_path, *SMALLEST, VARIANT=variant, FROM="pretrain", TO="finetune")
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))
     assert description["encoder"]["context"]["kind"] == context

@@ -1,21 +1,15 @@
 """Which commands the settings of a recipe become: each run.sh with a Python that writes down how it is called."""
 
-import os
 import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from miniature import RECIPES
+from miniature import RECIPES, clean_environment
 
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data", "prompts")
 MODELS = RECIPES / "models"
 PROMPTS = RECIPES / "prompts"
-SETTINGS = {
-    *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
-    *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
-    *("HEAD", "CONDA_PREFIX"),
-}
 MANIFESTS = (
     *("pretrain_train", "pretrain_dev", "train", "dev", "test", "dev_clean", "dev_other", "test_clean", "test_other"),
     *("train_5min", "train_10min", "train_1h", "train_10h", "train_100h", "train_960h"),
@@ -84,8 +78,11 @@ class Recipes:
         python.write_text(STUB)
         python.chmod(0o755)
         self.calls = folder / "calls"
-        environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-        environment |= {"VIRTUAL_ENV": str(folder / "environment"), "CALLS": str(self.calls), "OUT": str(self.out)}
+        environment = clean_environment() | {
+            "VIRTUAL_ENV": str(folder / "environment"),
+            "CALLS": str(self.calls),
+            "OUT": str(self.out),
+        }
         self.environment = environment | {"CORPUS": str(folder / "a corpus")}
         for data in ("data", "unpacked"):  # as if it were prepared
             (self.out / data).mkdir(parents=True)
@@ -161,6 +158,22 @@ def test_gpus_and_nodes_become_processes_of_the_trainings_alone(recipe: str, run
     nodes = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "4", "--rdzv-backend", "c10d"]
     nodes += ["--rdzv-id", f"{ran.out}:pretrain", "--rdzv-endpoint", "h"]
     assert ran.calls == [[*nodes, *pretrain]]
+
+
+@pytest.mark.parametrize("recipe", ["own_data", "prompts"])
+def test_a_language_model_learns_from_train_is_tuned_on_dev_and_scored_on_test(recipe: str, run: Recipes) -> None:
+    ran = run(recipe, TO="language_model", TRIALS="7")
+    finetuned, data = str(ran.out / "finetune"), ran.out / "data"
+    texts, model, settings = str(data / "train.tsv"), f"{finetuned}/lm.arpa", f"{finetuned}/lm.toml"
+    options = ["--normalize"] if recipe == "own_data" else []
+    assert ran.one("ngram") == [texts, *options, "--output", model]
+    tuned = [finetuned, str(data / "dev.tsv"), "--lm", model, "--output", settings, "--trials", "7"]
+    assert ran.one("tune-lm") == tuned
+    scored = [finetuned, str(data / "test.tsv")]
+    assert ran.all_of("evaluate") == [
+        [*scored, "--output", f"{finetuned}/scores.json"],
+        [*scored, "--lm", settings, "--output", f"{finetuned}/scores_lm.json"],
+    ]
 
 
 def test_librispeech_models_and_labels(run: Recipes) -> None:
