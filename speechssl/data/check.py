@@ -14,7 +14,7 @@ from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.recording import read_span
 from speechssl.data.scan import parallel_map
-from speechssl.data.units import WORD_DELIMITER, Letters, Units, num_frames_needed, split_words
+from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
 
@@ -121,8 +121,8 @@ def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary
         if not split_words(text):
             yield Problem("empty text", where, "expected a text, found none")
         elif unknown:
-            listed = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
-            yield Problem("unknown characters", where, f"expected characters of the vocabulary, found {listed}")
+            detail = f"expected characters of the vocabulary, found {list_characters(unknown)}"
+            yield Problem("unknown characters", where, detail)
         else:
             needed = num_frames_needed(vocabulary.encode(text))
             found = geometry.num_frames(utterance.num_output_samples)

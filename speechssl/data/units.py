@@ -38,11 +38,7 @@ class Units(Protocol):
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Turn a text into labels.
-
-        Raises:
-            ManifestError: the text has characters that no unit has.
-        """
+        """Turn a text into labels; a ManifestError names characters that no unit has."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn labels into text, words with single spaces between; repeats stay repeats."""
@@ -110,15 +106,10 @@ class Letters:
         return len(self.symbols)
 
     def encode(self, text: str) -> list[int]:
-        """Turn a text into labels: the letters of each word, then the delimiter, after the last word too.
-
-        Raises:
-            ManifestError: the text has characters that are not in the vocabulary.
-        """
-        unknown = self.unknown_characters(text)
-        if unknown:
-            listed = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
-            raise ManifestError(f"expected characters of the vocabulary, found {listed} in {_shortened(text)}")
+        """Turn a text into labels: the letters of each word, then the delimiter, after the last word too."""
+        if unknown := self.unknown_characters(text):
+            found = list_characters(unknown)
+            raise ManifestError(f"expected characters of the vocabulary, found {found} in {_shortened(text)}")
         return [i for word in split_words(text) for i in (*(self._letter_ids[c] for c in word), self.delimiter_id)]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -175,6 +166,11 @@ class Letters:
     def _letter_ids(self) -> dict[str, int]:
         letters = {symbol: i for symbol, i in self._ids.items() if i != self.delimiter_id and i not in self.special_ids}
         return {letter.lower(): i for letter, i in letters.items()} | letters
+
+
+def list_characters(characters: Iterable[str]) -> str:
+    """Return characters with their numbers, for a message."""
+    return ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters)
 
 
 def split_words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, Train
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.units import Letters, Units
+from speechssl.data.units import Letters, Units, list_characters
 from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ManifestError
 from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
@@ -198,8 +198,6 @@ def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Letter
     learned = Letters.from_texts(texts[: len(train_manifest)]).symbols
     unlearned = [letter for letter in vocabulary.symbols if letter not in learned]
     if unlearned:
-        listed = ", ".join(f"{letter!r} (U+{ord(letter):04X})" for letter in unlearned)
-        warnings.warn(
-            f"{dev_manifest.path}: letters that {train_manifest.path} lacks cannot be learned: {listed}", stacklevel=3
-        )
+        lacking = f"letters that {train_manifest.path} lacks cannot be learned: {list_characters(unlearned)}"
+        warnings.warn(f"{dev_manifest.path}: {lacking}", stacklevel=3)
     return vocabulary
