@@ -55,7 +55,7 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
         *("prepare", "check", "pretrain", "finetune", "evaluate"),
     ]
     assert "an update sees up to 16 s of audio in 2 batches on 2 x cpu" in said  # whatever the processes
-    assert "goes on after step" in said or "is finished after step" in said
+    assert "resumes after step" in said or "is finished after step" in said
     (scores,) = out.glob("finetune*/scores.json")
     for folder in (out / "pretrain", scores.parent):
         steps = [line["step"] for line in read_log(folder) if line["split"] == "train"]

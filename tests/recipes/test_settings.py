@@ -309,17 +309,3 @@ def test_prompts_labels_and_variant(run: Recipes) -> None:
     ran = run("prompts", VARIANT=str(variant))
     assert ran.files("pretrain") == [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml", variant]
     assert variant not in ran.files("finetune")
-
-
-def test_prompts_compares_itself_with_curves_of_the_same_training_alone(run: Recipes) -> None:
-    for settings, pretrain, finetune in (
-        ({}, "pretrain.tsv", "finetune.tsv"),
-        ({"LABELS": "train_5min"}, "pretrain.tsv", None),
-        ({"VARIANT": str(PROMPTS / "wav2vec2.toml")}, None, None),
-        ({"ENCODER": str(PROMPTS / "encoder.toml")}, None, None),
-    ):
-        ran = run("prompts", **settings)
-        for stage, expected in (("pretrain", pretrain), ("finetune", finetune)):
-            curves = expected and str(PROMPTS / "curves" / expected)
-            assert ran.override(stage, "trainer.reference") == curves
-    assert run("prompts", INIT="exp/a").override("finetune", "trainer.reference") is None
