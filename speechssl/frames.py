@@ -115,6 +115,12 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
     return mask
 
 
+def most_hidden(num_frames: int, config: MaskConfig) -> int:
+    """The most frames of an utterance that `draw_mask` hides, whatever it draws."""
+    num_spans = max(int(config.start_prob * num_frames) + 1, config.min_spans)
+    return max(min(num_spans * config.span_frames, num_frames - 1), 0)
+
+
 def draw_masks(lengths: Sequence[int], config: MaskConfig, generators: Sequence[np.random.Generator]) -> list[Mask]:
     """Draw the masks of a batch.
 

@@ -60,7 +60,7 @@ class TestLoading:
     def test_lists_become_tuples_and_strings_become_paths(self, tmp_path: Path) -> None:
         file = toml(tmp_path, "a.toml", 'manifest = "data/train.tsv"\n[model]\nstrides = [5, 4, 2, 2]\n')
         config = RunConfig.load([file])
-        assert config.manifest == Path("data/train.tsv")
+        assert config.manifest == tmp_path / "data" / "train.tsv"
         assert config.model.strides == (5, 4, 2, 2)
 
     def test_a_list_replaces_the_list_of_an_earlier_file(self, tmp_path: Path) -> None:

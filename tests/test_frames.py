@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import ConfigError
-from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, draw_masks
+from speechssl.frames import FrameGeometry, MaskConfig, draw_mask, draw_masks, most_hidden
 from speechssl.rng import keyed_generator
 
 BASE = FrameGeometry(kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2))
@@ -152,10 +152,13 @@ class TestMasks:
         self, config: MaskConfig, num_frames: int, seed: int
     ) -> None:
         mask = draw_mask(num_frames, config, keyed_generator(seed))
-        most_spans = max(int(config.start_prob * num_frames) + 1, config.min_spans)
-        assert mask.sum() <= most_spans * config.span_frames
+        assert mask.sum() <= most_hidden(num_frames, config)
         if config.min_spans:
             assert mask.sum() >= min(config.span_frames, num_frames - 1)
+
+    def test_the_most_is_near_what_is_hidden(self) -> None:
+        assert most_hidden(781, MaskConfig()) == 510  # 51 spans of ten; on average half of the frames are hidden
+        assert most_hidden(9, MaskConfig()) == 8
 
     @pytest.mark.parametrize("num_frames", range(2, 13))
     def test_short_utterances_have_hidden_and_visible_frames(self, num_frames: int) -> None:

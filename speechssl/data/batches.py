@@ -58,12 +58,15 @@ class Example:
         epoch: The pass over the data.
         waveform: (T,) float32.
         text: Its transcript, if it has one.
+        fixed_samples: The length of its batch, from which every shape follows; None if shapes are as small as the
+            batch's utterances allow.
     """
 
     index: int
     epoch: int
     waveform: npt.NDArray[np.float32]
     text: str | None
+    fixed_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,14 @@ BatchType = TypeVar("BatchType", bound=Batch)
 
 
 def collate_audio(examples: Sequence[Example]) -> AudioBatch:
-    """Stack waveforms, padded with zeros to the longest."""
+    """Stack waveforms, padded with zeros to the longest or to the batch's fixed length."""
     lengths = [len(example.waveform) for example in examples]
-    waveforms = torch.zeros(len(examples), max(lengths))
+    num_samples = examples[0].fixed_samples or max(lengths)
+    waveforms = torch.zeros(len(examples), num_samples)
     for row, example in zip(waveforms, examples, strict=True):
         row[: len(example.waveform)] = torch.from_numpy(example.waveform)
-    same = min(lengths) == max(lengths)
-    return AudioBatch(waveforms, None if same else torch.tensor(lengths), tuple(e.index for e in examples))
+    is_full = min(lengths) == num_samples
+    return AudioBatch(waveforms, None if is_full else torch.tensor(lengths), tuple(e.index for e in examples))
 
 
 def make_loader(
@@ -225,7 +229,7 @@ class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):
             spare = utterance.num_output_samples - plan.crop_samples
             offset = int(keyed_generator(self.seed, plan.epoch, index, _CROP).integers(spare + 1))
             waveform = _read_crop(utterance, offset, plan.crop_samples)
-        return Example(index, plan.epoch, waveform, utterance.text)
+        return Example(index, plan.epoch, waveform, utterance.text, plan.fixed_samples)
 
 
 def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:

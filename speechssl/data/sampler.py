@@ -28,6 +28,10 @@ class BatchConfig(Config):
         max_seconds: Longer utterances are cropped in pretraining, left out in fine-tuning.
         num_buckets: Groups of similar length; a batch comes from one. None takes the fewest, a power of two up to 256,
             with which crops to the shortest of a bucket (or padding to its longest) cost less than 1 % of the audio.
+        fixed_shapes: Whether every tensor of an update has a shape that follows from its bucket alone, which a GPU's
+            allocator and compiled graphs like: hidden frames and labels are filled up to the most that a recording of
+            that length can have, batches of fine-tuning to the longest recording of the bucket. Only an epoch's last
+            batch, of what is left over, has fewer rows.
     """
 
     seconds: float = Field(87.5, gt=0)
@@ -35,6 +39,7 @@ class BatchConfig(Config):
     min_seconds: float = Field(2.0, ge=0)
     max_seconds: float = Field(15.625, gt=0)
     num_buckets: int | None = Field(None, ge=1)
+    fixed_shapes: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ class BatchPlan:
         epoch: The pass over the data it belongs to.
         indices: Its utterances, by their number in the manifest.
         crop_samples: The length at 16 kHz that all are cropped to; None if they are read whole and padded.
+        fixed_samples: The length at 16 kHz of the batch, from which every shape follows; None if shapes are as small
+            as its utterances allow.
     """
 
     epoch: int
     indices: tuple[int, ...]
     crop_samples: int | None
+    fixed_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,8 @@ class BatchSampler:
         return [plans[number] for number in generator.permutation(len(plans))]
 
     def _plan(self, epoch: int, indices: list[int], bucket: _Bucket) -> BatchPlan:
-        return BatchPlan(epoch, tuple(indices), bucket.length if self.crop else None)
+        fixed_samples = bucket.length if self.config.fixed_shapes else None
+        return BatchPlan(epoch, tuple(indices), bucket.length if self.crop else None, fixed_samples)
 
     def _batch_size(self, bucket: _Bucket) -> int:
         size = max(int(self.config.seconds * SAMPLE_RATE // bucket.length), 1)

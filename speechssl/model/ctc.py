@@ -79,7 +79,7 @@ def ctc_losses(
 
     Args:
         output: From the model.
-        labels: (sum of num_labels,) int64, the utterances' labels one after another.
+        labels: (sum of num_labels,) int64, the utterances' labels one after another, or (B, L), filled up.
         num_frames: Valid frames of each utterance, those of the output; on the host, or a GPU would be waited for.
         num_labels: Labels of each utterance, on the host too.
         blank_id: Of the units.

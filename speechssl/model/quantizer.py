@@ -83,13 +83,13 @@ class Quantizer(nn.Module):
         nn.init.zeros_(self.projection.bias)
         nn.init.uniform_(self.codebooks)
 
-    def forward(self, frames: Tensor, weights: Tensor, temperature: float) -> Quantized:
+    def forward(self, frames: Tensor, weights: Tensor, temperature: Tensor | float) -> Quantized:
         """Quantize frames.
 
         Args:
             frames: (N, C).
             weights: (N,) 1 for frames that count in the perplexities, 0 for filling.
-            temperature: Of the Gumbel softmax; without effect in evaluation, which takes the likeliest entry.
+            temperature: () of the Gumbel softmax; without effect in evaluation, which takes the likeliest entry.
         """
         with torch.autocast(frames.device.type, enabled=False):  # bfloat16 logits would make near entries one
             logits = self.projection(frames.to(self.codebooks.dtype)).unflatten(
@@ -97,7 +97,7 @@ class Quantizer(nn.Module):
             )  # (N, G, V)
             return self._choose(logits, weights, temperature)
 
-    def _choose(self, logits: Tensor, weights: Tensor, temperature: float) -> Quantized:
+    def _choose(self, logits: Tensor, weights: Tensor, temperature: Tensor | float) -> Quantized:
         total = weights.sum().clamp(min=1)
         likeliest = _one_hot(logits)
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """The contrastive objective of wav2vec 2.0: find the true target of a hidden frame among distractors.
 
-Shapes: B batch, S frames, C conv channels, D model dim, M hidden frames (padded to the batch's most), K distractors,
-E width of the comparison.
+Shapes: B batch, S frames, C conv channels, D model dim, M places for hidden frames (as in `hiding`), K distractors, E
+width of the comparison.
 """
 
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ class ContrastiveObjective(Objective):
         hidden, weights = batch.hidden, batch.weights
         shape = hidden.shape
         target_frames = self.target_dropout(gather_frames(frames, hidden))
-        temperature = config.quantizer.temperature(step)
+        temperature = torch.full((), config.quantizer.temperature(step), device=frames.device)
         quantized = self.quantizer(target_frames.flatten(0, 1), weights.flatten(), temperature)
         predictions = self.context_projection(gather_frames(context, hidden))
         targets = self.target_projection(quantized.codes.to(predictions.dtype)).unflatten(0, shape)
@@ -149,7 +149,7 @@ class ContrastiveObjective(Objective):
         num_entries = config.quantizer.num_codebooks * config.quantizer.codebook_size
         unused = (num_entries - quantized.prob_perplexity) / num_entries
         # Measures of a batch as a whole count by its hidden frames.
-        count = batch.counts["hidden"]
+        count = weights.sum()
         terms = {
             "contrastive": Term(contrastive, "hidden", 1.0),
             "accuracy": Term((correct * weights).sum(), "hidden"),

@@ -1,6 +1,7 @@
 """What objectives with hidden spans share: which frames are hidden, and in what place.
 
-Shapes: B batch, T samples, S frames, C conv channels, D model dim, M hidden frames (padded to the batch's most).
+Shapes: B batch, T samples, S frames, C conv channels, D model dim, M places for hidden frames (the batch's
+most, or with fixed shapes the most there can be).
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
+from speechssl.frames import FrameGeometry, MaskConfig, draw_masks, most_hidden
 from speechssl.model.encoder import Frames, SpeechEncoder
 from speechssl.objective.objective import Losses, Term
 from speechssl.objective.targets import Cepstra, LogMel
@@ -128,7 +129,9 @@ class MaskedCollate:
         for row, drawn in zip(mask, draw_masks(lengths, self.mask, generators), strict=True):
             row[: len(drawn)] = torch.from_numpy(drawn)
         counts = mask.sum(dim=1)
-        weights = (torch.arange(int(counts.max())) < counts[:, None]).float()
+        has_fixed_shape = examples[0].fixed_samples is not None
+        num_places = most_hidden(mask.shape[1], self.mask) if has_fixed_shape else int(counts.max())
+        weights = (torch.arange(num_places) < counts[:, None]).float()
         hidden = torch.zeros(weights.shape, dtype=torch.int64)
         hidden[weights.bool()] = torch.from_numpy(np.nonzero(mask.numpy())[1])
         num_hidden = int(counts.sum())

@@ -80,7 +80,7 @@ class FinetuneModel(nn.Module):
     def forward(self, batch: LabeledBatch, step: int) -> Losses:
         """Compute the CTC loss, of several views their mean, and how far the views are apart."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
-        labels = batch.labels.repeat(self.num_views)
+        labels = torch.cat([batch.labels] * self.num_views)
         num_frames, num_labels = batch.num_frames * self.num_views, batch.num_labels * self.num_views
         total = ctc_losses(output, labels, num_frames, num_labels, self.blank_id).sum() / self.num_views
         # Beside the loss of an utterance, whose length it depends on, that of a label.

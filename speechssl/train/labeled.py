@@ -1,7 +1,9 @@
 """Batches of labeled speech: texts to labels, and what makes the recordings harder."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Self
 
 import torch
@@ -74,7 +76,7 @@ class LabeledBatch(TaskBatch):
     """Audio with labels and what to hide of it; its counts are "utterances" and "labels".
 
     Attributes:
-        labels: (sum of num_labels,) int64, one utterance after another.
+        labels: (sum of num_labels,) int64, one utterance after another; with fixed shapes (B, S), filled up with 0.
         num_labels: Of each utterance; on the host, as CTC takes it.
         num_frames: Likewise.
         mask: (W B, S) bool, True = hidden, for W views of the batch one after another.
@@ -115,9 +117,11 @@ class LabeledCollate:
         if self.regularization is not None:
             speeds = self.regularization.speeds
             examples = [self._at_some_speed(*pair, speeds) for pair in zip(examples, labels, strict=True)]
+        audio = collate_audio(examples)
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
+        num_frames = self.geometry.num_frames(audio.waveforms.shape[1])
         num_views = 1 if self.regularization is None else self.regularization.num_views
-        mask = torch.zeros(num_views, len(examples), max(lengths), dtype=torch.bool)
+        mask = torch.zeros(num_views, len(examples), num_frames, dtype=torch.bool)
         channel_mask = torch.zeros(num_views, len(examples), self.mask_dim, dtype=torch.bool)
         if self.regularization is not None:
             generators = [keyed_generator(self.seed, example.epoch, example.index, _HIDE) for example in examples]
@@ -128,9 +132,9 @@ class LabeledCollate:
                     mask[view, row, : len(hidden)] = torch.from_numpy(hidden)
                     channel_mask[view, row] = torch.from_numpy(silent)
         return LabeledBatch(
-            audio=collate_audio(examples),
+            audio=audio,
             counts={"utterances": len(texts), "labels": sum(map(len, labels))},
-            labels=torch.tensor([label for row in labels for label in row], dtype=torch.int64),
+            labels=self._stack_labels(labels, None if examples[0].fixed_samples is None else num_frames),
             num_labels=tuple(map(len, labels)),
             num_frames=tuple(lengths),
             mask=mask.flatten(0, 1),
@@ -138,8 +142,18 @@ class LabeledCollate:
             texts=texts,
         )
 
+    def _stack_labels(self, labels: Sequence[Sequence[int]], num_places: int | None) -> Tensor:
+        if num_places is None:
+            return torch.tensor([*chain.from_iterable(labels)], dtype=torch.int64)
+        places = max(num_places, *map(len, labels))  # more than frames there is no way to say
+        return torch.tensor([[*row, *[0] * (places - len(row))] for row in labels], dtype=torch.int64)
+
     def _at_some_speed(self, example: Example, labels: Sequence[int], speeds: Sequence[float]) -> Example:
         generator = keyed_generator(self.seed, example.epoch, example.index, _SPEED)
         changed = change_speed(example.waveform, float(generator.choice(speeds)))
         fits = self.geometry.num_frames(len(changed)) >= num_frames_needed(labels)
+        if example.fixed_samples is not None:
+            # The slowest has room, and a sample more: no batch is without padding, for which there is another path.
+            room = math.ceil(example.fixed_samples / min(*speeds, 1.0)) + 1
+            example = replace(example, fixed_samples=room)
         return replace(example, waveform=changed) if fits else example

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import tone
+from sound_files import tone
 
 from speechssl.data.audio import as_waveform, join, resample_blocks, resampled_length
 from speechssl.data.recording import read_audio

@@ -65,7 +65,7 @@ def offset_of(waveform: np.ndarray) -> int:
 
 def assert_same(found: ContrastiveBatch, expected: ContrastiveBatch) -> None:
     assert found.audio.indices == expected.audio.indices
-    assert found.count == expected.count
+    assert found.counts == expected.counts
     for name in ("mask", "hidden", "weights", "distractors"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert torch.equal(found.audio.waveforms, expected.audio.waveforms)
@@ -251,7 +251,7 @@ def test_a_batch_moves_as_one(manifest: Manifest) -> None:
     assert moved.audio.lengths is not None
     tensors = (moved.mask, moved.hidden, moved.weights, moved.distractors, moved.audio.waveforms, moved.audio.lengths)
     assert all(tensor.device.type == "meta" for tensor in tensors)
-    assert (moved.count, moved.audio.indices) == (batch.count, batch.audio.indices)
+    assert (moved.counts, moved.audio.indices) == (batch.counts, batch.audio.indices)
     assert batch.mask.device.type == "cpu"
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import write_with_av
+from sound_files import write_with_av
 
 from speechssl.data.container import expected_bytes
 from speechssl.data.recording import Recording, audio_info, read_audio

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import tone, write_with_av
+from sound_files import tone, write_with_av
 
 from speechssl.data.audio import resampled_length
 from speechssl.data.recording import Recording, audio_info, read_audio

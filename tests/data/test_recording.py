@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from recordings import tone, write_noise, write_with_av
+from sound_files import tone, write_noise, write_with_av
 
 from speechssl.data import recording
 from speechssl.data.recording import AudioInfo, Recording, audio_info, read_audio, read_span

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from recordings import tone, write_noise
+from sound_files import tone, write_noise
 
 from speechssl.data import sources
 from speechssl.data.recording import AudioInfo, Recording, audio_info, read_audio

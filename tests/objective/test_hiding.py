@@ -48,7 +48,7 @@ class TestCollate:
         collate = MaskedCollate(geometry, MASK.model_copy(update={"equal_counts": True}), seed=0)
         batch = collate(make_examples())
         assert len(set(batch.mask.sum(dim=1).tolist())) == 1
-        assert batch.count == batch.mask.sum() == batch.hidden.numel()
+        assert batch.counts["hidden"] == batch.mask.sum() == batch.hidden.numel()
         assert torch.equal(batch.mask, collate(make_examples()).mask)
 
 
