@@ -63,6 +63,31 @@ class TestLoading:
         assert config.manifest == tmp_path / "data" / "train.tsv"
         assert config.model.strides == (5, 4, 2, 2)
 
+    def test_paths_count_from_the_file_and_those_of_overrides_from_the_working_folder(self, tmp_path: Path) -> None:
+        class Data(Config):
+            train: Path = Path("default.tsv")
+            dev: Path | None = None
+
+        class Sections(Config):
+            data: Data = Data()
+            init: Path | None = None
+            name: str = "a/b"
+
+        (tmp_path / "sub").mkdir()
+        first = toml(
+            tmp_path / "sub", "a.toml", 'init = "../model"\nname = "c/d"\n[data]\ntrain = "t.tsv"\ndev = "/d.tsv"\n'
+        )
+        second = toml(tmp_path, "b.toml", 'data.train = "u.tsv"\n')
+        loaded = Sections.load([first])
+        assert loaded.data == Data(train=tmp_path / "sub" / "t.tsv", dev=Path("/d.tsv"))
+        assert loaded.init is not None
+        assert loaded.init.resolve() == tmp_path / "model"
+        assert loaded.name == "c/d"
+        assert Sections.load([first, second]).data.train == tmp_path / "u.tsv"
+        overridden = Sections.load([first], ["data.train=x.tsv", "init=m"])
+        assert (overridden.data.train, overridden.init) == (Path("x.tsv"), Path("m"))
+        assert Sections.load([]).data.train == Path("default.tsv")
+
     def test_a_list_replaces_the_list_of_an_earlier_file(self, tmp_path: Path) -> None:
         first = toml(tmp_path, "a.toml", 'manifest = "a.tsv"\nmodel.strides = [1, 2, 3]\n')
         second = toml(tmp_path, "b.toml", "model.strides = [4]\n")

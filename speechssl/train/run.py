@@ -16,7 +16,7 @@ from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
 from speechssl.data.sampler import BatchConfig
 from speechssl.errors import TrainingError
-from speechssl.files import exclusive_lock, write_text_file
+from speechssl.files import exclusive_lock, flush, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
@@ -145,6 +145,7 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
         if is_finished:
             return progress
     write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    flush(file)
     return progress
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,42 @@ def test_damaged_tensors_are_an_error(tmp_path: Path, size: int | None) -> None:
         os.truncate(file, size)
     with pytest.raises(CheckpointError, match=r"training\.safetensors: expected a complete safetensors file"):
         restore(make_optimizer(model), model, load_training_tensors(tmp_path))
+
+
+def test_everything_is_on_the_disk_before_what_it_replaces_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    events: list[tuple[str, str]] = []
+
+    def name(path: Any) -> str:
+        return Path(path).relative_to(tmp_path).as_posix()
+
+    def note(module: Any, attribute: str, path_of: Any = lambda path, *_, **__: path) -> None:
+        original = getattr(module, attribute)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if (path := Path(path_of(*args, **kwargs))).exists():
+                events.append((attribute, name(path)))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, attribute, noting)
+
+    save(tmp_path, Progress(1), model, optimizer)
+    note(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink())
+    note(Path, "rename")
+    note(Path, "replace")
+    note(shutil, "rmtree")
+    save(tmp_path, Progress(2), model, optimizer)
+
+    new = "checkpoints/.step_00000002.partial"
+    renamed, linked = events.index(("rename", new)), events.index(("replace", ".latest.partial"))
+    removed = events.index(("rmtree", "checkpoints/step_00000001"))
+    files = ("config.json", "model.safetensors", "training.safetensors", "training.json")
+    assert {("fsync", f"{new}/{file}") for file in files} | {("fsync", new)} <= set(events[:renamed])
+    assert ("fsync", "checkpoints") in events[renamed:linked]
+    assert ("fsync", ".") in events[linked:removed]
 
 
 # Checkpoints of a run; the last one is being saved when the kill comes.

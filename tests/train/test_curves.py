@@ -1,9 +1,11 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from speechssl.__main__ import main
 from speechssl.errors import TrainingError
 from speechssl.train.curves import ReferenceCurves, find_deviations, write_curves
 from speechssl.train.pretrain import pretrain
@@ -48,6 +50,19 @@ def test_leaving_the_band_is_said_once_until_the_run_is_back(tmp_path: Path) -> 
     expected = [f"dev loss 9 at step 20 {where}", f"dev loss 1 at step 50 {where}"]
     assert find_deviations(tmp_path / "curves.tsv", run) == expected
     assert find_deviations(tmp_path / "curves.tsv", runs[1]) == []
+
+
+def test_the_command_prints_what_left_the_band_and_exits_with_1(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy, ill = write_log(tmp_path / "healthy", [4.1, 3.1]), write_log(tmp_path / "ill", [4.1, 9.0])
+    for runs, status in (([healthy], 0), ([healthy, ill], 1)):
+        monkeypatch.setattr(sys, "argv", ["speechssl", "curves", "--reference", str(reference), *map(str, runs)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        assert exited.value.code == status
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(" lies")[0] for line in lines] == [f"{ill}: dev loss 9 at step 20"] * status
 
 
 def test_runs_of_another_length_or_without_a_log_are_not_compared(reference: Path, tmp_path: Path) -> None:
