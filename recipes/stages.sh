@@ -48,17 +48,32 @@ if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the 
     fi
 fi
 
+run_training() { # so that a signal to this script, not only one to all of its processes, lets the training save
+    local training status=0
+    "$@" &
+    training=$!
+    trap 'kill -TERM "$training" 2>/dev/null' TERM INT
+    wait "$training" || status=$?
+    while kill -0 "$training" 2>/dev/null; do # the wait was interrupted
+        status=0
+        wait "$training" || status=$?
+    done
+    trap - TERM INT
+    return "$status"
+}
+
 train=()
 prepare_commands() { # installs the package on first use: after the settings were looked at
     PYTHON=$(bash "$root/tools/bootstrap.sh" "${extras:-}") || exit
     speechssl=("$PYTHON" -m speechssl)
     transcribe=("$PYTHON" -m speechssl.commands.transcribe)
-    train=("${speechssl[@]}")
+    train=(run_training "${speechssl[@]}")
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300} # seconds for an update and its save
     if ((NODES > 1)); then
-        train=("$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-backend c10d
-            --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
+        train=(run_training "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS"
+            --rdzv-backend c10d --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
     elif ((GPUS > 1)); then
-        train=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
+        train=(run_training "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
     fi
 }
 

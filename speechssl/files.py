@@ -32,13 +32,20 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     raise SpeechSSLError(f"{where}: expected a name inside {folder}, found {name!r}")
 
 
-def write_text_file(path: Path, content: str) -> None:
-    """Replace a UTF-8 text file atomically: a reader sees the old or the new content, never a part."""
+def write_text_file(path: Path, content: str, *, durable: bool = False) -> None:
+    """Replace a UTF-8 text file atomically: a reader sees the old or the new content, never a part.
+
+    If it is to be ``durable``, so does a reader after a power cut.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
     try:
         temporary.write_text(content, "utf-8", newline="")
+        if durable:
+            flush(temporary)
         temporary.replace(path)
+        if durable:
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -32,6 +32,11 @@ def exit_on_error() -> Iterator[None]:
         # The reader of stdout is gone (`| head`): nothing is left to say, and Python must not try at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # none of a path that the user chose
+            raise
+        print_error(SpeechSSLError(f"{error.filename}: {error.strerror}"))
+        sys.exit(1)
     except KeyboardInterrupt:
         print_status("interrupted")
         sys.exit(130)

@@ -4,10 +4,11 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from speechssl.terminal import count, format_duration, progress
+from speechssl.terminal import count, exit_on_error, format_duration, progress
 
 PROGRAM = """
 from speechssl.terminal import progress
@@ -44,3 +45,13 @@ def test_no_bar_elsewhere(capfd: pytest.CaptureFixture[str], monkeypatch: pytest
 def test_numbers_in_words() -> None:
     assert [format_duration(seconds) for seconds in (738, 3600, 5508)] == ["12.3 minutes", "1.00 hours", "1.53 hours"]
     assert [count(number, "utterance") for number in (0, 1, 2)] == ["0 utterances", "1 utterance", "2 utterances"]
+
+
+def test_a_path_that_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as exited, exit_on_error():
+        (tmp_path / "file" / "below").write_text("")
+    assert exited.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/file/below: Not a directory\n"
+    with pytest.raises(OSError, match="of the program itself"), exit_on_error():
+        raise OSError("of the program itself")

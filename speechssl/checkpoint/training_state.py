@@ -60,10 +60,10 @@ def save_checkpoint(
             with ordinary_permissions(temporary / _TENSORS):
                 safetensors.torch.save_file(dict(tensors), temporary / _TENSORS, {"format": "pt"})
             (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
+        replace_link(run / "latest", folder)
+        repair_links(run, progress)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None
-    replace_link(run / "latest", folder)
-    repair_links(run, progress)
 
 
 def repair_links(run: Path, progress: Progress) -> None:
@@ -73,9 +73,9 @@ def repair_links(run: Path, progress: Progress) -> None:
         replace_link(run / "best", _folder(run, progress.best_step))
     elif (run / "best").is_symlink():
         (run / "best").unlink()
-    for folder in (run / "checkpoints").iterdir():
+    for folder in (run / "checkpoints").glob("*step_*"):
         if folder not in {_folder(run, step) for step in keep if step is not None}:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what somebody reads over a network stays until the next time
 
 
 def load_progress(run: Path) -> Progress:
@@ -91,7 +91,11 @@ def load_progress(run: Path) -> Progress:
             raise CheckpointError(f"{file}: expected a checkpoint, found none behind the link to {link.readlink()}")
         return Progress()
     try:
-        return Progress(**json.loads(file.read_text("utf-8")))
+        numbers = Progress(**json.loads(file.read_text("utf-8")))
+        is_right = isinstance(numbers.step, int) and isinstance(numbers.best_step, int | None)
+        if not is_right or not isinstance(numbers.best_score, float | int | None):
+            raise ValueError(f"found {numbers}")
+        return numbers
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: expected the numbers of a training state: {error}") from None
 

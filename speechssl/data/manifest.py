@@ -232,7 +232,7 @@ def _parse_rows(path: Path, first_line: int, names: Sequence[str], rows: Sequenc
     cells = [row.split("\t") for row in rows]
     try:
         columns = dict(zip(names, zip(*cells, strict=True), strict=True))
-        if not all(columns["path"]):
+        if not all(columns["path"]) or any("\0" in cell for cell in columns["path"]):
             raise ValueError
         arrays = {name: _parse_integers(name, columns.get(name, ("",) * len(rows))) for name in _INTEGERS}
     except ValueError:  # somewhere: a column at a time is fast, and the first line that is wrong is to be named
@@ -268,12 +268,14 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
     for name, cell in zip(names, cells, strict=True):
         if name == "path" and not cell:
             raise ManifestError(f"{where}: expected a path, found nothing")
+        if name == "path" and "\0" in cell:
+            raise ManifestError(f"{where}: expected a path, found {cell!r}")
         if name in _INTEGERS:
             try:
                 _parse_integers(name, [cell])
             except ValueError:
                 least, most, _ = _INTEGERS[name]
-                bound = f"at most {most}" if _INTEGER.fullmatch(cell) and int(cell) > most else f"at least {least}"
+                bound = f"at most {most}" if cell.isdecimal() and int(cell) > most else f"at least {least}"
                 raise ManifestError(f"{where}: expected {name} to be an integer of {bound}, found {cell!r}") from None
 
 

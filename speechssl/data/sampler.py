@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
@@ -15,6 +16,7 @@ from speechssl.rng import keyed_generator
 Lengths = npt.NDArray[np.int64]  # in samples at 16 kHz
 _ORDER = 0  # the purpose of the generator that shuffles, beside those of masks and crops
 _MOST_BUCKETS = 256
+_MOST_SECONDS = float(2**31)  # whose samples can be counted
 _BEARABLE_LOSS = 0.01  # of the audio, to crops or padding; fewer buckets mix utterances more freely
 
 
@@ -28,18 +30,24 @@ class BatchConfig(Config):
         max_seconds: Longer utterances are cropped in pretraining, left out in fine-tuning.
         num_buckets: Groups of similar length; a batch comes from one. None takes the fewest, a power of two up to 256,
             with which crops to the shortest of a bucket (or padding to its longest) cost less than 1 % of the audio.
-        fixed_shapes: Whether every tensor of an update has a shape that follows from its bucket alone, which a GPU's
-            allocator and compiled graphs like: hidden frames and labels are filled up to the most that a recording of
-            that length can have, batches of fine-tuning to the longest recording of the bucket. Only an epoch's last
-            batch, of what is left over, has fewer rows.
+        fixed_shapes: Whether the shapes of a batch, and of what the model computes of it, follow from its bucket alone,
+            which a GPU's allocator and compiled graphs like: hidden frames and labels are filled up to the most that a
+            recording of that length can have, batches of fine-tuning to the longest recording of the bucket. One batch
+            an epoch, of what is left over, has fewer rows; and PyTorch's CTC looks no further than the longest labels.
     """
 
-    seconds: float = Field(87.5, gt=0)
+    seconds: float = Field(87.5, gt=0, le=_MOST_SECONDS)
     max_utterances: int | None = Field(None, ge=1)
     min_seconds: float = Field(2.0, ge=0)
-    max_seconds: float = Field(15.625, gt=0)
-    num_buckets: int | None = Field(None, ge=1)
+    max_seconds: float = Field(15.625, gt=0, le=_MOST_SECONDS)
+    num_buckets: int | None = Field(None, ge=1, le=2**20)
     fixed_shapes: bool = False
+
+    @model_validator(mode="after")
+    def _admits_a_length(self) -> Self:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds must be at least min_seconds, {self.min_seconds}, found {self.max_seconds}")
+        return self
 
 
 @dataclass(frozen=True)

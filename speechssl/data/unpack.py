@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     except (OSError, soundfile.LibsndfileError) as error:
         raise ManifestError(f"{copy}: {getattr(error, 'strerror', None) or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return None
 
 

@@ -28,8 +28,7 @@ class BeamSearchConfig(Config):
         """
         if path.suffix != ".toml":
             return cls(lm=path)
-        config = cls.load([path])
-        return config.model_copy(update={"lm": path.parent / config.lm})
+        return cls.load([path])
 
     def describe(self) -> str:
         """Return the settings in a few words, for a table of results."""

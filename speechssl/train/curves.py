@@ -102,7 +102,7 @@ def write_curves(path: Path, runs: Sequence[Path], metrics: Sequence[str]) -> in
         The number of rows.
 
     Raises:
-        TrainingError: a run has no log, or its steps are not those of the first.
+        TrainingError: a run has no log or none of the metrics, or its steps are not those of the first.
     """
     tables = []
     for run in runs:
@@ -120,6 +120,8 @@ def write_curves(path: Path, runs: Sequence[Path], metrics: Sequence[str]) -> in
     for run, table in zip(runs, tables, strict=True):
         if table.keys() != tables[0].keys():
             raise TrainingError(f"{run}: expected a log of the same steps and metrics as {runs[0]}")
+    if not tables[0]:
+        raise TrainingError(f"{runs[0]}: expected a log with {', '.join(metrics)}, found none of them")
     rows = [
         "\t".join([*map(str, key), *(f"{table[key]:.5g}" for table in tables)])
         for key in sorted(tables[0], key=lambda key: (key[0], key[1], key[2]))

@@ -15,7 +15,7 @@ from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, Train
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.units import Letters, Units, list_characters
+from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters
 from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ManifestError
 from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
@@ -193,6 +193,11 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
 
 def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Letters:
     """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
+    for manifest in (train_manifest, dev_manifest):
+        for number, utterance in enumerate(manifest):
+            if WORD_DELIMITER in (utterance.text or ""):
+                where = manifest.where(number)
+                raise ManifestError(f"{where}: expected a text without '{WORD_DELIMITER}', found {utterance.text!r}")
     texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
     vocabulary = Letters.from_texts(texts)
     learned = Letters.from_texts(texts[: len(train_manifest)]).symbols

@@ -79,7 +79,7 @@ def _copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
     arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrival.record()
+    arrival.record(torch.cuda.current_stream(values.device))  # of one that may not be the current device
     return host, arrival
 
 
@@ -88,16 +88,18 @@ def _is_finite(value: float) -> bool:
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, with SIGTERM or Ctrl-C; a second time stops it at once."""
+    """Whether somebody asked the run to stop, with SIGTERM or Ctrl-C; another Ctrl-C stops it at once.
+
+    Another SIGTERM does not: a launcher passes on what its processes have already got.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def notice(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal, and leave the next one to whoever handled it before."""
+        """Remember the signal."""
         self.signal = signal.Signals(number)
-        for each in _SIGNALS:
-            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

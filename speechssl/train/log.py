@@ -122,8 +122,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for line in file.read_text("utf-8").splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            records.append({**record, "step": int(record["step"])})
+        except (ValueError, TypeError, KeyError):
             break
     return records
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl.errors import ConfigError, SpeechSSLError
+from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
 from speechssl.objective.teacher import split_weights
 
@@ -159,6 +159,8 @@ def restore(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping
         kind, name = key.split("/", 1)
         if kind == _TEACHER:
             teachers[name] = tensor
-        else:
+        elif name in parameters:
             optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)
+        else:
+            raise CheckpointError(f"training.safetensors: expected the state of this model, found that of {name}")
     model.load_state_dict(teachers, strict=False)

@@ -16,7 +16,7 @@ from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
 from speechssl.data.sampler import BatchConfig
 from speechssl.errors import TrainingError
-from speechssl.files import exclusive_lock, flush, write_text_file
+from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
@@ -26,7 +26,7 @@ from speechssl.train.trainer import TrainerConfig, train
 
 RUN_FILE = "run.json"
 FREE_SETTINGS = {
-    "trainer.num_steps": "upwards; the schedule is that of the new number from then on",
+    "trainer.num_steps": "upwards, or to what is done; the schedule is that of the new number from then on",
     "trainer.log_steps": "",
     "trainer.evaluate_steps": "",
     "trainer.checkpoint_steps": "",
@@ -54,7 +54,7 @@ class RunConfig(Config):
         trainer: Length, intervals, device.
     """
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     data: DataConfig
     batches: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -132,7 +132,7 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
     file = folder / RUN_FILE
     num_steps = config.trainer.num_steps
     if progress.step:
-        changes = _changes(_read_record(file, config), record)
+        changes = _changes(_read_record(file, config), record, progress.step)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
             raise TrainingError(
@@ -144,16 +144,17 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
         print_status(f"{stage}: {folder} {state} step {progress.step}")
         if is_finished:
             return progress
-    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    flush(file)
+    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
     return progress
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, tuple[Any, Any]]:
     """The settings that differ although they may not, as (old, new)."""
     found = differences(old, new)
     found = {name.removeprefix("config."): change for name, change in found.items()}
-    return {name: change for name, change in found.items() if name not in FREE_SETTINGS}
+    before, now = found.get("trainer.num_steps", (0, 0))
+    free = FREE_SETTINGS.keys() - {"trainer.num_steps"} if step < now < before else FREE_SETTINGS.keys()
+    return {name: change for name, change in found.items() if name not in free}
 
 
 def _read_record(file: Path, config: RunConfig) -> dict[str, Any]:

@@ -97,6 +97,12 @@ def test_parameters_that_have_not_learnt_have_no_state(tmp_path: Path) -> None:
     assert fresh.state[model[1].bias]["step"] == 2
 
 
+def test_the_state_of_another_model_is_an_error(tmp_path: Path) -> None:
+    model = make_model()
+    with pytest.raises(CheckpointError, match=r"expected the state of this model, found that of 7\.weight$"):
+        restore(make_optimizer(model), model, {"exp_avg/7.weight": torch.zeros(1)})
+
+
 def test_progress_comes_back(tmp_path: Path) -> None:
     assert load_progress(tmp_path) == Progress(0, None, None)
     model = make_model()
@@ -152,7 +158,9 @@ def test_repair_makes_best_agree_with_the_latest(tmp_path: Path) -> None:
     assert state_of(tmp_path) == expected
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"steps": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"steps": 3}', '{"step": "3"}', '{"step": 3, "best_step": "1"}', "\xff"]
+)
 def test_damaged_numbers_are_an_error(tmp_path: Path, content: str) -> None:
     model = make_model()
     save(tmp_path, Progress(1), model, make_optimizer(model))

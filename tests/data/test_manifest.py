@@ -115,6 +115,11 @@ HEADER = "path\tnum_samples\ttext\n"
         (f".\n{HEADER}a.wav\t\tx\n", ":3: expected num_samples to be an integer of at least 1, found ''"),
         (f".\n{HEADER}a.wav\t1_0\tx\n", ":3: expected num_samples to be an integer of at least 1, found '1_0'"),
         (f".\n{HEADER}\t1\tx\n", ":3: expected a path, found nothing"),
+        (f".\n{HEADER}a.wav\t1\tx\nb\0.wav\t1\tx\n", ":4: expected a path, found 'b\\x00.wav'"),
+        (
+            f".\n{HEADER}a.wav\t{10**25}\tx\n",
+            f":3: expected num_samples to be an integer of at most 1000000000000000, found '{10**25}'",
+        ),
         (
             ".\npath\tnum_samples\tstart\na.wav\t1\t-1\n",
             ":3: expected start to be an integer of at least 0, found '-1'",

@@ -1,3 +1,4 @@
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -183,6 +184,9 @@ def test_settings_come_from_a_toml_file_or_are_the_defaults(make: Make, tmp_path
     (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nlm_weight = 0.25\n')
     config = BeamSearchConfig.read(tmp_path / "lm.toml")
     assert (config.lm, config.lm_weight) == (tmp_path / "lm.arpa", 0.25)
+    with contextlib.chdir(tmp_path.parent):
+        relative = Path(tmp_path.name)
+        assert BeamSearchConfig.read(relative / "lm.toml").lm == relative / "lm.arpa"
     assert config.describe() == "beam 50, lm.arpa x 0.25, word +2, unknown -10"
     assert BeamSearchConfig.read(tmp_path / "lm.arpa") == BeamSearchConfig(lm=tmp_path / "lm.arpa")
     (tmp_path / "lm.toml").write_text('lm = "lm.arpa"\nweight = 0.25\n')

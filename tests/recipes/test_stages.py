@@ -1,5 +1,8 @@
 """What all run.sh share."""
 
+import os
+import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -63,3 +66,24 @@ def test_a_report_is_whole(tmp_path: Path) -> None:
         result = run_stages(tmp_path, check, STATUS=status)
         assert (result.returncode, result.stderr) == (code, said)
         assert report.exists() == (status != "137")
+
+
+SAVES = """trap 'echo saved; exit 75' TERM; echo ready; while :; do sleep 0.05; done"""
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM to the script", "Ctrl-C to all"])
+def test_a_training_saves_when_the_recipe_is_stopped(tmp_path: Path, to_all: bool) -> None:
+    program = f"run_training bash -c {shlex.quote(SAVES)}; echo after"
+    command = ["bash", "-euo", "pipefail", "-c", STAGES + program, "run", str(tmp_path), str(RECIPES / "stages.sh")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT if to_all else signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "saved\n"
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_training_that_ends_gives_its_status(tmp_path: Path, status: int) -> None:
+    result = run_stages(tmp_path, f"run_training bash -c 'exit {status}'; echo after")
+    assert (result.returncode, result.stdout) == (status, "" if status else "after\n")

@@ -97,7 +97,8 @@ def main(file: str, folder: str, *options: str) -> None:
         def after_update(step: int) -> None:
             model.objective.after_update(model.encoder, step)
             if os.environ.get("STOP_AFTER") == f"{step} {os.environ.get('RANK', '0')}":
-                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(2):  # a scheduler's, and the same one passed on by a launcher
+                    os.kill(os.getpid(), signal.SIGTERM)
 
         description = ModelDescription(kind="pretrained", step=0, encoder=config.encoder)
         return Task(

@@ -78,6 +78,8 @@ def test_logs_of_other_steps_or_none_are_refused(tmp_path: Path) -> None:
         write_curves(tmp_path / "curves.tsv", [one, other], ["loss"])
     with pytest.raises(TrainingError, match=r"none: expected a training run with a log, found none"):
         write_curves(tmp_path / "curves.tsv", [tmp_path / "none"], ["loss"])
+    with pytest.raises(TrainingError, match=r"expected a log with nope, found none of them"):
+        write_curves(tmp_path / "curves.tsv", [one], ["nope"])
 
 
 @pytest.mark.parametrize(

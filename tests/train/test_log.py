@@ -125,5 +125,11 @@ def test_a_line_that_a_kill_cut_short_is_no_line(tmp_path: Path, torn: str) -> N
     assert (tmp_path / "log.jsonl").read_text() == whole + '{"step": 2, "split": "train", "loss": 2.0}\n'
 
 
+@pytest.mark.parametrize("line", ["5", "null", "{}", '{"step": "x"}'])
+def test_what_is_no_line_ends_the_log(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text(f'{{"step": 1, "loss": 2}}\n{line}\n{{"step": 2}}\n')
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2}]
+
+
 def test_a_folder_without_a_log_has_no_lines(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []

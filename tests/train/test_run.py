@@ -208,6 +208,12 @@ def test_what_may_change_is_taken_and_noted(
     assert capsys.readouterr() == ("", f"pretrain: {started} resumes after step 2\n")
 
 
+def test_a_run_becomes_no_shorter_than_planned(started: Path) -> None:
+    with pytest.raises(TrainingError, match=r"different settings \(trainer\.num_steps was 4, now 3\)"):
+        begin(started, configuration(trainer={"num_steps": 3}))
+    assert begin(started, configuration(trainer={"num_steps": 5}))
+
+
 def test_a_setting_that_came_after_a_run_began_had_its_default(started: Path) -> None:
     record = json.loads((started / "run.json").read_text("utf-8"))
     del record["config"]["trainer"]["microbatches"]
@@ -253,6 +259,9 @@ def test_links_are_repaired_when_a_run_goes_on(started: Path) -> None:
     (started / "checkpoints" / ".step_00000003.partial").mkdir()
     assert begin(started, configuration())
     assert [path.name for path in (started / "checkpoints").iterdir()] == ["step_00000002"]
+    (started / "checkpoints" / "stray").write_text("somebody's")
+    assert begin(started, configuration())
+    assert sorted(path.name for path in (started / "checkpoints").iterdir()) == ["step_00000002", "stray"]
 
 
 @pytest.mark.parametrize(
