@@ -126,7 +126,12 @@ def test_wrong_configurations(folder: Path, stage: str) -> None:
         ("trainer.num_steps=many", "trainer.num_steps: "),
         ("trainer.num_steps", "--set trainer.num_steps: expected section.key=value"),
         ("trainer.device=teapot", "device teapot: not available"),
-        ("batches.min_seconds=50", "expected utterances of 50.0 to "),
+        ("batches.min_seconds=14", "expected utterances of 14.0 to "),
+        ("batches.min_seconds=50", "max_seconds must be at least min_seconds, 50.0, found "),
+        ("batches.max_seconds=1e300", "batches.max_seconds"),
+        ("batches.num_buckets=100000000000000000000", "batches.num_buckets"),
+        ("seed=99999999999999999999999", "seed"),
+        ("optimizer.betas=[1.0,0.9]", "optimizer.betas"),
         ("batches.min_seconds=inf", "batches.min_seconds"),
         ("seed=-1", "seed: "),
     ):
