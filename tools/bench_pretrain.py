@@ -43,6 +43,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from speechssl.checkpoint.transformers_names import from_transformers  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
 from speechssl.data.batches import Example, TaskBatch  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
@@ -56,7 +57,7 @@ from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent))  # where the other tools are
 
-from bench_transcribe import NAMES, VOCABULARY, print_table  # noqa: E402
+from bench_transcribe import VOCABULARY, print_table  # noqa: E402
 from model_table import ctc_head, model_parts  # noqa: E402
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -75,14 +76,6 @@ TINY = (
     "objective.quantizer.code_dim=12",
 )
 TINY_BATCHES = ("batches.seconds=4", "batches.max_seconds=2")
-OBJECTIVE_NAMES = (
-    (r"quantizer\.codevectors", "objective.quantizer.codebooks"),
-    (r"quantizer\.weight_proj", "objective.quantizer.projection"),
-    (r"project_q", "objective.target_projection"),
-    (r"project_hid", "objective.context_projection"),
-)
-"""From transformers' names to ours, beside those of the encoder."""
-
 Theirs = transformers.Wav2Vec2ForPreTraining | transformers.Wav2Vec2ForCTC
 Update = Callable[[], None]
 
@@ -297,9 +290,7 @@ def sizes_for_them(encoder: EncoderConfig) -> dict[str, Any]:
 
 def convert(theirs: Theirs, ours: PretrainModel | FinetuneModel) -> None:
     """Give our model their weights."""
-    weights = theirs.state_dict()
-    for pattern, name in (*OBJECTIVE_NAMES, *NAMES):
-        weights = {re.sub(pattern, name, key): tensor for key, tensor in weights.items()}
+    weights = from_transformers(theirs.state_dict())
     if isinstance(ours, FinetuneModel):
         ours.ctc.load_state_dict(weights)
         return

@@ -36,6 +36,7 @@ from torch import Tensor, nn  # noqa: E402
 from torchaudio.models.wav2vec2.utils import import_huggingface_model  # noqa: E402
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription  # noqa: E402
+from speechssl.checkpoint.transformers_names import from_transformers  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.units import Letters  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
@@ -45,28 +46,6 @@ from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
 VOCABULARY = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'äöü"])
 MODELS = ("speechssl", "transformers", "torchaudio")
-NAMES = (
-    (r"wav2vec2\.feature_extractor\.conv_layers\.(\d+)\.conv", r"encoder.feature_encoder.layers.\1.conv"),
-    (r"wav2vec2\.feature_extractor\.conv_layers\.(\d+)\.layer_norm", r"encoder.feature_encoder.layers.\1.norm"),
-    (r"wav2vec2\.feature_projection\.layer_norm", "encoder.frame_norm"),
-    (r"wav2vec2\.feature_projection\.projection", "encoder.context.projection"),
-    (r"wav2vec2\.masked_spec_embed", "encoder.context.mask_embedding"),
-    (r"wav2vec2\.encoder\.pos_conv_embed", "encoder.context.position"),
-    (r"wav2vec2\.encoder\.layer_norm", "encoder.context.norm"),
-    (r"wav2vec2\.encoder\.layers", "encoder.context.layers"),
-    (r"attention\.q_proj", "attention.query"),
-    (r"attention\.k_proj", "attention.key"),
-    (r"attention\.v_proj", "attention.value"),
-    (r"attention\.out_proj", "attention.output"),
-    (r"feed_forward\.intermediate_dense", "feed_forward.inner"),
-    (r"feed_forward\.output_dense", "feed_forward.output"),
-    (r"(layers\.\d+)\.layer_norm", r"\1.attention_norm"),
-    (r"(layers\.\d+)\.final_layer_norm", r"\1.feed_forward_norm"),
-    (r"lm_head", "head"),
-)
-"""From transformers' names to ours, applied one after another."""
-
-
 Transcribe = Callable[[Sequence[Waveform], bool], list[str]]  # recordings, whether theirs are padded into one batch
 
 
@@ -102,11 +81,8 @@ def convert(peer: transformers.Wav2Vec2ForCTC, device: torch.device) -> CTCCheck
         ffn_dim=sizes.intermediate_size,
     )
     config = EncoderConfig(context=context)
-    weights = peer.state_dict()
-    for theirs, ours in NAMES:
-        weights = {re.sub(theirs, ours, name): tensor for name, tensor in weights.items()}
     model = CTCModel(config, len(VOCABULARY)).eval()
-    model.load_state_dict(weights)
+    model.load_state_dict(from_transformers(peer.state_dict()))
     return CTCCheckpoint(model.to(device), VOCABULARY, ModelDescription(kind="ctc", step=0, encoder=config))
 
 

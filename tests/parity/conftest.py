@@ -1,12 +1,11 @@
 """Our models at every size with weights at random, what they read, and how they are compared with a peer.
 
-A peer gets our weights by name; the names are stated where the peer is built.
+A peer gets our weights by name (`speechssl.checkpoint.transformers_names`).
 """
 
 import gc
 import importlib
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -28,30 +27,6 @@ from speechssl.objective.objective import Losses
 
 NUM_SYMBOLS = 11
 QUIET = {"input_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0}
-
-
-# Our weights in a Wav2Vec2Model of transformers; torchaudio has the same names in other places.
-ENCODER_NAMES = {
-    r"encoder\.feature_encoder\.layers\.(\d+)\.conv\.(weight|bias)": r"feature_extractor.conv_layers.\1.conv.\2",
-    r"encoder\.feature_encoder\.layers\.(\d+)\.norm\.(weight|bias)": r"feature_extractor.conv_layers.\1.layer_norm.\2",
-    r"encoder\.frame_norm\.(weight|bias)": r"feature_projection.layer_norm.\1",
-    r"encoder\.context\.projection\.(weight|bias)": r"feature_projection.projection.\1",
-    r"encoder\.context\.mask_embedding": r"masked_spec_embed",
-    r"encoder\.context\.position\.(.+)": r"encoder.pos_conv_embed.\1",
-    r"encoder\.context\.norm\.(weight|bias)": r"encoder.layer_norm.\1",
-    r"encoder\.context\.(layers\.\d+)\.attention\.query\.(weight|bias)": r"encoder.\1.attention.q_proj.\2",
-    r"encoder\.context\.(layers\.\d+)\.attention\.key\.(weight|bias)": r"encoder.\1.attention.k_proj.\2",
-    r"encoder\.context\.(layers\.\d+)\.attention\.value\.(weight|bias)": r"encoder.\1.attention.v_proj.\2",
-    r"encoder\.context\.(layers\.\d+)\.attention\.output\.(weight|bias)": r"encoder.\1.attention.out_proj.\2",
-    r"encoder\.context\.(layers\.\d+)\.attention_norm\.(weight|bias)": r"encoder.\1.layer_norm.\2",
-    r"encoder\.context\.(layers\.\d+)\.feed_forward\.inner\.(weight|bias)": (
-        r"encoder.\1.feed_forward.intermediate_dense.\2"
-    ),
-    r"encoder\.context\.(layers\.\d+)\.feed_forward\.output\.(weight|bias)": (
-        r"encoder.\1.feed_forward.output_dense.\2"
-    ),
-    r"encoder\.context\.(layers\.\d+)\.feed_forward_norm\.(weight|bias)": r"encoder.\1.final_layer_norm.\2",
-}
 
 
 @dataclass(frozen=True)
@@ -241,12 +216,6 @@ def randomize(model: nn.Module) -> None:
 
 
 @pytest.fixture(scope="session")
-def encoder_names() -> dict[str, str]:
-    """What ``rename`` needs for the encoder of transformers."""
-    return ENCODER_NAMES
-
-
-@pytest.fixture(scope="session")
 def transformers_settings() -> Callable[[EncoderConfig], dict[str, Any]]:
     """What a Wav2Vec2Config must say for the peer of an encoder, without any noise."""
 
@@ -288,31 +257,6 @@ def peer() -> Callable[[str], ModuleType]:
             pytest.skip(f"{name} does not load: {error}")
 
     return load
-
-
-Rename = Callable[[Mapping[str, Tensor], Mapping[str, str]], dict[str, Tensor]]
-
-
-@pytest.fixture(scope="session")
-def rename() -> Rename:
-    """Give weights other names: ``rename(weights, {pattern of the old name: template of the new one})``.
-
-    Every name must match exactly one pattern and every pattern some name, so that nothing is left out in silence.
-    """
-
-    def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-        result, used = {}, set()
-        for name, tensor in weights.items():
-            matches = [match for pattern in names if (match := re.fullmatch(pattern, name))]
-            assert len(matches) == 1, f"{name} matches {[match.re.pattern for match in matches]}"
-            used.add(matches[0].re.pattern)
-            new = matches[0].expand(names[matches[0].re.pattern])
-            assert new not in result, f"two weights became {new}"
-            result[new] = tensor
-        assert used == names.keys(), f"nothing matches {names.keys() - used}"
-        return result
-
-    return renamed
 
 
 Close = Callable[..., None]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speechssl.checkpoint.transformers_names import to_transformers
 from speechssl.model.ctc import CTCModel, ctc_losses
 from speechssl.model.encoder import SpeechEncoder, normalize_waveforms
 
@@ -23,19 +24,21 @@ Make = Callable[[CTCModel], Theirs]
 
 
 @pytest.fixture(scope="session")
-def to_theirs(rename: Any, encoder_names: dict[str, str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+def to_theirs() -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Weights or gradients of a CTC model as torchaudio names them."""
-    names = {r"head\.(weight|bias)": r"aux.\1"}
-    for pattern, name in encoder_names.items():
-        if name.startswith("encoder."):
-            names[pattern] = f"encoder.transformer.{name.removeprefix('encoder.')}"
-        elif name.startswith("feature_projection."):
-            names[pattern] = f"encoder.{name}"
-        else:
-            names[pattern] = name
+    places = (
+        ("wav2vec2.encoder.", "encoder.transformer."),
+        ("wav2vec2.feature_projection.", "encoder.feature_projection."),
+    )
+
+    def renamed(name: str) -> str:
+        for theirs, here in (*places, ("wav2vec2.", ""), ("lm_head.", "aux.")):
+            if name.startswith(theirs):
+                return here + name.removeprefix(theirs)
+        raise AssertionError(name)
 
     def convert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = rename(weights, names)
+        result = {renamed(name): tensor for name, tensor in to_transformers(weights).items()}
         del result["masked_spec_embed"]  # the one thing that is not there
         return result
 

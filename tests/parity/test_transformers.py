@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechssl.checkpoint.transformers_names import to_transformers
 from speechssl.model.ctc import CTCModel, ctc_losses
 from speechssl.model.encoder import SpeechEncoder, normalize_waveforms
 
@@ -18,23 +19,17 @@ Make = Callable[[CTCModel], Theirs]
 
 
 @pytest.fixture(scope="session")
-def make_theirs(peer: Callable[[str], ModuleType], rename: Any, encoder_names: Any, transformers_settings: Any) -> Make:
+def make_theirs(peer: Callable[[str], ModuleType], transformers_settings: Any) -> Make:
     """Build the Wav2Vec2ForCTC that is a CTC model of ours, weight by weight, in evaluation mode."""
     module = peer("transformers.models.wav2vec2.modeling_wav2vec2")
 
     def make(model: CTCModel) -> Theirs:
         settings = transformers_settings(model.encoder.config)
         theirs = module.Wav2Vec2ForCTC(module.Wav2Vec2Config(**settings, vocab_size=model.head.out_features)).eval()
-        theirs.load_state_dict(rename(model.state_dict(), ctc_names(encoder_names)))  # strict: every name of theirs
+        theirs.load_state_dict(to_transformers(model.state_dict()))  # strict: every name of theirs
         return theirs
 
     return make
-
-
-def ctc_names(encoder_names: dict[str, str]) -> dict[str, str]:
-    return {pattern: f"wav2vec2.{name}" for pattern, name in encoder_names.items()} | {
-        r"head\.(weight|bias)": r"lm_head.\1"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +105,7 @@ class TestCTC:
         assert_close(model.head(context)[case.valid], logits[case.valid])
         assert found.frame_lengths.tolist() == case.valid.sum(dim=1).tolist()
 
-    def test_loss_and_its_gradients(
-        self, case: Case, model: CTCModel, theirs: Theirs, rename: Any, encoder_names: Any, assert_gradients: Any
-    ) -> None:
+    def test_loss_and_its_gradients(self, case: Case, model: CTCModel, theirs: Theirs, assert_gradients: Any) -> None:
         label_lengths = torch.tensor([5, 8, 3])
         labels = torch.randint(1, model.head.out_features, (16,), generator=torch.Generator().manual_seed(0))
         padded = torch.nn.utils.rnn.pad_sequence(
@@ -123,7 +116,7 @@ class TestCTC:
         ).sum()
         expected = theirs(case.waveforms, attention_mask=attention_mask(case), labels=padded).loss  # their sum
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert_gradients(model, found, theirs, expected, lambda weights: rename(weights, ctc_names(encoder_names)))
+        assert_gradients(model, found, theirs, expected, to_transformers)
 
 
 class TestWaveforms:

@@ -17,6 +17,7 @@ import torch
 from losses import loss_sum
 from torch import Tensor, nn
 
+from speechssl.checkpoint.transformers_names import to_transformers
 from speechssl.frames import MaskConfig, draw_mask
 from speechssl.objective.distractors import draw_distractors
 
@@ -36,19 +37,13 @@ def ours(case: Case) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def to_theirs(rename: Any, encoder_names: dict[str, str]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def to_theirs() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """Weights or gradients of encoder and objective, as Wav2Vec2ForPreTraining names and shapes them."""
-    names = {pattern: f"wav2vec2.{name}" for pattern, name in encoder_names.items()} | {
-        r"objective\.quantizer\.codebooks": r"quantizer.codevectors",
-        r"objective\.quantizer\.projection\.(weight|bias)": r"quantizer.weight_proj.\1",
-        r"objective\.target_projection\.(weight|bias)": r"project_q.\1",
-        r"objective\.context_projection\.(weight|bias)": r"project_hid.\1",
-    }
 
     def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        result = rename(weights, names)
+        result = to_transformers(weights)
         result["quantizer.codevectors"] = result["quantizer.codevectors"].flatten(0, 1)[None]
-        return result  # type: ignore[no-any-return]
+        return result
 
     return convert
 
