@@ -82,8 +82,8 @@ Words = Annotated[bool, typer.Option("--words", help="In srt, vtt and tsv, each 
 Channel = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use this channel, counted from 1. Default: their mean.")
 ]
-Start = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Start here in each file.")]
-End = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop here in each file.")]
+Start = Annotated[float | None, typer.Option(min=0, max=1e9, metavar="SECONDS", help="Start here in each file.")]
+End = Annotated[float | None, typer.Option(min=0, max=1e9, metavar="SECONDS", help="Stop here in each file.")]
 SplitAtPauses = Annotated[
     bool,
     typer.Option(
