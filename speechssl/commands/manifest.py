@@ -26,18 +26,15 @@ def manifest(
         from speechssl.data.manifest import write_manifest
         from speechssl.data.scan import scan_folder
 
-        scan = scan_folder(folder)
-        for failure in scan.failures:
+        found, failures = scan_folder(folder)
+        for failure in failures:
             print_error(failure)
-        if not scan.utterances:
+        if not found:
             raise ManifestError(f"{folder}: expected recordings that can be read, found none")
         root, parent = folder.resolve(), output.parent.resolve()
-        utterances = [
-            replace(utterance, path=str(root / Path(utterance.path).relative_to(folder)))
-            for utterance in scan.utterances
-        ]
+        utterances = [replace(item, path=str(root / Path(item.path).relative_to(folder))) for item in found]
         write_manifest(output, utterances, root.relative_to(parent) if root.is_relative_to(parent) else root)
         minutes = sum(utterance.seconds for utterance in utterances) / 60
         print_status(f"{output}: {len(utterances)} utterances, {minutes:.1f} minutes")
-        if scan.failures:
+        if failures:
             sys.exit(1)

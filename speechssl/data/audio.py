@@ -90,13 +90,7 @@ def _without_torch(samples: Any) -> Any:
 
 
 def check_values(name: str, samples: Waveform, first: int = 0) -> None:
-    """Refuse samples (T,) that are not finite or that only integers taken for floats can be.
-
-    Args:
-        name: Of the recording, for the error.
-        samples: One or more.
-        first: The place of the first of them in the recording, for the error.
-    """
+    """Refuse samples that are not finite or that only integers taken for floats can be; errors count from ``first``."""
     peak = _peak_of(samples)
     if not math.isfinite(peak):
         at = int(np.argmin(np.isfinite(samples)))

@@ -34,9 +34,6 @@ class Preparation:
 
     The headers of recordings, the slow part of a large corpus, are kept in the folder as they are read, so that an
     interrupted preparation resumes. Everything else is made anew.
-
-    Raises:
-        ManifestError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,13 +61,14 @@ class Preparation:
                 self.drop("recording that cannot be read", str(header))
             else:
                 start = round(clip.start * header.sample_rate)
-                end = header.num_samples if clip.end is None else round(clip.end * header.sample_rate)
-                end = min(end, header.num_samples)
-                if start >= end:
+                end = header.num_samples
+                if clip.end is not None:
+                    end = min(end, round(clip.end * header.sample_rate))
+                if start < end:
+                    words = (clip.text, clip.speaker, clip.language)
+                    utterances.append(Utterance(path, end - start, start, header.sample_rate, *words))
+                else:
                     self.drop("span outside its recording", f"{clip.path}: {clip.start:g} to {clip.end} s")
-                    continue
-                words = (clip.text, clip.speaker, clip.language)
-                utterances.append(Utterance(path, end - start, start, header.sample_rate, *words))
         return utterances
 
     def write(self, splits: Mapping[str, Sequence[Utterance]], root: Path) -> None:
@@ -99,11 +97,7 @@ class Preparation:
             )
 
     def report_dropped(self) -> None:
-        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``, as the last thing.
-
-        Raises:
-            ManifestError: it cannot be written.
-        """
+        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``, as the last thing."""
         rows = [f"{reason}\t{' '.join(what.split())}\n" for reason, whats in self._dropped.items() for what in whats]
         content = "".join(["reason\twhat\n", *rows]).encode("utf-8", "backslashreplace").decode("utf-8")
         try:

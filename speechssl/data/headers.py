@@ -19,13 +19,7 @@ _NOTE = re.compile(r"(.+)\t(\d+) (\d+) (\d+)")
 def read_headers(
     paths: Iterable[str], description: str = "reading headers", *, decode: bool = True
 ) -> dict[str, Header]:
-    """Read the header of each recording, or find why it has none.
-
-    Args:
-        paths: The recordings.
-        description: Of the progress.
-        decode: Whether to decode what states no length; otherwise its length is 0.
-    """
+    """Read the header of each recording, or find why it has none; ``decode`` is as for `audio_info`."""
     distinct = list(dict.fromkeys(paths))
     return dict(zip(distinct, parallel_map(partial(_read, decode=decode), distinct, description), strict=True))
 

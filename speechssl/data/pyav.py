@@ -14,20 +14,16 @@ from speechssl.errors import AudioError
 
 @dataclass(frozen=True)
 class AVStream:
-    """A recording that is being decoded."""
+    """A recording that is decoded once."""
 
     sample_rate: int
     num_channels: int
-    blocks: Iterator[npt.NDArray[np.float32]]  # (n, channels) each, once
+    blocks: Iterator[npt.NDArray[np.float32]]  # (n, channels) each
 
 
 @contextmanager
 def open_with_av(name: str, file: str | BinaryIO) -> Iterator[AVStream]:
-    """Open a recording with PyAV.
-
-    Args:
-        name: For errors; G.722 has no header and is known by its suffix.
-        file: A path or an open file.
+    """Open a recording with PyAV; G.722 has no header and is known by the suffix of the name.
 
     Raises:
         AudioError: PyAV is missing, or neither it nor libsndfile reads the recording, now or while it is decoded.

@@ -35,9 +35,7 @@ class AudioInfo:
 def audio_info(source: AudioInput, *, decode: bool = True) -> AudioInfo:
     """Read the length, rate and channels of a recording.
 
-    Args:
-        source: As `AudioInput` says.
-        decode: Whether to decode what states no length, which only PyAV reads; otherwise its length is 0.
+    What states no length, which only PyAV reads, is decoded, or without ``decode`` has the length 0.
 
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
@@ -74,8 +72,8 @@ def read_audio(
         ``resampled_length`` of the samples read.
 
     Raises:
-        AudioError: the recording is missing, a folder, empty, cut off, no audio, shorter than the span, of another
-            rate, without that channel, larger than the memory, or has samples that are not finite.
+        AudioError: the recording is missing, cut off, damaged or no audio, has not that rate, channel or span, or does
+            not fit into memory.
     """
     samples, rate = read_span(source, start=start, num_samples=num_samples, channel=channel)
     name = source_name(source)
@@ -127,11 +125,7 @@ class Recording:
         self._was_read = False
 
     def __iter__(self) -> Iterator[Waveform]:
-        """Yield (n,) float32 blocks; silence is a warning, the first time.
-
-        Raises:
-            AudioError: as for `read_audio`, or the recording ends before the start.
-        """
+        """Yield (n,) float32 blocks; silence is a warning, the first time, and errors are those of `read_audio`."""
         with _opened(self._rewound(), self._name) as reader:
             rate = reader.sample_rate
             start = round(self.start * rate)
@@ -167,11 +161,8 @@ class _Reader:
     def blocks(self, start: int, stop: float, channel: int | None) -> Iterator[Waveform]:
         """Yield the samples from ``start`` until ``stop`` or the end, mono, (n,) at a time.
 
-        Only these are decoded, except that MP3, GSM and what only PyAV reads are decoded from their start.
-
-        Raises:
-            AudioError: there is no such channel, nothing follows ``start``, the end is asked for and the file is cut
-                off, or it is damaged or has values that no recording has.
+        Only these are decoded, except that MP3, GSM and what only PyAV reads are decoded from their start. A file that
+        was cut off is an error only if its end is asked for.
         """
         if channel is not None and not 1 <= channel <= self.num_channels:
             raise AudioError(f"{self.name}: expected a channel from 1 to {self.num_channels}, found {channel}")

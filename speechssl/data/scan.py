@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,18 +20,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What was found in a folder."""
-
-    utterances: tuple[Utterance, ...]  # one for each recording that could be read, sorted by path
-    failures: tuple[SpeechSSLError, ...]  # what is wrong with each of the others
-
-
-def scan_folder(folder: str | os.PathLike[str]) -> Scan:
+def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[SpeechSSLError]]:
     """Find the recordings below a folder and read their headers, in parallel.
 
     If a ``.txt`` file with the same stem lies beside a recording, its content becomes the text.
+
+    Returns:
+        An utterance for each recording that could be read, sorted by path, and what is wrong with each of the others.
 
     Raises:
         ManifestError: the folder is missing.
@@ -42,10 +36,8 @@ def scan_folder(folder: str | os.PathLike[str]) -> Scan:
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
     paths = find_recordings(folder)
     results = parallel_map(_describe, paths, f"reading {folder}")
-    return Scan(
-        tuple(result for result in results if isinstance(result, Utterance)),
-        tuple(result for result in results if isinstance(result, SpeechSSLError)),
-    )
+    utterances = [result for result in results if isinstance(result, Utterance)]
+    return utterances, [result for result in results if isinstance(result, SpeechSSLError)]
 
 
 def find_recordings(folder: str | os.PathLike[str]) -> list[Path]:

@@ -83,18 +83,19 @@ def open_source(source: AudioInput, name: str) -> Iterator[File]:
     with ExitStack() as stack:
         with translated(name):
             file = _locate(name, source, stack)
+        if isinstance(file, str):
+            yield file
+            return
+        if file.size <= 0:
+            raise AudioError(f"{name}: expected audio, found an empty file")
         try:
             yield file
         except AudioError:
-            _check_read(name, file)  # what follows from it says less
-            raise
-        _check_read(name, file)
-
-
-def _check_read(name: str, file: File) -> None:
-    if isinstance(file, _ByteRange) and file.errors:
-        with translated(name):
-            raise file.errors[0]
+            if not file.errors:  # what follows from these says less
+                raise
+        if file.errors:
+            with translated(name):
+                raise file.errors[0]
 
 
 def open_bytes(file: File) -> BinaryIO:
@@ -117,10 +118,11 @@ def _locate(name: str, source: AudioInput, stack: ExitStack) -> File:
     if is_pipe(source):
         source = stack.enter_context(spooled(name, source))
     if not isinstance(source, str | os.PathLike):
-        stack.callback(_leave_at_end, source)
         start = source.tell()
         _check_binary(name, source.read(0))
-        return _range_of(name, source, start, source.seek(0, os.SEEK_END) - start)
+        part = _ByteRange(source, start, source.seek(0, os.SEEK_END) - start)
+        stack.callback(_leave_at_end, source)
+        return part
     path = os.fspath(source)
     if (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)) and not Path(path).exists():
         archive = stack.enter_context(open_bytes(member[1]))
@@ -128,19 +130,13 @@ def _locate(name: str, source: AudioInput, stack: ExitStack) -> File:
         found = max(0, archive.seek(0, os.SEEK_END) - start)
         if found < size:
             raise AudioError(f"{name}: expected {size} bytes from byte {start} on, found {found}")
-        return _range_of(name, archive, start, size)
+        return _ByteRange(archive, start, size)
     status = Path(path).stat()
     if stat.S_ISDIR(status.st_mode):
         raise AudioError(f"{name}: expected an audio file, found a folder")
     if not status.st_size:
         raise AudioError(f"{name}: expected audio, found an empty file")
     return path
-
-
-def _range_of(name: str, file: BinaryIO, start: int, size: int) -> _ByteRange:
-    if size <= 0:
-        raise AudioError(f"{name}: expected audio, found an empty file")
-    return _ByteRange(file, start, size)
 
 
 def _leave_at_end(file: BinaryIO) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance, path_below, write_manifest
+from speechssl.data.manifest import Manifest, path_below, write_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
 from speechssl.errors import AudioError, ManifestError
@@ -47,8 +48,17 @@ def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioE
     pairs = sorted(set(copies.values()))
     results = dict(zip(pairs, parallel_map(_unpack, pairs, "unpacking"), strict=True))
     for manifest in manifests:
-        found = [(u, copies[u.path]) for u in manifest]
-        utterances = [_of_copy(u, pair[1]) for u, pair in found if results[pair] is None]
+        utterances = [
+            replace(
+                utterance,
+                path=str(copies[utterance.path][1]),
+                start=utterance.start * SAMPLE_RATE // utterance.sample_rate,
+                num_samples=utterance.num_output_samples,
+                sample_rate=SAMPLE_RATE,
+            )
+            for utterance in manifest
+            if results[copies[utterance.path]] is None
+        ]
         write_manifest(folder / manifest.path.name, utterances, ".")
     return [error for error in results.values() if error is not None]
 
@@ -76,12 +86,13 @@ def _name_copies(manifests: Sequence[Manifest], folder: Path) -> dict[str, tuple
 def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     path, copy = pair
     source = _identity(path)
-    if _comment(copy) == source:
-        return None
+    with suppress(OSError, soundfile.LibsndfileError), _open(copy) as file:
+        if file.comment == source:
+            return None
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(), _open(temporary) as file:
+        with warnings.catch_warnings(), _open(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as file:
             warnings.simplefilter("ignore")  # silence is not this program's business
             file.comment = source
             for block in Recording(path):
@@ -106,26 +117,6 @@ def _identity(path: str) -> str:
     return hashlib.sha256(f"{changed} {file}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _comment(copy: Path) -> str | None:
-    """What the header of a copy says, or None if there is none."""
-    try:
-        with soundfile.SoundFile(os.fsencode(copy)) as file:  # type: ignore[arg-type]
-            return str(file.comment)
-    except (OSError, soundfile.LibsndfileError):
-        return None
-
-
-def _open(path: Path) -> soundfile.SoundFile:
+def _open(path: Path, *arguments: Any, **options: Any) -> soundfile.SoundFile:
     # As bytes, because a name need not be UTF-8.
-    name = os.fsencode(path)
-    return soundfile.SoundFile(name, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV")  # type: ignore[arg-type]
-
-
-def _of_copy(utterance: Utterance, copy: Path) -> Utterance:
-    return replace(
-        utterance,
-        path=str(copy),
-        start=utterance.start * SAMPLE_RATE // utterance.sample_rate,
-        num_samples=utterance.num_output_samples,
-        sample_rate=SAMPLE_RATE,
-    )
+    return soundfile.SoundFile(os.fsencode(path), *arguments, **options)  # type: ignore[arg-type]

@@ -244,13 +244,13 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "tab\t.wav").write_bytes((tmp_path / "b" / "1.wav").read_bytes())
     (tmp_path / "notes.md").write_text("# Not audio")
-    scan = scan_folder(tmp_path)
-    assert list(scan.utterances) == [
+    utterances, failures = scan_folder(tmp_path)
+    assert utterances == [
         Utterance(str(tmp_path / "a.ogg"), 1000, sample_rate=8000),
         Utterance(str(tmp_path / "b" / "1.wav"), 1000, sample_rate=8000, text="hello you"),
         Utterance(str(tmp_path / "b" / "2.FLAC"), 1000, sample_rate=8000),
     ]
-    bad, latin, tab = map(str, scan.failures)
+    bad, latin, tab = map(str, failures)
     assert bad.startswith(f"{tmp_path / 'bad.wav'}: expected audio, found")
     assert latin.startswith(f"{tmp_path / 'latin.txt'}: expected text in UTF-8: ")
     assert tab.endswith("tab\\t.wav': expected a path in UTF-8 without tabs and line breaks")
