@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -66,7 +65,7 @@ def check(
         report = make_report(read, problems)
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         if report_format is ReportFormat.JSON:
-            typer.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
+            typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
         elif read:
             typer.echo(format_report(report))
         if len(read) < len(manifests) or any(problem.is_error for problem in problems):

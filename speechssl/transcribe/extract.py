@@ -59,10 +59,6 @@ def extract_files(
 
     Returns:
         Whether all recordings went well; each failure costs a line on stderr.
-
-    Raises:
-        CheckpointError: the model cannot be loaded.
-        ConfigError: there is no such layer, or the output cannot be written.
     """
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}, found {output.name!r}")

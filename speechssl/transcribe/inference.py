@@ -88,11 +88,7 @@ class Outputs:
 class Inference:
     """A model that is run on recordings.
 
-    Args:
-        model: Turns (B, T) waveforms and their (B,) lengths, None if nothing is padding, into outputs (B, S, ...).
-        geometry: Its samples to frames.
-        device: Where it is.
-        precision: As for `resolve_precision`.
+    It turns (B, T) waveforms and their (B,) lengths, None if nothing is padding, into outputs (B, S, ...).
     """
 
     def __init__(

@@ -23,36 +23,22 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A recording, or a part of one.
+    """A recording, or a part of one."""
 
-    Attributes:
-        path: The file; "-" is standard input.
-        name: What its results are named after, a path without a suffix: the recording's name, and for one that was
-            found in a folder, its subfolders.
-        channel: The channel to read, counted from 1; None is the mean of all.
-        start: Seconds at which to start; None is its start.
-        end: Seconds at which to stop; None is its end.
-        file: What to read instead of standard input.
-    """
-
-    path: str
-    name: str
-    channel: int | None = None
+    path: str  # "-" is standard input
+    name: str  # of its results, a path without a suffix: with its subfolders if it was found in a folder
+    channel: int | None = None  # as for `Recording`, like start and end
     start: float | None = None
     end: float | None = None
-    file: BinaryIO | None = field(default=None, compare=False)
+    file: BinaryIO | None = field(default=None, compare=False)  # to read instead of standard input
 
     @property
     def label(self) -> str:
-        """What errors call it."""
+        """What messages call it."""
         return "<stdin>" if self.path == STDIN else self.path
 
     def open(self) -> Recording:
-        """Open the recording.
-
-        Raises:
-            AudioError: standard input is closed; reading raises the others.
-        """
+        """Open the recording; an `AudioError` says that standard input is closed, reading raises the others."""
         if self.path == STDIN and sys.stdin is None:
             raise AudioError(f"{self.label}: expected audio, found it closed")
         source = (self.file or sys.stdin.buffer) if self.path == STDIN else self.path
@@ -75,7 +61,7 @@ def find_inputs(
     Args:
         paths: Files, which need not exist; folders, searched with their subfolders for the suffixes of recordings;
             patterns with ``*``, ``?``, ``[`` and ``**``, for shells that leave them as they are; "-" is standard input.
-        channel, start, end: As for `InputFile`.
+        channel, start, end: As for `Recording`.
 
     Returns:
         The recordings, and an error for each folder or pattern without any.

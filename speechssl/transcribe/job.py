@@ -26,7 +26,7 @@ def transcribe_files(
     is_quiet: bool = False,
     **options: Any,
 ) -> bool:
-    """Transcribe recordings, each failure costing a line on stderr.
+    """Transcribe recordings, each failure costing a line on stderr; return whether all went well.
 
     Args:
         inputs, failures: As `find_inputs` gives them.
@@ -35,9 +35,6 @@ def transcribe_files(
         reference: As for `read_references`, to score the transcripts.
         is_quiet: Whether neither progress nor summary is shown.
         options: As for `Transcriber.transcribe_many`.
-
-    Returns:
-        Whether all went well.
     """
     num_files = len(inputs) + len(failures)
     finished, refused = writer.find_finished(inputs)
@@ -75,11 +72,7 @@ def transcribe_files(
 
 
 def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str, Any]:
-    """Return what transcripts depend on besides the recording, as plain JSON types.
-
-    Raises:
-        ConfigError: the settings of the language model cannot be read.
-    """
+    """Return what transcripts depend on besides the recording, as plain JSON types."""
     language_model: dict[str, Any] | None = None
     if lm is not None:
         from speechssl.decode.settings import BeamSearchConfig

@@ -39,13 +39,8 @@ class Format(StrEnum):
 class Printer:
     """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe.
 
-    Args:
-        output_format: What is printed.
-        words: Whether subtitles and tables have each word by itself.
-        is_named: Whether a line of text begins with the recording's path.
-
-    Raises:
-        ConfigError: there is no stdout.
+    With ``words``, subtitles and tables have each word by itself; with ``is_named``, a line of text begins with the
+    recording's path. A closed stdout raises a `ConfigError`.
     """
 
     def __init__(self, output_format: Format, words: bool, is_named: bool) -> None:
@@ -57,11 +52,7 @@ class Printer:
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
-        """Find nothing; refuse several recordings in a format that holds one.
-
-        Raises:
-            ConfigError: there are several.
-        """
+        """Find nothing; several recordings in a format that holds one raise a `ConfigError`."""
         if len(inputs) > 1 and self.format not in (Format.TXT, Format.JSON):
             raise ConfigError(f"--format {self.format}: expected one recording or --output-dir, found {len(inputs)}")
         return {}, {}
@@ -76,15 +67,8 @@ class Printer:
 class OutputFolder:
     """Results in files named as the recordings, replaced atomically, so that a file that exists is complete.
 
-    Args:
-        folder: Where.
-        formats: What is written of each recording.
-        words: Whether subtitles and tables have each word by itself.
-        overwrite: Whether files that exist are written again.
-        settings: The model and the options that results depend on.
-
-    Raises:
-        ConfigError: the folder cannot be made, or its files were made with other settings.
+    With ``words``, subtitles and tables have each word by itself. ``settings`` are all that results depend on besides
+    the recording. A folder that cannot be made, or that was made with other settings, raises a `ConfigError`.
     """
 
     def __init__(
@@ -120,11 +104,7 @@ class OutputFolder:
         return finished, refused
 
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
-        """Write the files of a recording that are missing.
-
-        Raises:
-            ConfigError: one cannot be written.
-        """
+        """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         missing = self._missing(file)
         contents = [_render(file, transcript, output_format, self.words) for output_format, _ in missing]
         line = {"files": [self._name(path) for _, path in missing], "recording": _describe_recording(file)}
@@ -173,11 +153,7 @@ class OutputFolder:
 
 
 def prepare_file(output: Path) -> None:
-    """Make the folder of a file, so that what cannot be written is found out before the work.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Make the folder of a file; a `ConfigError` says before the work that the file cannot be written."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,11 +163,7 @@ def prepare_file(output: Path) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file atomically; what names hold that is no UTF-8 is escaped.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Write a file atomically or raise a `ConfigError`; what names hold that is no UTF-8 is escaped."""
     from speechssl.files import write_text_file
 
     try:

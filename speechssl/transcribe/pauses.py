@@ -38,22 +38,14 @@ def find_speech_by_energy(samples: Waveform) -> list[Span]:
 
 
 def find_speech_by_silero(samples: Waveform) -> list[Span]:
-    """Find what Silero VAD takes for speech in (T,) samples, also in noise and music.
-
-    Raises:
-        ConfigError: the package is missing.
-    """
+    """Find what Silero VAD takes for speech in (T,) samples, also in noise and music."""
     find, model = _load_silero()
     spans = find(torch.from_numpy(samples), model, sampling_rate=SAMPLE_RATE, min_speech_duration_ms=100)
     return [(int(span["start"]), int(span["end"])) for span in spans]
 
 
 def speech_finder(vad: VAD) -> FindSpeech:
-    """Return the voice activity detection of that name.
-
-    Raises:
-        ConfigError: there is none of that name, or its package is missing.
-    """
+    """Return the voice activity detection of that name; a `ConfigError` says that there is none, or no package."""
     if vad == "silero":
         _load_silero()  # here rather than in the thread that reads ahead
         return find_speech_by_silero

@@ -26,17 +26,11 @@ Score = Callable[[Waveform], Tensor]  # the log probabilities of a window, (S, V
 
 @dataclass(frozen=True, slots=True)
 class PartialTranscript:
-    """What is known of a stream since the result before.
+    """What is known of a stream since the result before."""
 
-    Attributes:
-        words: Words that are final since the result before; they never change.
-        partial: Text of what follows the final words, as it looks now.
-        seconds: Length of the audio so far.
-    """
-
-    words: tuple[Word, ...]
-    partial: str
-    seconds: float
+    words: tuple[Word, ...]  # final since then; they never change
+    partial: str  # of what follows the final words, as it looks now
+    seconds: float  # of audio so far
 
 
 def stream_transcripts(
@@ -98,7 +92,6 @@ class _Stream:
         self.first_frame = 0  # of those in the two lists
 
     def add(self, samples: Waveform) -> None:
-        """Take (T,) samples at 16 kHz."""
         self.num_samples += len(samples)
         self.window = np.concatenate((self.window, samples))
 

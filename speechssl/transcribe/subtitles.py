@@ -16,17 +16,11 @@ _TIMING_ARROW = "-->"
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown at one time.
+    """What is shown at one time."""
 
-    Attributes:
-        start: Milliseconds.
-        end: Milliseconds, after the start and not after the start of the next cue.
-        lines: One or two.
-    """
-
-    start: int
+    start: int  # in milliseconds, as the end, which comes later and not after the next cue's start
     end: int
-    lines: tuple[str, ...]
+    lines: tuple[str, ...]  # one or two
 
 
 def group_words(words: Sequence["Word"], fits: Callable[[list["Word"]], bool]) -> list[tuple["Word", ...]]:

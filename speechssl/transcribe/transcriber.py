@@ -38,11 +38,6 @@ class Transcriber:
     """A model that turns recordings into text: by its greedy CTC path, or with a language model by beam search.
 
     Recordings longer than a minute are transcribed in overlapping windows, in constant memory.
-
-    Args:
-        checkpoint: A model with its vocabulary, on the device to use.
-        beam_search: With the language model, as `make_beam_search` gives it; None is greedy decoding.
-        precision: As for `load`.
     """
 
     def __init__(
@@ -77,8 +72,7 @@ class Transcriber:
 
         Raises:
             CheckpointError: there is no fine-tuned model, or no such device.
-            ConfigError: the TOML file is missing or has other settings.
-            LanguageModelError: the language model cannot be read, or has no word that the model can spell.
+            ConfigError, LanguageModelError: the language model cannot be read, or has no word that the model can spell.
         """
         config = None if lm is None else BeamSearchConfig.read(Path(lm))
         checkpoint = load_ctc(Path(path), device)
@@ -195,11 +189,10 @@ class Transcriber:
             step_seconds: New audio from one result to the next.
 
         Yields:
-            A result each time the model has run, the last one at the end of the chunks with everything that was left.
+            A result each time the model has run, the last one with everything that was left.
 
         Raises:
-            AudioError: the samples are not as they should be, or there is not enough memory.
-            ConfigError: the transcriber has a language model, which streaming does not support.
+            ConfigError: the transcriber has a language model.
         """
         if self.beam_search is not None:
             raise ConfigError("stream: expected a transcriber without a language model, which needs whole sentences")
@@ -214,7 +207,6 @@ class Transcriber:
         return words_of_path(path, self.checkpoint.vocabulary, self.geometry, outputs.num_samples)
 
     def _words_of_pieces(self, outputs: Outputs) -> tuple[Word, ...]:
-        """Return the words of pieces that are sentences of their own."""
         words: list[Word] = []
         for piece, [log_probs] in outputs:
             path = self._find_path([log_probs])
@@ -229,11 +221,7 @@ class Transcriber:
 
 
 def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "BeamSearch":
-    """Prepare the search for a model: sentences are no longer than a window.
-
-    Raises:
-        LanguageModelError: the language model cannot be read, or has no word that the model can spell.
-    """
+    """Prepare the search for a model: sentences are no longer than a window."""
     from speechssl.decode.beam_search import BeamSearch  # here, since its alignment needs torchaudio
 
     hop_samples = checkpoint.model.encoder.geometry.hop_samples

@@ -49,16 +49,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording.
+    """What was said in a recording."""
 
-    Attributes:
-        text: The words, separated by single spaces; empty if there are none.
-        seconds: Length of the recording, or of its part up to the end that was asked for.
-        words: The words of the text, in order, with their times.
-    """
-
-    text: str
-    seconds: float
+    text: str  # the words, separated by single spaces
+    seconds: float  # length of the recording, or of its part up to the end that was asked for
     words: tuple[Word, ...] = ()
 
     def __str__(self) -> str:

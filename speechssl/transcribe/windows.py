@@ -19,19 +19,12 @@ CONTEXT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a recording, which the model sees by itself.
+    """A part of a recording, which the model sees by itself."""
 
-    Attributes:
-        start: Its first sample, counted in the recording.
-        samples: (T,).
-        first_kept: First frame to keep, counted in the piece.
-        stop_kept: The frame after the last to keep; None keeps all that follow.
-    """
-
-    start: int
+    start: int  # its first sample, counted in the recording
     samples: Waveform
-    first_kept: int = 0
-    stop_kept: int | None = None
+    first_kept: int = 0  # of its frames, counted in the piece
+    stop_kept: int | None = None  # the frame after the last to keep; None keeps all
 
 
 def cut_windows(

@@ -1,6 +1,5 @@
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -231,12 +230,8 @@ def test_the_report(folder: Path) -> None:
     assert format_report(report).splitlines() == [
         f"{manifest.path}: 3 utterances, 0.1 minutes; 0.50 to 3.50 s, median 1.50 s",
         "  texts: 3, 4 words, 5 different characters: abабв",
-        "  languages: en 2 (0.1 minutes), ru 1 (0.0 minutes)",
-        "  speakers: bob 2 (0.1 minutes), ann 1 (0.0 minutes)",
-        f"     0 s         1  {'#' * 40}",
-        f"     1 s         1  {'#' * 40}",
-        "     2 s         0",
-        f"     3 s         1  {'#' * 40}",
+        "  languages: en, ru",
+        "  speakers: 2",
         "",
         "error: too long: 25",
         *[f"  x:{i}: detail" for i in range(20)],
@@ -245,13 +240,9 @@ def test_the_report(folder: Path) -> None:
         "  y:1: quiet",
         "25 errors, 1 warning",
     ]
-    values = json.loads(json.dumps(asdict(report)))
+    values = json.loads(json.dumps(report))
     assert values["errors"]["too long"]["count"] == 25
     assert len(values["errors"]["too long"]["first"]) == 20
     assert values["warnings"] == {"silence": {"count": 1, "first": [{"where": "y:1", "detail": "quiet"}]}}
     assert values["manifests"][0]["hours"] == pytest.approx(5.5 / 3600)
-    assert values["manifests"][0]["speakers"][0] == {
-        "name": "bob",
-        "num_utterances": 2,
-        "hours": pytest.approx(5 / 3600),
-    }
+    assert values["manifests"][0]["languages"] == ["en", "ru"]
