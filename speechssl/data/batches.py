@@ -34,39 +34,24 @@ _CROP = 1  # the purpose of the generator that places crops
 
 
 class DataConfig(Config):
-    """What to train on.
-
-    Attributes:
-        train: Manifest to train on.
-        dev: Manifest to measure progress on.
-        license: Of the training data; it is written into every model trained on it.
-        num_workers: Processes that read audio; 0 reads in the training process.
-    """
+    """What to train on, and to measure progress on: manifests."""
 
     train: Path
     dev: Path
-    license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
-    num_workers: int = Field(2, ge=0)
+    # It is written into every model. The second spelling is that of earlier versions.
+    license: str = Field(validation_alias=AliasChoices("license", "licence"))
+    num_workers: int = Field(2, ge=0)  # processes that read audio; 0 reads in the training process
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as read for one epoch.
+    """One utterance as read for one epoch."""
 
-    Attributes:
-        index: Its number in the manifest.
-        epoch: The pass over the data.
-        waveform: (T,) float32.
-        text: Its transcript, if it has one.
-        fixed_samples: The length of its batch, from which every shape follows; None if shapes are as small as the
-            batch's utterances allow.
-    """
-
-    index: int
+    index: int  # in the manifest
     epoch: int
-    waveform: npt.NDArray[np.float32]
+    waveform: npt.NDArray[np.float32]  # (T,)
     text: str | None
-    fixed_samples: int | None = None
+    fixed_samples: int | None = None  # as in its plan
 
 
 @dataclass(frozen=True)
@@ -94,17 +79,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class AudioBatch(Batch):
-    """Waveforms of one batch.
+    """Waveforms of one batch."""
 
-    Attributes:
-        waveforms: (B, T) float32, zeros behind each row's length.
-        lengths: (B,) int64 valid samples, or None if every row is valid throughout.
-        indices: The utterances' numbers in the manifest.
-    """
-
-    waveforms: Tensor
-    lengths: Tensor | None
-    indices: tuple[int, ...]
+    waveforms: Tensor  # (B, T) float32, zeros behind each row's length
+    lengths: Tensor | None  # (B,) int64 valid samples, or None if every row is valid throughout
+    indices: tuple[int, ...]  # in the manifest
 
     @property
     def seconds(self) -> float:
@@ -114,15 +93,11 @@ class AudioBatch(Batch):
 
 @dataclass(frozen=True)
 class TaskBatch(Batch):
-    """What every task's batches have.
-
-    Attributes:
-        audio: The waveforms.
-        counts: What the sums of losses over the batch are divided by, by name: the frames to predict, utterances. They
-            are known before the batch is computed, so that those of all batches of an update are.
-    """
+    """What every task's batches have."""
 
     audio: AudioBatch
+    # What sums of losses are divided by, by name: frames to predict, utterances. They are known before the batch is
+    # computed, so that those of all batches of an update are.
     counts: Mapping[str, float]
 
 
@@ -151,15 +126,8 @@ def make_loader(
 ) -> Generator[BatchType, None, None]:
     """Read batches in the given order, ahead of their use if there are workers.
 
-    What a batch holds depends on its plan and the seed alone, not on the workers. Closing the iterator ends them.
-
-    Args:
-        manifest: The utterances.
-        plans: The batches to read.
-        collate: Makes a batch of its examples; runs in the worker.
-        seed: Of the crops.
-        num_workers: Processes; 0 reads when asked.
-        pin_memory: Whether batches land in page-locked memory, for copies to a GPU.
+    What a batch holds depends on its plan and the seed of the crops, not on the workers, in which ``collate`` runs.
+    Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU.
     """
     loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
         _PlannedBatches(manifest, collate, seed),

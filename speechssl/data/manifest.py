@@ -105,12 +105,7 @@ class Manifest:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest, of this package's form or fairseq's; the recordings are not looked at.
-
-    Raises:
-        ManifestError: the file is missing, empty or malformed, or its root folder is missing; the message names
-            the line.
-    """
+    """Read a manifest, of this package's form or fairseq's; the recordings are not looked at."""
     path = Path(path)
     content, lines = _read_lines(path)
     if not lines:
@@ -139,14 +134,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
     """Write a manifest atomically; columns in which every cell would be empty are left out.
 
-    Args:
-        path: The file to write.
-        utterances: One or more, whose paths are below the root.
-        root: Written as it is: a relative one counts from the manifest's folder.
-
-    Raises:
-        ManifestError: there is no utterance, one is not below the root, or a cell has a tab or line break; or the
-            file cannot be written.
+    The root is written as it is: a relative one counts from the manifest's folder. All recordings must be below it.
     """
     path = Path(path)
     if not utterances:
@@ -184,11 +172,7 @@ def read_utterance(utterance: Utterance) -> Waveform:
 
 
 def path_below(root: str | os.PathLike[str], path: str, where: str) -> str:
-    """Return the path of a recording from the root on.
-
-    Raises:
-        ManifestError: it is not below the root; the message begins with ``where``.
-    """
+    """Return the path of a recording from the root on; a ManifestError begins with ``where`` if it is not below it."""
     relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
     if relative.parts[:1] in ((), (os.pardir,)):
         raise ManifestError(f"{where}: expected a recording below {root}, found {path}")

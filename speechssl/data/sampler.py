@@ -21,26 +21,18 @@ _BEARABLE_LOSS = 0.01  # of the audio, to crops or padding; fewer buckets mix ut
 
 
 class BatchConfig(Config):
-    """How utterances are put together; the defaults are wav2vec 2.0 base's for one GPU.
+    """How utterances are put together; the defaults are wav2vec 2.0 base's for one GPU."""
 
-    Attributes:
-        seconds: Audio in a batch at most, padding included. One longer utterance is still a batch.
-        max_utterances: Utterances in a batch at most; None sets no limit.
-        min_seconds: Shorter utterances are left out.
-        max_seconds: Longer utterances are cropped in pretraining, left out in fine-tuning.
-        num_buckets: Groups of similar length; a batch comes from one. None takes the fewest, a power of two up to 256,
-            with which crops to the shortest of a bucket (or padding to its longest) cost less than 1 % of the audio.
-        fixed_shapes: Whether the shapes of a batch, and of what the model computes of it, follow from its bucket alone,
-            which a GPU's allocator and compiled graphs like: hidden frames and labels are filled up to the most that a
-            recording of that length can have, batches of fine-tuning to the longest recording of the bucket. One batch
-            an epoch, of what is left over, has fewer rows; and PyTorch's CTC looks no further than the longest labels.
-    """
-
-    seconds: float = Field(87.5, gt=0, le=_MOST_SECONDS)
-    max_utterances: int | None = Field(None, ge=1)
-    min_seconds: float = Field(2.0, ge=0)
-    max_seconds: float = Field(15.625, gt=0, le=_MOST_SECONDS)
+    seconds: float = Field(87.5, gt=0, le=_MOST_SECONDS)  # in a batch, with padding; a longer utterance is one alone
+    max_utterances: int | None = Field(None, ge=1)  # in a batch
+    min_seconds: float = Field(2.0, ge=0)  # shorter utterances are left out
+    max_seconds: float = Field(15.625, gt=0, le=_MOST_SECONDS)  # longer ones are cropped, in fine-tuning left out
+    # A batch comes from one bucket of similar lengths. None takes the fewest, a power of two up to 256, with which
+    # crops to the shortest of a bucket (or padding to its longest) cost less than 1 % of the audio.
     num_buckets: int | None = Field(None, ge=1, le=2**20)
+    # All shapes follow from the bucket, which a GPU's allocator and compiled graphs like: hidden frames and labels are
+    # filled up to the most that a recording of that length can have, batches of fine-tuning to the longest recording of
+    # the bucket. One batch an epoch, of what is left over, has fewer rows.
     fixed_shapes: bool = False
 
     @model_validator(mode="after")
@@ -52,20 +44,12 @@ class BatchConfig(Config):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One batch before it is read.
-
-    Attributes:
-        epoch: The pass over the data it belongs to.
-        indices: Its utterances, by their number in the manifest.
-        crop_samples: The length at 16 kHz that all are cropped to; None if they are read whole and padded.
-        fixed_samples: The length at 16 kHz of the batch, from which every shape follows; None if shapes are as small
-            as its utterances allow.
-    """
+    """One batch before it is read; lengths are at 16 kHz."""
 
     epoch: int
-    indices: tuple[int, ...]
-    crop_samples: int | None
-    fixed_samples: int | None = None
+    indices: tuple[int, ...]  # of its utterances in the manifest
+    crop_samples: int | None  # that all are cropped to; None if they are read whole and padded
+    fixed_samples: int | None = None  # of the batch; None if it is as long as its longest utterance
 
 
 @dataclass(frozen=True)
@@ -89,11 +73,6 @@ class BatchSampler:
         seed: Of the shuffling.
         crop: Whether utterances are cropped to their bucket's length (pretraining) or padded (fine-tuning).
 
-    Attributes:
-        left_out: Utterances of no admitted length, by their number in the manifest.
-        cropped_share: Share of the others' audio that an epoch's crops, to ``max_seconds`` or less, leave out.
-        seconds_per_epoch: Audio in an epoch's batches, without padding.
-
     Raises:
         ManifestError: no utterance has an admitted length.
     """
@@ -105,7 +84,7 @@ class BatchSampler:
         all_lengths = np.asarray(lengths, dtype=np.int64)
         shortest, longest = config.min_seconds * SAMPLE_RATE, round(config.max_seconds * SAMPLE_RATE)
         admitted = (all_lengths >= shortest) & (crop | (all_lengths <= longest))
-        self.left_out: tuple[int, ...] = tuple(np.flatnonzero(~admitted).tolist())
+        self.left_out: tuple[int, ...] = tuple(np.flatnonzero(~admitted).tolist())  # by their number in the manifest
         kept = np.flatnonzero(admitted)
         if not kept.size:
             raise ManifestError(
@@ -118,8 +97,8 @@ class BatchSampler:
         self._buckets = self._choose_buckets(usable[order])
         num_samples = int(all_lengths[kept].sum())
         in_batches = self._samples_in_batches(self._buckets) if crop else num_samples
-        self.cropped_share = 1 - in_batches / num_samples
-        self.seconds_per_epoch = in_batches / SAMPLE_RATE
+        self.cropped_share = 1 - in_batches / num_samples  # of the audio that is not left out
+        self.seconds_per_epoch = in_batches / SAMPLE_RATE  # without padding
         self._current = self.epoch(0)
         self.num_batches = len(self._current)
 

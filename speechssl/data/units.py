@@ -58,12 +58,9 @@ class Letters:
     """Units of a letter each, of any script, with a delimiter that ends every word.
 
     A lower-case letter that is lacking stands for its capital: many models of other toolkits have capitals only.
-
-    Attributes:
-        symbols: By their ids, in any order: a blank (``<blank>``, ``<pad>`` or ``[PAD]``), the delimiter ``|``,
-            letters, and units such as ``<unk>`` that are no part of any text.
     """
 
+    # In any order: a blank, the delimiter, letters, and units such as <unk> that are no part of any text.
     symbols: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -73,11 +70,7 @@ class Letters:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Letters":
-        """Return the blank, the delimiter and all letters of the texts, sorted by code point.
-
-        Raises:
-            ManifestError: a text contains the word delimiter, or there is no letter at all.
-        """
+        """Return the blank, the delimiter and all letters of the texts, sorted by code point."""
         letters: set[str] = set()
         for text in texts:
             letters.update("".join(split_words(text)))
@@ -138,11 +131,7 @@ class Letters:
 
     @classmethod
     def load(cls, path: Path) -> "Letters":
-        """Read a vocabulary of JSON, ``{symbol: label}``, whose symbols stand in any order.
-
-        Raises:
-            CheckpointError: the file is missing, or is no such vocabulary.
-        """
+        """Read a vocabulary of JSON, ``{symbol: label}``, whose symbols stand in any order."""
         try:
             ids = json.loads(path.read_text("utf-8"))
         except OSError as error:

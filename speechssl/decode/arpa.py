@@ -21,11 +21,7 @@ Entries = dict[Ngram, tuple[float, float]]
 
 
 def write_arpa(path: Path, model: NgramModel) -> None:
-    """Write a model atomically.
-
-    Raises:
-        LanguageModelError: the file cannot be written.
-    """
+    """Write a model atomically."""
     try:
         write_text_file(path, "".join(f"{line}\n" for line in _lines(model)))
     except OSError as error:
@@ -37,9 +33,6 @@ def read_arpa(path: Path) -> NgramModel:
 
     Words that the model does not know are as likely as ``<unk>`` (or ``<UNK>``), or as its least likely word if it has
     no such mark or gives it no probability.
-
-    Raises:
-        LanguageModelError: the file is missing, damaged or no ARPA file.
     """
     try:
         with path.open("rb") as file:

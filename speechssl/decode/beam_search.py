@@ -27,15 +27,8 @@ class BeamSearch:
     Prefixes of the text grow letter by letter, with the probability of all paths that spell them (Graves and Jaitly,
     2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
     complete; until then a prefix is ranked by the likeliest known word that begins so. Words that the language model
-    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard.
-
-    Args:
-        config: The language model and the weights.
-        units: The CTC model's.
-        sentence_frames: Length of a sentence at most; longer recordings are parted at long pauses. None is any length.
-
-    Raises:
-        LanguageModelError: the file cannot be read, or the units can spell none of its words.
+    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard. Recordings
+    longer than ``sentence_frames`` are parted at long pauses.
     """
 
     def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
@@ -73,9 +66,6 @@ class BeamSearch:
         """Return the tokens of the best text of a recording, where the CTC model says them best.
 
         The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there.
-
-        Raises:
-            AudioError: the model does not give probabilities.
         """
         path: list[PathToken] = []
         first_frame = 0

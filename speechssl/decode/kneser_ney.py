@@ -18,9 +18,6 @@ def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
     What is taken from the counts of once, twice and more often seen n-grams goes to shorter ones, which count by the
     number of different words before them. As in KenLM's ``lmplz``, words that were never seen get the share of
     ``<unk>`` in a uniform distribution over it and all words. Each text is a sentence.
-
-    Raises:
-        LanguageModelError: there is no word in the texts, or one is ``<s>``, ``</s>`` or ``<unk>``.
     """
     counts = _count(texts, order)
     if not counts[0]:

@@ -21,14 +21,8 @@ class BeamSearchConfig(Config):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the settings of a TOML file, in which ``lm`` counts from its folder; or take an ARPA file's defaults.
-
-        Raises:
-            ConfigError: the TOML file is missing or has other settings.
-        """
-        if path.suffix != ".toml":
-            return cls(lm=path)
-        return cls.load([path])
+        """Read the settings of a TOML file, in which ``lm`` counts from its folder; or take an ARPA file's defaults."""
+        return cls.load([path]) if path.suffix == ".toml" else cls(lm=path)
 
     def describe(self) -> str:
         """Return the settings in a few words, for a table of results."""

@@ -13,10 +13,6 @@ def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
     """Yield the texts of manifests (``.tsv``) and the lines of other files.
 
     With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out.
-
-    Raises:
-        LanguageModelError: a file is missing or not in UTF-8, or a text has a mark of language models.
-        ManifestError: a manifest is malformed.
     """
     for where, text in (found for path in paths for found in _read(path)):
         if mark := find_mark(text.split()):

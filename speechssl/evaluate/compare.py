@@ -8,7 +8,7 @@ from typing import Any
 
 from speechssl.errors import ConfigError
 from speechssl.scoring.bootstrap import Comparison, compare_runs
-from speechssl.scoring.error_rates import ErrorCounts
+from speechssl.scoring.error_rates import ErrorCounts, sum_counts
 
 RATES = {"words": "WER", "characters": "CER"}
 
@@ -24,11 +24,7 @@ class SavedEvaluation:
 
 
 def read_evaluation(path: Path) -> SavedEvaluation:
-    """Read what ``speechssl evaluate --output`` wrote.
-
-    Raises:
-        ConfigError: the file is missing, something else, or has more than one manifest.
-    """
+    """Read what ``speechssl evaluate --output`` wrote of one manifest."""
     try:
         content = json.loads(path.read_text("utf-8"))
         [evaluation] = content["evaluations"]
@@ -48,11 +44,7 @@ def read_evaluation(path: Path) -> SavedEvaluation:
 def compare_evaluations(
     baselines: Sequence[SavedEvaluation], candidates: Sequence[SavedEvaluation]
 ) -> dict[str, Comparison]:
-    """Compare the runs of two methods, in words and in characters.
-
-    Raises:
-        ConfigError: not all were evaluated on the same manifest.
-    """
+    """Compare the runs of two methods on one manifest, in words and in characters."""
     first = baselines[0]
     for other in (*baselines, *candidates):
         if other.manifest_sha256 != first.manifest_sha256:
@@ -64,21 +56,15 @@ def compare_evaluations(
 
 
 def format_comparison(baselines: Sequence[Path], candidates: Sequence[Path]) -> str:
-    """Compare evaluations in files, and return the comparison as lines of text.
-
-    Raises:
-        ConfigError: a file cannot be read, or not all were evaluated on the same manifest.
-    """
+    """Compare evaluations in files, and return the comparison as lines of text."""
     sides = [[read_evaluation(path) for path in paths] for paths in (baselines, candidates)]
     lines = []
     for unit, comparison in compare_evaluations(*sides).items():
-        before, after = (", ".join(f"{100 * _rate(getattr(run, unit)):.1f}" for run in runs) for runs in sides)
+        before, after = (
+            ", ".join(f"{100 * sum_counts(getattr(run, unit)).rate:.1f}" for run in runs) for runs in sides
+        )
         lines.append(
             f"{RATES[unit]} %: {before} -> {after}; ratio {comparison.ratio.show(1, 2)}, "
             f"difference {comparison.difference.show()} points"
         )
     return "\n".join(lines)
-
-
-def _rate(counts: Sequence[ErrorCounts]) -> float:
-    return sum(count.total for count in counts) / max(sum(count.reference_length for count in counts), 1)

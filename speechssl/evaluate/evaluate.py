@@ -19,7 +19,6 @@ from speechssl.model.device import Precision
 from speechssl.scoring.bootstrap import Interval, bootstrap_interval
 from speechssl.scoring.error_rates import Confusion, ErrorCounts, score
 from speechssl.terminal import count, format_duration, print_error, print_status, progress
-from speechssl.transcribe.inference import BATCH_SECONDS
 from speechssl.transcribe.outputs import prepare_file, write_text
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -32,54 +31,35 @@ _RESULTS_HEAD = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of a model on a manifest, as ``--output`` writes it: rates are fractions, times seconds.
-
-    Attributes:
-        decoding: How text was made, in a few words.
-        beam_search: The settings of the search and the SHA-256 of its language model; None is greedy decoding.
-        device: Where the model ran, and how precisely.
-        seconds: Wall-clock time that reading and transcribing took.
-        words, characters: Edits over all utterances.
-        word_confusions, character_confusions: The most frequent first.
-        utterances: In the manifest's order, an `UtteranceScore` each and where it is.
-    """
+    """The result of a model on a manifest, as ``--output`` writes it: rates are fractions, times seconds."""
 
     manifest: str
     manifest_sha256: str
     num_utterances: int
     audio_seconds: float
-    decoding: str
-    beam_search: dict[str, Any] | None
-    device: str
-    seconds: float
+    decoding: str  # in a few words
+    beam_search: dict[str, Any] | None  # the settings and the SHA-256 of the language model; None is greedy decoding
+    device: str  # where the model ran, and how precisely
+    seconds: float  # that reading and transcribing took
     wer: Interval
     cer: Interval
-    words: ErrorCounts
+    words: ErrorCounts  # of all utterances
     characters: ErrorCounts
-    word_confusions: tuple[Confusion, ...]
+    word_confusions: tuple[Confusion, ...]  # the most frequent first
     character_confusions: tuple[Confusion, ...]
-    utterances: tuple[dict[str, Any], ...]
+    utterances: tuple[dict[str, Any], ...]  # in the manifest's order, an `UtteranceScore` each and where it is
 
 
-def evaluate_model(transcriber: Transcriber, manifest: Manifest, *, batch_seconds: float = BATCH_SECONDS) -> Evaluation:
+def evaluate_model(transcriber: Transcriber, manifest: Manifest) -> Evaluation:
     """Transcribe every utterance of a manifest and score the texts against its own.
 
-    Args:
-        transcriber: The model.
-        manifest: Utterances, all with a text.
-        batch_seconds: Bound on the audio of a batch, padding included; a longer utterance is a batch of its own.
-
-    Raises:
-        ManifestError: an utterance has no text, or there are none.
-        AudioError: a recording cannot be read; one that is left out would make the rates another set's.
+    A recording that cannot be read is an error: without it the rates would be another set's.
     """
     references = read_references(manifest)
     hypotheses = [""] * len(manifest)
     order = longest_first(manifest)
     started = time.perf_counter()
-    transcripts = transcriber.transcribe_many(
-        utterance_readers(manifest, order), batch_seconds, names=map(manifest.where, order)
-    )
+    transcripts = transcriber.transcribe_many(utterance_readers(manifest, order), names=map(manifest.where, order))
     with progress(str(manifest.path), len(manifest)) as advance:
         for index, transcript in zip(order, transcripts, strict=True):
             if isinstance(transcript, SpeechSSLError):
@@ -128,19 +108,11 @@ def evaluate_manifests(
 ) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
-    A manifest that fails costs a line on stderr; the others are still evaluated.
-
-    Args:
-        model: A model folder or a training run.
-        manifests: Paths of manifests with texts.
-        output: Where to write everything as JSON, if anywhere.
-        device, lm, precision: As for `Transcriber.load`.
+    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm`` and ``precision``
+    are as for `Transcriber.load`.
 
     Returns:
         Whether all manifests went well.
-
-    Raises:
-        SpeechSSLError: the model or the language model cannot be loaded, or the output cannot be written.
     """
     if output is not None:
         prepare_file(output)

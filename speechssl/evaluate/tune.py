@@ -36,17 +36,8 @@ def tune_weights(
 ) -> None:
     """Search for the weights with the lowest word error rate, and write the best so far as TOML.
 
-    Args:
-        model: A model folder or a training run.
-        manifest: Utterances to try them on, all with a text.
-        lm: As for `Transcriber.load`; its weights are tried first.
-        output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
-        num_trials: Weights to try.
-        num_utterances: Utterances to try them on, drawn at random if there are more.
-        device, precision: As for `Transcriber.load`.
-
-    Raises:
-        SpeechSSLError: something cannot be read or written, or an utterance has no text.
+    The weights of ``lm`` are tried first. ``model``, ``lm``, ``device``, ``precision`` are as for `Transcriber.load`;
+    the utterances are drawn at random if there are more.
     """
     if output.suffix != ".toml":
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
@@ -99,7 +90,6 @@ class _Trials:
         return found.wer, found.cer
 
     def describe(self) -> str:
-        """Return how many utterances there are."""
         return f"{len(self.references)} of {self.num_all} utterances"
 
 

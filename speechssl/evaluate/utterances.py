@@ -9,13 +9,7 @@ from speechssl.errors import AudioError, ManifestError
 
 
 def read_references(manifest: Manifest) -> list[str]:
-    """Return what is said in each utterance.
-
-    Raises:
-        ManifestError: an utterance has no text, or there are none.
-    """
-    if not len(manifest):
-        raise ManifestError(f"{manifest.path}: expected utterances, found none")
+    """Return what is said in each utterance, of which each must have a text."""
     references = []
     for index, utterance in enumerate(manifest):
         if utterance.text is None:

@@ -46,16 +46,7 @@ def bootstrap_interval(
 
     Resamples utterances, or whole clusters (speakers) where there are several, because the mistakes made on one
     speaker go together (Bisani and Ney, 2004, https://doi.org/10.1109/ICASSP.2004.1326009; Liu and Peng, 2020,
-    https://arxiv.org/abs/1912.09508 for clusters).
-
-    Args:
-        counts: Edits by utterance.
-        clusters: The speaker of each utterance; None for one that is unknown, which then stands alone.
-        num_resamples: Samples drawn.
-        seed: Equal seeds give equal intervals.
-
-    Raises:
-        ValueError: there are no utterances, or not as many clusters.
+    https://arxiv.org/abs/1912.09508 for clusters). An utterance whose speaker is None stands alone.
     """
     whole = _as_array(counts)
     sums = _resample(whole, clusters, num_resamples, seed)
@@ -75,16 +66,10 @@ def compare_runs(
     utterances and other seeds could have given.
 
     Args:
-        first: Edits by run and utterance of the first method (the baseline).
-        second: Edits of the second method, the utterances in the same order.
+        first: Edits by run and utterance of the baseline.
+        second: Edits of the other method, the utterances in the same order.
         num_resamples: Samples drawn.
         seed: Equal seeds give equal intervals.
-
-    Returns:
-        Intervals of second - first and of second / first, of error rates over all runs.
-
-    Raises:
-        ValueError: the runs were not scored against the same references, or there are none.
     """
     if not first or not second:
         raise ValueError("expected at least one run of each method")

@@ -53,20 +53,12 @@ class UtteranceScore:
 
 @dataclass(frozen=True)
 class Score:
-    """The scores of a system on a set of utterances.
-
-    Attributes:
-        utterances: One score an utterance, in the order given.
-        words: Sums over the utterances.
-        characters: Sums over the utterances; the space between words is a character.
-        word_confusions: Every mistaken word, the most frequent first.
-        character_confusions: Every mistaken character, the most frequent first.
-    """
+    """The scores of a system on a set of utterances."""
 
     utterances: tuple[UtteranceScore, ...]
-    words: ErrorCounts
-    characters: ErrorCounts
-    word_confusions: tuple[Confusion, ...]
+    words: ErrorCounts  # of all utterances
+    characters: ErrorCounts  # of all; the space between words is a character
+    word_confusions: tuple[Confusion, ...]  # the most frequent first
     character_confusions: tuple[Confusion, ...]
 
     @property
@@ -81,12 +73,12 @@ class Score:
 
     @property
     def word_counts(self) -> tuple[ErrorCounts, ...]:
-        """Word edits by utterance, as `bootstrap_interval` and `compare` take them."""
+        """Word edits by utterance."""
         return tuple(utterance.words for utterance in self.utterances)
 
     @property
     def character_counts(self) -> tuple[ErrorCounts, ...]:
-        """Character edits by utterance, as `bootstrap_interval` and `compare` take them."""
+        """Character edits by utterance."""
         return tuple(utterance.characters for utterance in self.utterances)
 
 
@@ -99,13 +91,6 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """Score hypotheses against references, both normalized first.
 
     An empty reference is allowed: every word of its hypothesis is an insertion.
-
-    Args:
-        references: What was said, a text an utterance.
-        hypotheses: What was recognized, in the same order.
-
-    Raises:
-        ValueError: the two differ in number.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"expected as many hypotheses as references ({len(references)}), found {len(hypotheses)}")
@@ -115,8 +100,8 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     characters, character_confusions = _count(jiwer.process_characters(references, hypotheses))
     return Score(
         tuple(map(UtteranceScore, references, hypotheses, words, characters)),
-        _sum(words),
-        _sum(characters),
+        sum_counts(words),
+        sum_counts(characters),
         word_confusions,
         character_confusions,
     )
@@ -144,7 +129,8 @@ def _count(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[list[Error
     return counts, tuple(Confusion(*mistake, count) for mistake, count in ranked)
 
 
-def _sum(counts: Sequence[ErrorCounts]) -> ErrorCounts:
+def sum_counts(counts: Sequence[ErrorCounts]) -> ErrorCounts:
+    """Return the edits of all."""
     return ErrorCounts(
         sum(count.substitutions for count in counts),
         sum(count.deletions for count in counts),
