@@ -232,14 +232,14 @@ class TestTraining:
     ) -> None:
         """Pretraining, then fine-tuning."""
         (tmp_path / "empty.toml").touch()
-        pretrained = train_whole_and_stopped(
+        pretrained = assert_a_stop_changes_nothing(
             ["pretrain", str(tiny)],
             ["batches.max_seconds=2", "objective.mask.span_frames=4", *data(prompts, "pretrain_")],
             tmp_path,
             device,
             monkeypatch,
         )
-        train_whole_and_stopped(
+        assert_a_stop_changes_nothing(
             ["finetune", str(tmp_path / "empty.toml")],
             [f"init={pretrained}", "feature_encoder_is_frozen=false", *data(prompts, "")],
             tmp_path,
@@ -314,7 +314,7 @@ def data(folder: Path, prefix: str) -> list[str]:
     return [f"data.{split}={folder / f'{prefix}{split}.tsv'}" for split in ("train", "dev")]
 
 
-def train_whole_and_stopped(
+def assert_a_stop_changes_nothing(
     command: Sequence[str], settings: Sequence[str], folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Train twice, once with an interruption: no difference on a CPU, and on a GPU, which adds in an order of its own

@@ -34,18 +34,7 @@ _DISTRACT = 5  # the purpose of the generator that draws distractors
 
 
 class ContrastiveConfig(HidingConfig):
-    """The objective; the defaults are wav2vec 2.0 base's.
-
-    Attributes:
-        kind: Says that this section is this objective's.
-        quantizer: Makes the targets.
-        comparison_dim: Width E in which context and targets are compared.
-        num_distractors: Wrong targets beside the right one.
-        logit_temperature: Divides the cosine similarities.
-        target_dropout: On the frames that become targets.
-        diversity_weight: Of the unused share of the codebooks.
-        penalty_weight: Of the mean square of the feature encoder's output.
-    """
+    """The objective; the defaults are wav2vec 2.0 base's."""
 
     best_metric: ClassVar[str] = "contrastive"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "contrastive", "accuracy", "code_perplexity")
@@ -54,10 +43,10 @@ class ContrastiveConfig(HidingConfig):
     quantizer: QuantizerConfig = QuantizerConfig()
     comparison_dim: int = Field(256, ge=1)
     num_distractors: int = Field(100, ge=1)
-    logit_temperature: float = Field(0.1, gt=0)
-    target_dropout: float = Field(0.1, ge=0, lt=1)
-    diversity_weight: float = Field(0.1, ge=0)
-    penalty_weight: float = Field(10.0, ge=0)
+    logit_temperature: float = Field(0.1, gt=0)  # divides cosine similarities
+    target_dropout: float = Field(0.1, ge=0, lt=1)  # on the frames that become targets
+    diversity_weight: float = Field(0.1, ge=0)  # of the share of the codebooks that is not used
+    penalty_weight: float = Field(10.0, ge=0)  # of the mean square of the feature encoder's output
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "ContrastiveCollate":
         """What hides frames and draws distractors."""
@@ -70,13 +59,9 @@ class ContrastiveConfig(HidingConfig):
 
 @dataclass(frozen=True)
 class ContrastiveBatch(MaskedBatch):
-    """Audio, what to hide of it and what to compare.
+    """Audio, what to hide of it and what to compare."""
 
-    Attributes:
-        distractors: (B, M, K) int64 positions among the utterance's own hidden frames, never the frame itself.
-    """
-
-    distractors: Tensor
+    distractors: Tensor  # (B, M, K) int64 positions among the utterance's own hidden frames, never the frame itself
 
 
 @dataclass(frozen=True)
@@ -101,13 +86,7 @@ class ContrastiveCollate:
 
 
 class ContrastiveObjective(Objective):
-    """Quantized targets, distractors and their loss (Baevski et al., 2020, section 3.2).
-
-    Args:
-        config: Sizes and weights.
-        frame_dim: Channels C of the frames.
-        context_dim: Width D of the context.
-    """
+    """Quantized targets, distractors and their loss (Baevski et al., 2020, section 3.2)."""
 
     def __init__(self, config: ContrastiveConfig, frame_dim: int, context_dim: int) -> None:
         super().__init__()
@@ -118,15 +97,10 @@ class ContrastiveObjective(Objective):
         self.context_projection = nn.Linear(context_dim, config.comparison_dim)
 
     def forward(self, encoder: SpeechEncoder, batch: ContrastiveBatch, step: int) -> Losses:
-        """Compare the context at hidden frames with the targets there.
-
-        Args:
-            encoder: Represents the batch.
-            batch: The recordings, what is hidden and what is compared.
-            step: Updates so far, for the Gumbel temperature.
+        """Compare the context at hidden frames with the targets there; ``step`` sets the Gumbel temperature.
 
         Returns:
-            Means over hidden frames: the contrastive loss, the share of unused entries, the feature penalty; accuracy,
+            Sums over hidden frames: the contrastive loss, the share of unused entries, the feature penalty; accuracy,
             the two perplexities, the share of distractors left out because they equal the target.
         """
         config = self.config

@@ -9,11 +9,6 @@ def draw_distractors(num_frames: int, num_distractors: int, generator: np.random
 
     A single frame has no others: it gets itself.
 
-    Args:
-        num_frames: The frames of one utterance that are targets.
-        num_distractors: Wrong targets for each.
-        generator: The source of randomness.
-
     Returns:
         (num_frames, num_distractors) int64 positions among the frames.
     """

@@ -45,15 +45,10 @@ class SilencedSpansConfig(Config):
 
 
 class HidingConfig(Config):
-    """What the configurations of objectives with hidden spans share.
-
-    Attributes:
-        mask: What is hidden.
-        silence: Hides it in the waveform; without this section it is hidden from the context network.
-    """
+    """What the configurations of objectives with hidden spans share."""
 
     mask: MaskConfig = MaskConfig()
-    silence: SilencedSpansConfig | None = None
+    silence: SilencedSpansConfig | None = None  # None hides the spans from the context network alone
 
     @model_validator(mode="after")
     def _hides_something(self) -> Self:
@@ -67,26 +62,17 @@ class HidingConfig(Config):
 
 
 class SpectralTargetsConfig(HidingConfig):
-    """What the configurations share in which the context of every frame is compared, and visible frames may count.
-
-    Attributes:
-        spectra: What targets are made of: ``log_mel`` spectra and their changes, or ``cepstra``, standardized.
-        num_bands: Mel bands of the spectra.
-        comparison_dim: Width in which context and targets are compared.
-        logit_temperature: Divides the cosine similarities.
-        visible_weight: Of a visible frame in the loss, where a hidden one has 1.
-        penalty_weight: Of the mean square of the feature encoder's output.
-    """
+    """What the configurations share in which the context of every frame is compared, and visible frames may count."""
 
     best_metric: ClassVar[str] = "hidden_loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
 
-    spectra: Literal["log_mel", "cepstra"] = "log_mel"
-    num_bands: int = Field(40, ge=1)
+    spectra: Literal["log_mel", "cepstra"] = "log_mel"  # each with its changes; cepstra are standardized
+    num_bands: int = Field(40, ge=1)  # mel bands of the spectra
     comparison_dim: int = Field(256, ge=1)
-    logit_temperature: float = Field(0.1, gt=0)
-    visible_weight: float = Field(0.0, ge=0)
-    penalty_weight: float = Field(10.0, ge=0)
+    logit_temperature: float = Field(0.1, gt=0)  # divides cosine similarities
+    visible_weight: float = Field(0.0, ge=0)  # of a visible frame in the loss, where a hidden one has 1
+    penalty_weight: float = Field(10.0, ge=0)  # of the mean square of the feature encoder's output
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "MaskedCollate":
         """What hides frames."""
@@ -99,17 +85,11 @@ class SpectralTargetsConfig(HidingConfig):
 
 @dataclass(frozen=True)
 class MaskedBatch(TaskBatch):
-    """Audio and what to hide of it; its counts are "hidden", "visible" and "frames", of which visible ones weigh less.
+    """Audio and what to hide of it; its counts are "hidden", "visible" and "frames", both by weight."""
 
-    Attributes:
-        mask: (B, S) bool, True = hidden.
-        hidden: (B, M) int64 positions of the hidden frames, filled up with 0.
-        weights: (B, M) float32, 1 for hidden frames and 0 for filling.
-    """
-
-    mask: Tensor
-    hidden: Tensor
-    weights: Tensor
+    mask: Tensor  # (B, S) bool, True = hidden
+    hidden: Tensor  # (B, M) int64 positions of the hidden frames, filled up with 0
+    weights: Tensor  # (B, M) float32, 1 for hidden frames and 0 for filling
 
 
 @dataclass(frozen=True)
@@ -144,16 +124,7 @@ class MaskedCollate:
 def masked_context(
     encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None
 ) -> tuple[Frames, Tensor]:
-    """Contextualize recordings of which spans are hidden.
-
-    Args:
-        encoder: Feature encoder and context network.
-        batch: The recordings and their hidden frames.
-        silence: Hides them in the waveform; None hides them from the context network alone.
-
-    Returns:
-        The frames out of the feature encoder, and the context (B, S, D).
-    """
+    """Return the frames out of the feature encoder, and the context (B, S, D), with the spans hidden."""
     audio = batch.audio
     masked_frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
     hides_frames = silence is None or silence.mask_embedding
@@ -163,13 +134,8 @@ def masked_context(
 def clean_frames(
     encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None, masked_frames: Frames
 ) -> Tensor:
-    """Return the frames (B, S, C) of the recordings with nothing hidden, for targets.
-
-    Args:
-        encoder, batch, silence: As for `masked_context`.
-        masked_frames: The frames that it returned, which are these if nothing was silenced.
-    """
-    if silence is None:
+    """Return the frames (B, S, C) of the recordings with nothing hidden, for targets."""
+    if silence is None:  # nothing was hidden in the waveform
         return masked_frames.values
     with torch.set_grad_enabled(silence.target_gradient and torch.is_grad_enabled()):
         return encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths).values
@@ -188,16 +154,7 @@ def prediction_terms(
     visible_weight: float,
     penalty_weight: float,
 ) -> Losses:
-    """Add up an objective in which visible frames may count too.
-
-    Args:
-        losses: (B, S), of each frame.
-        correct: (B, S) bool, whether it is predicted right.
-        masked_frames: The frames that `masked_context` returned.
-        batch: What is hidden.
-        visible_weight: Of a visible frame, where a hidden one has 1.
-        penalty_weight: Of the mean square of the feature encoder's output.
-    """
+    """Add up (B, S) losses and successes of frames, of which visible ones may count too."""
     hidden = batch.mask
     visible = ~hidden
     if masked_frames.lengths is not None:

@@ -26,18 +26,12 @@ from speechssl.objective.objective import Losses, Objective
 
 
 class MaskedPredictionConfig(SpectralTargetsConfig):
-    """The objective; masks and comparison are those of HuBERT base.
-
-    Attributes:
-        kind: Says that this section is this objective's.
-        num_clusters: Clusters K of spectra.
-        fit_seconds: Audio from which the clusters are found.
-    """
+    """The objective; masks and comparison are those of HuBERT base."""
 
     kind: Literal["masked_prediction"] = "masked_prediction"
     mask: MaskConfig = MaskConfig(start_prob=0.08)
     num_clusters: int = Field(100, ge=2)
-    fit_seconds: float = Field(1200.0, gt=0)
+    fit_seconds: float = Field(1200.0, gt=0)  # of audio, from which the clusters are found
 
     def build(self, encoder: EncoderConfig) -> "MaskedPredictionObjective":
         """Clusters and projection for this encoder."""
@@ -45,13 +39,7 @@ class MaskedPredictionConfig(SpectralTargetsConfig):
 
 
 class MaskedPredictionObjective(Objective):
-    """Clusters of spectra, and the loss of predicting them from the context.
-
-    Args:
-        config: Sizes and weights.
-        geometry: Samples to frames.
-        context_dim: Width D of the context.
-    """
+    """Clusters of spectra, and the loss of predicting them from the context."""
 
     centers: Tensor
 
@@ -94,16 +82,7 @@ class MaskedPredictionObjective(Objective):
         return nearest
 
     def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:
-        """Predict the clusters of hidden and, if they have a weight, visible frames.
-
-        Args:
-            encoder: Represents the batch.
-            batch: The recordings and what is hidden.
-            step: Not used.
-
-        Returns:
-            As `prediction_terms`.
-        """
+        """Predict the clusters of hidden and, if they have a weight, visible frames."""
         config = self.config
         masked_frames, context = masked_context(encoder, batch, config.silence)
         targets = self.targets(batch.audio.waveforms, batch.audio.lengths)

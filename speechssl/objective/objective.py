@@ -35,12 +35,7 @@ Losses = Mapping[str, Term]
 
 
 def weighted_sum(losses: Losses, totals: Mapping[str, float]) -> Tensor:
-    """Return the share of a batch in the loss of an update: the sum of weight x sum / count.
-
-    Args:
-        losses: Of the batch; at least one has a weight.
-        totals: The counts of the whole update.
-    """
+    """Return the share of a batch in an update's loss, whose counts are ``totals``: the sum of weight x sum / count."""
     shares = [term.sum * (term.weight / totals[term.count]) for term in losses.values() if term.weight]
     return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
 
@@ -49,20 +44,14 @@ class Objective(nn.Module):
     """What an encoder is pretrained for, with the parameters that only pretraining needs.
 
     A call with (encoder, batch, step), ``step`` being the updates so far, returns ``Losses``.
-
-    Attributes:
-        prepare_seconds: Audio that `prepare` wants.
     """
 
-    prepare_seconds: float = 0.0
+    prepare_seconds: float = 0.0  # of audio that `prepare` wants
 
     def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
-        """Find targets in the training data, before the first update; every process does it, with the same result.
+        """Find targets in the first training batches, before the first update.
 
-        Args:
-            encoder: With its first weights.
-            batches: The first training batches, on the CPU.
-            seed: Of what is random.
+        Every process does it, with the same result. The encoder has its first weights; batches are on the CPU.
         """
 
     def after_update(self, encoder: SpeechEncoder, step: int) -> None:
@@ -70,15 +59,10 @@ class Objective(nn.Module):
 
 
 class ObjectiveConfig(Protocol):
-    """The section ``objective`` of a pretraining configuration, of the kind that its ``kind`` names.
+    """The section ``objective`` of a pretraining configuration, of the kind that its ``kind`` names."""
 
-    Attributes:
-        best_metric: The term of the losses on the dev set, lower being better, that chooses the ``best`` checkpoint.
-        shown_metrics: What of the log is shown on the console, in this order.
-    """
-
-    best_metric: ClassVar[str]
-    shown_metrics: ClassVar[tuple[str, ...]]
+    best_metric: ClassVar[str]  # the term on the dev set, lower being better, that chooses the ``best`` checkpoint
+    shown_metrics: ClassVar[tuple[str, ...]]  # what of the log is shown on the console, in this order
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """The fewest frames of an utterance that have something to predict."""

@@ -21,11 +21,7 @@ from speechssl.objective.objective import Losses, Objective
 
 
 class SpectralContrastConfig(SpectralTargetsConfig):
-    """The objective; masks and comparison are those of wav2vec 2.0 base.
-
-    Attributes:
-        kind: Says that this section is this objective's.
-    """
+    """The objective; masks and comparison are those of wav2vec 2.0 base."""
 
     kind: Literal["spectral_contrast"] = "spectral_contrast"
 
@@ -35,13 +31,7 @@ class SpectralContrastConfig(SpectralTargetsConfig):
 
 
 class SpectralContrastObjective(Objective):
-    """Spectra, and the loss of finding the right one from the context.
-
-    Args:
-        config: Sizes and weights.
-        geometry: Samples to frames.
-        context_dim: Width D of the context.
-    """
+    """Spectra, and the loss of finding the right one from the context."""
 
     def __init__(self, config: SpectralContrastConfig, geometry: FrameGeometry, context_dim: int) -> None:
         super().__init__()
@@ -51,16 +41,7 @@ class SpectralContrastObjective(Objective):
         self.context_projection = nn.Linear(context_dim, config.comparison_dim)
 
     def forward(self, encoder: SpeechEncoder, batch: MaskedBatch, step: int) -> Losses:
-        """Compare the context at each frame with the spectra of all frames of its recording.
-
-        Args:
-            encoder: Represents the batch.
-            batch: The recordings and what is hidden.
-            step: Not used.
-
-        Returns:
-            As `prediction_terms`.
-        """
+        """Compare the context at each frame with the spectra of all frames of its recording."""
         config = self.config
         masked_frames, context = masked_context(encoder, batch, config.silence)
         spectra = self.spectrum(batch.audio.waveforms, batch.audio.lengths)

@@ -19,10 +19,6 @@ class LogMel(nn.Module):
     """Log-mel spectra and their changes, one for each frame of an encoder, from exactly the samples it sees.
 
     The mean over the recording is taken away: a target shall say what is spoken, not how loudly or over what channel.
-
-    Args:
-        geometry: Samples to frames.
-        num_bands: Mel bands F.
     """
 
     window: Tensor
@@ -43,11 +39,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Analyze recordings, each as it would be alone.
-
-        Args:
-            waveforms: (B, T) float32.
-            lengths: (B,) valid samples of each row; None if every row is valid throughout.
+        """Analyze (B, T) recordings, each as it would be alone.
 
         Returns:
             (B, S, 2F) float32: the spectrum and its change a frame; what lies past an utterance's own number of frames
@@ -76,10 +68,6 @@ class Cepstra(nn.Module):
 
     Loudness alone moves all log-mel bands at once, so that clusters of them part frames by it first of all; here every
     coefficient counts the same.
-
-    Args:
-        geometry: Samples to frames.
-        num_bands: Mel bands F.
     """
 
     transform: Tensor

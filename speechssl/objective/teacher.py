@@ -10,9 +10,6 @@ class Teacher(nn.Module):
     """A network without gradients and noise, of which an objective takes targets.
 
     Its weights are saved with the training state and not with the model.
-
-    Args:
-        network: Of the same architecture as what it follows.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -24,19 +24,13 @@ _DISTRACT = 4  # the purpose of the generator that draws distractors
 
 
 class Wav2vecConfig(Config):
-    """The objective; the defaults are the published ones.
-
-    Attributes:
-        kind: Says that this section is this objective's.
-        num_steps: Following frames that are predicted, N.
-        num_distractors: Wrong frames beside each right one, K.
-    """
+    """The objective; the defaults are the published ones."""
 
     best_metric: ClassVar[str] = "loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
     kind: Literal["wav2vec"] = "wav2vec"
-    num_steps: int = Field(12, ge=1)
+    num_steps: int = Field(12, ge=1)  # following frames that are predicted, N
     num_distractors: int = Field(10, ge=1)
 
     def min_frames(self, geometry: FrameGeometry) -> int:
@@ -55,13 +49,9 @@ class Wav2vecConfig(Config):
 
 @dataclass(frozen=True)
 class Wav2vecBatch(TaskBatch):
-    """Audio and what its frames are compared with; it counts "pairs" of a frame and one of the N that follow it.
+    """Audio and what its frames are compared with; it counts "pairs" of a frame and one of the N that follow it."""
 
-    Attributes:
-        distractors: (B, S, K) int64 positions among the utterance's own frames, never the frame itself; 0 in padding.
-    """
-
-    distractors: Tensor
+    distractors: Tensor  # (B, S, K) int64 positions among the utterance's own frames, never the frame itself
 
 
 @dataclass(frozen=True)
@@ -95,14 +85,7 @@ def prediction_offset(geometry: FrameGeometry) -> int:
 
 
 class Wav2vecObjective(Objective):
-    """Predictions of following frames and their binary loss (Schneider et al., 2019, section 2.2).
-
-    Args:
-        config: Sizes.
-        geometry: Says how far away the nearest predicted frame is.
-        frame_dim: Channels C of the frames.
-        context_dim: Width D of the context.
-    """
+    """Predictions of following frames and their binary loss (Schneider et al., 2019, section 2.2)."""
 
     def __init__(self, config: Wav2vecConfig, geometry: FrameGeometry, frame_dim: int, context_dim: int) -> None:
         super().__init__()
@@ -127,14 +110,9 @@ class Wav2vecObjective(Objective):
     def forward(self, encoder: SpeechEncoder, batch: Wav2vecBatch, step: int) -> Losses:
         """Compare what the context predicts with the frames that follow.
 
-        Args:
-            encoder: Represents the batch.
-            batch: The recordings and the distractors.
-            step: Without effect.
-
         Returns:
-            Means over pairs of a frame and one of the N that follow it: the loss, and the share of pairs in which the
-            right frame scores higher than every distractor.
+            Sums over pairs of a frame and one of the N that follow it: the loss, and the pairs in which the right frame
+            scores higher than every distractor.
         """
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
         context = encoder.contextualize(frames)

@@ -34,19 +34,14 @@ STAGE = "finetune"
 class FinetuneConfig(RunConfig):
     """Everything about a fine-tuning run; the defaults are wav2vec 2.0 base's for 10 minutes to 10 hours of labels.
 
-    Attributes:
-        init: The model whose encoder is fine-tuned; None starts from scratch.
-        encoder: The architecture, if from scratch.
-        feature_encoder_is_frozen: Whether the convolutions stay as they are.
-        head_only_steps: Updates at the start in which nothing but the head learns.
-        best_metric: The dev error rate that chooses the ``best`` checkpoint: of words, or of characters while a model
-            is too weak for whole words.
+    The dev error rate that chooses the ``best`` checkpoint is that of words, or of characters while a model is too weak
+    for whole words.
     """
 
-    init: Path | None = None
-    encoder: EncoderConfig | None = None
+    init: Path | None = None  # the model whose encoder is fine-tuned
+    encoder: EncoderConfig | None = None  # the architecture, to start from scratch instead
     feature_encoder_is_frozen: bool = True
-    head_only_steps: int = Field(0, ge=0)
+    head_only_steps: int = Field(0, ge=0)  # updates at the start in which nothing but the head learns
     best_metric: Literal["wer", "cer"] = "wer"
     batches: BatchConfig = BatchConfig(seconds=140.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
@@ -62,17 +57,11 @@ class FinetuneConfig(RunConfig):
 
 
 class FinetuneModel(nn.Module):
-    """A CTC model with its loss.
-
-    Args:
-        ctc: The model.
-        regularization: Says how many views of a batch there are and what their consistency weighs.
-        blank_id: Of the model's units.
-    """
+    """A CTC model with its loss."""
 
     def __init__(self, ctc: CTCModel, regularization: RegularizationConfig, blank_id: int) -> None:
         super().__init__()
-        self.ctc, self.blank_id = ctc, blank_id
+        self.ctc = ctc
         self.num_views = regularization.num_views
         self.consistency = regularization.consistency
         self.blank_id = blank_id
@@ -119,20 +108,13 @@ def make_task(
         ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     model = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
     everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
-    train, dev = (
-        Batches.of_manifest(
-            manifest,
-            batches,
-            LabeledCollate(ctc.encoder.geometry, ctc.encoder.config.mask_dim, vocabulary, regularization, config.seed),
-            config.data,
-            config.seed,
-            crop=False,
-        )
-        for manifest, batches, regularization in (
-            (train_manifest, config.batches, config.regularization),
-            (dev_manifest, everything, None),
-        )
-    )
+
+    def batches_of(
+        manifest: Manifest, batches: BatchConfig, regularization: RegularizationConfig | None
+    ) -> Batches[LabeledBatch]:
+        mask_dim = ctc.encoder.config.mask_dim
+        collate = LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed)
+        return Batches.of_manifest(manifest, batches, collate, config.data.num_workers, config.seed, crop=False)
 
     def frozen(step: int) -> tuple[nn.Module, ...]:
         """The head alone learns at first, then the encoder too, less its convolutions if they are frozen."""
@@ -151,8 +133,8 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=ctc,
-        train=train,
-        dev=dev,
+        train=batches_of(train_manifest, config.batches, config.regularization),
+        dev=batches_of(dev_manifest, everything, None),
         evaluate=lambda batch, step: model.evaluate(batch, vocabulary),
         best_metric=config.best_metric,
         shown_metrics=("loss", "loss_per_label", "wer", "cer"),

@@ -25,30 +25,19 @@ _SPEED = 6  # of the one that chooses speeds
 class RegularizationConfig(Config):
     """What makes fine-tuning harder; it replaces the encoder's own dropouts. The defaults are wav2vec 2.0 base's.
 
-    Attributes:
-        speeds: Each utterance is played at one of these, chosen anew in every epoch.
-        time_mask: Spans of frames hidden from the context network.
-        channel_mask: Spans of channels set to zero; a start at 0.25 of the channels over the span's length.
-        dropout: On the context network's input and parts.
-        attention_dropout: On attention weights.
-        activation_dropout: Inside feed-forward parts.
-        input_dropout: On the projected frames.
-        layer_drop: Share of the layers left out.
-        consistency: Unless it is 0, each batch goes through the context network twice, with masks and dropouts of its
-            own each time; the loss is the mean CTC loss of both, plus this times how far they are apart (CR-CTC, Yao et
-            al., 2025, https://arxiv.org/abs/2410.05101, with 0.2 and more time masks than usual).
-
-    A causal context network has ``dropout`` alone of the five.
+    Unless ``consistency`` is 0, each batch goes through the context network twice, with masks and dropouts of its own
+    each time; the loss is the mean CTC loss of both, plus ``consistency`` times how far they are apart (CR-CTC, Yao et
+    al., 2025, https://arxiv.org/abs/2410.05101, with 0.2 and more time masks than usual).
     """
 
-    speeds: tuple[float, ...] = (1.0,)
-    time_mask: MaskConfig = MaskConfig()
-    channel_mask: MaskConfig = MaskConfig(start_prob=0.25 / 64, span_frames=64, min_spans=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    speeds: tuple[float, ...] = (1.0,)  # each utterance is played at one of these, chosen anew in every epoch
+    time_mask: MaskConfig = MaskConfig()  # hidden from the context network
+    channel_mask: MaskConfig = MaskConfig(start_prob=0.25 / 64, span_frames=64, min_spans=0)  # set to zero
+    dropout: float = Field(0.0, ge=0, lt=1)  # the only one of the five in a causal context network
     attention_dropout: float = Field(0.0, ge=0, lt=1)
-    activation_dropout: float = Field(0.1, ge=0, lt=1)
-    input_dropout: float = Field(0.0, ge=0, lt=1)
-    layer_drop: float = Field(0.1, ge=0, lt=1)
+    activation_dropout: float = Field(0.1, ge=0, lt=1)  # inside feed-forward parts
+    input_dropout: float = Field(0.0, ge=0, lt=1)  # on the projected frames
+    layer_drop: float = Field(0.1, ge=0, lt=1)  # share of the layers left out
     consistency: float = Field(0.0, ge=0)
 
     @property
@@ -73,41 +62,24 @@ class RegularizationConfig(Config):
 
 @dataclass(frozen=True)
 class LabeledBatch(TaskBatch):
-    """Audio with labels and what to hide of it; its counts are "utterances" and "labels".
+    """Audio with labels and what to hide of it; its counts are "utterances" and "labels"."""
 
-    Attributes:
-        labels: (sum of num_labels,) int64, one utterance after another; with fixed shapes (B, S), filled up with 0.
-        num_labels: Of each utterance; on the host, as CTC takes it.
-        num_frames: Likewise.
-        mask: (W B, S) bool, True = hidden, for W views of the batch one after another.
-        channel_mask: (W B, the encoder's mask_dim) bool, True = zero.
-        texts: The transcripts.
-    """
-
-    labels: Tensor
-    num_labels: tuple[int, ...]
+    labels: Tensor  # (sum of num_labels,) int64, one utterance after another; with fixed shapes (B, S), 0 behind them
+    num_labels: tuple[int, ...]  # of each utterance; on the host, as CTC takes it
     num_frames: tuple[int, ...]
-    mask: Tensor
-    channel_mask: Tensor
+    mask: Tensor  # (W B, S) bool, True = hidden, for W views of the batch one after another
+    channel_mask: Tensor  # (W B, the encoder's mask_dim) bool, True = zero
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class LabeledCollate:
-    """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance), by `draw_masks`.
-
-    Attributes:
-        geometry: Samples to frames.
-        mask_dim: Channels that channel masks choose from.
-        vocabulary: Letters to labels.
-        regularization: What to change and hide; None leaves every recording as it is.
-        seed: Of both.
-    """
+    """Makes a batch in the loader's worker; speeds and masks depend on (seed, epoch, utterance), by `draw_masks`."""
 
     geometry: FrameGeometry
-    mask_dim: int
+    mask_dim: int  # channels that channel masks choose from
     vocabulary: Units
-    regularization: RegularizationConfig | None
+    regularization: RegularizationConfig | None  # None leaves every recording as it is
     seed: int
 
     def __call__(self, examples: Sequence[Example]) -> LabeledBatch:

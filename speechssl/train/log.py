@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from speechssl.files import write_text_file
 from speechssl.objective.objective import Losses
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
@@ -59,22 +60,11 @@ class MetricSums:
 class RunLog:
     """The log of a run's folder, continued where a checkpoint left it.
 
-    Args:
-        folder: The run's folder.
-        stage: Named on every line.
-        shown: The metrics that the console shows, in this order; the files have all.
-        first_step: Lines of later steps, written by a run that was killed, are deleted.
-        num_steps: For the time left.
+    The console shows the metrics named in ``shown``, in this order; the files have all. Lines of steps after
+    ``first_step``, written by a run that was killed, are deleted.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        stage: str,
-        shown: Sequence[str],
-        first_step: int,
-        num_steps: int,
-    ) -> None:
+    def __init__(self, folder: Path, stage: str, shown: Sequence[str], first_step: int, num_steps: int) -> None:
         self.stage = stage
         self.shown = shown
         self.num_steps = num_steps
@@ -131,9 +121,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def _trim(file: Path, last_step: int) -> None:
     kept = [record for record in read_log(file.parent) if record["step"] <= last_step]
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-    temporary.replace(file)
+    write_text_file(file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _short(value: float) -> str:

@@ -14,21 +14,13 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
-    """AdamW (Loshchilov & Hutter, 2019) with decay on every parameter, norms and biases included, as fairseq does.
+    """AdamW (Loshchilov & Hutter, 2019) with decay on every parameter, norms and biases included, as fairseq does."""
 
-    Attributes:
-        learning_rate: Its highest value.
-        betas: Decay of the two moments.
-        epsilon: Added to the denominator.
-        weight_decay: Decoupled, times the learning rate.
-        max_gradient_norm: The gradient is scaled down to this norm; None leaves it.
-    """
-
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)  # its highest value
     betas: tuple[_Decay, _Decay] = (0.9, 0.98)
     epsilon: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_gradient_norm: float | None = Field(None, gt=0)
+    weight_decay: float = Field(0.01, ge=0)  # decoupled, times the learning rate
+    max_gradient_norm: float | None = Field(None, gt=0)  # gradients are scaled down to it; None leaves them
 
 
 class ScheduleConfig(Config):

@@ -29,13 +29,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
-
-    Attributes:
-        rank: Its number, from 0.
-        count: How many there are.
-        device: Where it computes.
-    """
+    """This process among those of the run."""
 
     rank: int
     count: int

@@ -30,12 +30,7 @@ STAGE = "pretrain"
 
 
 class PretrainConfig(RunConfig):
-    """Everything about a pretraining run; the defaults are wav2vec 2.0 base.
-
-    Attributes:
-        encoder: The architecture.
-        objective: What is learned, of the kind that its ``kind`` names.
-    """
+    """Everything about a pretraining run; the defaults are wav2vec 2.0 base."""
 
     encoder: EncoderConfig = EncoderConfig()
     objective: ContrastiveConfig | MaskedPredictionConfig | SpectralContrastConfig | Wav2vecConfig = Field(
@@ -71,7 +66,7 @@ def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Ma
     model = PretrainModel(config.encoder, config.objective)
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
     train, dev = (
-        Batches.of_manifest(manifest, config.batches, collate, config.data, config.seed, crop=True)
+        Batches.of_manifest(manifest, config.batches, collate, config.data.num_workers, config.seed, crop=True)
         for manifest in (train_manifest, dev_manifest)
     )
 

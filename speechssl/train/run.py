@@ -43,18 +43,9 @@ _MOST_LISTED = 20
 
 
 class RunConfig(Config):
-    """What every training run is told; the defaults are those of wav2vec 2.0 base's pretraining.
+    """What every training run is told; the defaults are those of wav2vec 2.0 base's pretraining."""
 
-    Attributes:
-        seed: Of initialization, order, crops, masks and noise.
-        data: What to train on.
-        batches: How utterances are put together.
-        optimizer: AdamW.
-        schedule: The learning rate over the run.
-        trainer: Length, intervals, device.
-    """
-
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63)  # of initialization, order, crops, masks and noise
     data: DataConfig
     batches: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -74,9 +65,7 @@ def train_in_folder(
     """Train into a run's folder, from its latest checkpoint if it has one.
 
     Args:
-        folder: The run's.
-        stage: What is being trained.
-        config: The whole configuration.
+        folder, stage, config: The run's.
         inputs: Digests of the files that the run reads, by setting.
         find_problems: Looks at the data before a new run, in the first process.
         make_task: Makes the task with its first weights; called with PyTorch's generator seeded.

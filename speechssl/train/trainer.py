@@ -31,23 +31,16 @@ from speechssl.train.task import Task
 class TrainerConfig(Config):
     """How long and how to train.
 
-    Attributes:
-        num_steps: Updates.
-        microbatches: Batches summed into one update, over all ranks.
-        log_steps: Updates between two lines of the log; each checkpoint has one too.
-        evaluate_steps: Updates between two evaluations on the dev set, each followed by a checkpoint.
-        checkpoint_steps: Updates between two checkpoints.
-        device: By name; None is the GPU if there is one, else the CPU.
-        precision: Of matrix products and convolutions. None is bfloat16 on a GPU that has it in hardware, else
-            float32, which means it: TF32 is off.
+    ``precision`` is that of matrix products and convolutions: None is bfloat16 on a GPU that has it in hardware, else
+    float32, which means it: TF32 is off.
     """
 
-    num_steps: int = Field(400_000, ge=1)
-    microbatches: int = Field(64, ge=1)
-    log_steps: int = Field(200, ge=1)
-    evaluate_steps: int = Field(5_000, ge=1)
+    num_steps: int = Field(400_000, ge=1)  # updates
+    microbatches: int = Field(64, ge=1)  # batches summed into one update, over all ranks
+    log_steps: int = Field(200, ge=1)  # updates between two lines of the log; each checkpoint has one too
+    evaluate_steps: int = Field(5_000, ge=1)  # between two evaluations on the dev set, each followed by a checkpoint
     checkpoint_steps: int = Field(1_000, ge=1)
-    device: str | None = None
+    device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
 
 
@@ -62,14 +55,7 @@ def train(
 ) -> None:
     """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
 
-    Args:
-        task: What to train; its model is on the rank's device.
-        config: Length and intervals.
-        optimizer_config: AdamW.
-        schedule: The learning rate over the run.
-        run: The run's folder.
-        ranks: The processes of the run.
-        seed: Of noise and dropout, which depend on (seed, number of the batch) alone.
+    The task's model is on the rank's device. Noise and dropout depend on (seed, number of the batch) alone.
 
     Raises:
         TrainingError: a loss or gradient is not finite, or the microbatches do not divide among the ranks.

@@ -90,7 +90,7 @@ def main(file: str, folder: str, *options: str) -> None:
     def make_task() -> Task[Any]:
         model = Model(config.encoder)
         train, dev = (
-            Batches.of_manifest(manifest, config.batches, collate, config.data, config.seed, crop=True)
+            Batches.of_manifest(manifest, config.batches, collate, config.data.num_workers, config.seed, crop=True)
             for manifest in manifests
         )
 

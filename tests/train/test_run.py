@@ -136,8 +136,14 @@ def test_the_lock_is_free_after_the_run_and_after_its_failure(tmp_path: Path) ->
 
 
 def test_only_the_first_rank_locks(tmp_path: Path) -> None:
-    with holder(tmp_path / "run"), _locked(tmp_path / "run", Ranks(1, 2, torch.device("cpu"))):
-        pass
+    first, second = (Ranks(rank, 2, torch.device("cpu")) for rank in range(2))
+    has_entered = False
+    with holder(tmp_path / "run"):
+        with _locked(tmp_path / "run", second):
+            has_entered = True
+        with pytest.raises(TrainingError, match="another process"), _locked(tmp_path / "run", first):
+            pytest.fail("two runs in one folder")
+    assert has_entered
 
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
