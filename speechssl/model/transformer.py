@@ -21,10 +21,6 @@ class TransformerConfig(Config):
     """The transformer of wav2vec 2.0; the defaults are the base model's.
 
     Attributes:
-        kind: Says that this section is a transformer's.
-        num_layers: Transformer layers.
-        model_dim: Width D of the context.
-        num_heads: Attention heads.
         ffn_dim: Inner width of the feed-forward part.
         norm_first: Normalize the input of each part (large) rather than the sum after it (base).
         position_kernel: Frames that the positional convolution sees.
@@ -67,12 +63,7 @@ class TransformerConfig(Config):
 
 
 class TransformerContext(nn.Module):
-    """Mask embedding, positional convolution and transformer (Baevski et al., 2020, section 2).
-
-    Args:
-        config: Sizes and noise.
-        frame_dim: Channels C of the frames.
-    """
+    """Mask embedding, positional convolution and transformer (Baevski et al., 2020, section 2)."""
 
     def __init__(self, config: TransformerConfig, frame_dim: int) -> None:
         super().__init__()
