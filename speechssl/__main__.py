@@ -21,17 +21,8 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-app.command()(pretrain)
-app.command()(finetune)
-app.command()(evaluate)
-app.command()(ngram)
-app.command("tune-lm")(tune_lm)
-app.command()(compare)
-app.command()(curves)
-app.command()(extract)
-app.command()(manifest)
-app.command()(unpack)
-app.command()(check)
+for command in (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, manifest, unpack, check):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 def main() -> None:

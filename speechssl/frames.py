@@ -20,14 +20,9 @@ Count = TypeVar("Count")  # an int, an integer array or an integer tensor
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """How a stack of unpadded convolutions turns samples into frames.
+    """How a stack of unpadded convolutions turns samples into frames."""
 
-    Attributes:
-        kernels: Width of each convolution, in its own input's units.
-        strides: Step of each convolution.
-    """
-
-    kernels: tuple[int, ...]
+    kernels: tuple[int, ...]  # each in its own input's units, as the strides
     strides: tuple[int, ...]
 
     @property
@@ -97,11 +92,6 @@ def draw_mask(num_frames: int, config: MaskConfig, generator: np.random.Generato
 
     Args:
         num_frames: Frames of the utterance (or channels, for a mask over channels).
-        config: Share and length of the spans.
-        generator: The source of randomness.
-
-    Returns:
-        (num_frames,) bool, True = hidden.
     """
     mask = np.zeros(num_frames, dtype=np.bool_)
     num_spans = max(int(config.start_prob * num_frames + generator.random()), config.min_spans)
@@ -122,17 +112,9 @@ def most_hidden(num_frames: int, config: MaskConfig) -> int:
 
 
 def draw_masks(lengths: Sequence[int], config: MaskConfig, generators: Sequence[np.random.Generator]) -> list[Mask]:
-    """Draw the masks of a batch.
+    """Draw the masks of a batch, a generator an utterance.
 
     With ``equal_counts`` an utterance's mask depends on the batch that it is in; otherwise on its own generator alone.
-
-    Args:
-        lengths: Frames (or channels) of each utterance.
-        config: As for `draw_mask`.
-        generators: The source of randomness of each utterance.
-
-    Returns:
-        A mask for each utterance, as `draw_mask` returns it.
     """
     masks = [draw_mask(length, config, generator) for length, generator in zip(lengths, generators, strict=True)]
     if config.equal_counts:

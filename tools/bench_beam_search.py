@@ -49,7 +49,6 @@ def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure beam search beside that of flashlight.")
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)

@@ -50,7 +50,6 @@ def write_recording(file: Path, manifest: Path, hours: float) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Peak memory and time of a long recording.")
     parser.add_argument("--hours", type=float, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -67,14 +66,7 @@ def main() -> None:
         description = ModelDescription(kind="ctc", step=0, encoder=encoder)
         (folder / "model").mkdir()
         save_model(folder / "model", description, model.state_dict(), VOCABULARY)
-        command = [
-            sys.executable,
-            "-m",
-            "speechssl.commands.transcribe",
-            folder / "long.flac",
-            "--model",
-            folder / "model",
-        ]
+        command = [sys.executable, "-m", "speechssl.commands.transcribe", folder / "long.flac"]
         command += ["--model", folder / "model", "--device", "cpu"]
         command += ["--output-dir", folder / "out", "--format", "json,srt"]
         command += ["--split-at-pauses"] if arguments.split_at_pauses else []

@@ -37,7 +37,6 @@ def best_times(*functions: Callable[[], object], repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure what masked statistics cost.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)

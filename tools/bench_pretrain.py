@@ -47,6 +47,7 @@ from speechssl.checkpoint.transformers_names import from_transformers  # noqa: E
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
 from speechssl.data.batches import Example, TaskBatch  # noqa: E402
 from speechssl.model.ctc import CTCModel  # noqa: E402
+from speechssl.model.device import autocast, resolve_precision  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses, weighted_sum  # noqa: E402
@@ -315,11 +316,6 @@ def their_loss(model: Theirs, case: Case, device: torch.device) -> Callable[[], 
     return lambda: model(**inputs).loss / case.count
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The precision of matrix products, as in the trainer."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def make_update(
     model: nn.Module, loss_of: Callable[[], Tensor], case: Case, device: torch.device, precision: str
 ) -> Update:
@@ -327,7 +323,7 @@ def make_update(
     optimizer = make_optimizer(case.config.optimizer, model.train().parameters())
 
     def update() -> None:
-        with autocast(device, precision):
+        with autocast(device, resolve_precision(precision, device)):
             loss = loss_of()
         loss.backward()
         optimizer.step()
@@ -417,13 +413,12 @@ def compare_losses(case: Case, device: torch.device, has_bfloat16: bool) -> tupl
     in_float32 = weighted_sum(losses, batch.counts).item()
     if not has_bfloat16:
         return in_float32, None
-    with autocast(device, "bfloat16"):
+    with autocast(device, torch.bfloat16):
         losses = ours(batch, 0)
     return in_float32, weighted_sum(losses, batch.counts).item()
 
 
 def show(value: float | None, digits: int) -> str:
-    """A number for a table."""
     return "out of memory" if value is None else f"{value:.{digits}f}"
 
 
@@ -433,7 +428,6 @@ def ratio(ours: float | None, theirs: float | None) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Compare the speed and memory of training with transformers.")
     parser.add_argument("--stage", choices=["pretrain", "finetune"], default="pretrain")
     parser.add_argument("--device", default="cpu")

@@ -165,7 +165,6 @@ def measure_memory(name: str, arguments: argparse.Namespace, device: torch.devic
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Compare speed and memory with transformers and torchaudio.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)

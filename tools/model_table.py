@@ -184,7 +184,6 @@ def format_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Print output shape, parameters and FLOPs of every part of a model.")
     parser.add_argument("configs", nargs="*", type=Path, metavar="CONFIG.toml", help="as for speechssl pretrain")
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the recording (default: 15)")

@@ -86,7 +86,6 @@ def probe(features: Sequence[Array], letters: Sequence[npt.NDArray[np.int64]]) -
 
 @torch.inference_mode()
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Linear probes of each layer for the letters.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("models", type=Path, nargs="+", help="pretrained or fine-tuned")

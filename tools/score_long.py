@@ -81,7 +81,6 @@ def stream(transcriber: Transcriber, samples: Waveform) -> tuple[str, list[float
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description="Score long recordings, whole, in windows, split and as a stream.")
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)

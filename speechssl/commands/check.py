@@ -2,21 +2,13 @@
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from speechssl.errors import ManifestError
 from speechssl.terminal import exit_on_error, print_error
-
-
-class ReportFormat(StrEnum):
-    """How the report of `check` is printed."""
-
-    TXT = "txt"
-    JSON = "json"
 
 
 def check(
@@ -31,9 +23,9 @@ def check(
             help="Take frame lengths and letters from this model. Default: the frames of wav2vec 2.0, any letters.",
         ),
     ] = None,
-    report_format: Annotated[ReportFormat, typer.Option("--format", help="How the report is printed.")] = (
-        ReportFormat.TXT
-    ),
+    report_format: Annotated[
+        Literal["txt", "json"], typer.Option("--format", help="How the report is printed.")
+    ] = "txt",
 ) -> None:
     """Read all audio and text of manifests before training, and report what is wrong or suspicious.
 
@@ -64,7 +56,7 @@ def check(
         problems = check_manifests(read, geometry, vocabulary)
         report = make_report(read, problems)
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if report_format is ReportFormat.JSON:
+        if report_format == "json":
             typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
         elif read:
             typer.echo(format_report(report))

@@ -37,5 +37,5 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device, lm, precision.value if precision else None):
+        if not evaluate_manifests(model, manifests, output, device, lm, precision):
             sys.exit(1)

@@ -39,5 +39,5 @@ def extract(
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.extract import extract_files
 
-        if not extract_files(model, files, layer, output, device, precision.value if precision else None):
+        if not extract_files(model, files, layer, output, device, precision):
             sys.exit(1)

@@ -1,20 +1,11 @@
 """Options that several commands share, and how commands print their help."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from speechssl import __version__
-
-
-class Precision(StrEnum):
-    """The type of matrix products and convolutions."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 def make_app(**settings: Any) -> typer.Typer:
@@ -54,7 +45,7 @@ Device = Annotated[
 ]
 
 InferencePrecision = Annotated[
-    Precision | None,
+    Literal["float32", "bfloat16", "float16"] | None,
     typer.Option("--precision", help="How the model computes. Default: float32 on a CPU, 16 bits on a GPU."),
 ]
 

@@ -3,10 +3,9 @@
 import math
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -34,13 +33,6 @@ Usage: transcribe-audio [OPTIONS] FILE...
 
 transcribe-audio --help lists all options.
 """
-
-
-class VAD(StrEnum):
-    """What tells speech from pauses."""
-
-    ENERGY = "energy"
-    SILERO = "silero"
 
 
 class _Command(TyperCommand):
@@ -92,7 +84,7 @@ SplitAtPauses = Annotated[
     ),
 ]
 SpeechDetection = Annotated[
-    VAD,
+    Literal["energy", "silero"],
     typer.Option(
         help="What tells speech from the pauses. energy: what is not quiet. silero: voices, also in noise and music "
         "(pip install 'speechssl[vad]').",
@@ -130,7 +122,7 @@ def transcribe(
     start: Start = None,
     end: End = None,
     split_at_pauses: SplitAtPauses = False,
-    vad: SpeechDetection = VAD.ENERGY,
+    vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
     reference: Reference = None,
     device: Device = None,
@@ -154,7 +146,7 @@ def transcribe(
         ),
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
         (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
-        (vad != VAD.ENERGY and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
+        (vad != "energy" and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
     ):
         if is_wrong:
             raise typer.BadParameter(expected, param_hint=option)
@@ -163,7 +155,7 @@ def transcribe(
         from speechssl.transcribe.inputs import find_inputs
         from speechssl.transcribe.job import describe_settings, transcribe_files
 
-        options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad.value}
+        options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad}
         inputs, failures = find_inputs(files, channel, start, end)
         writer: Printer | OutputFolder
         if output_dir is None:
@@ -172,7 +164,7 @@ def transcribe(
             part = {"channel": channel, "start": start, "end": end, "words": words}
             settings = describe_settings(model, lm, precision=precision, **options, **part)
             writer = OutputFolder(output_dir, formats, words, overwrite, settings)
-        load = partial(_load, model, device, lm, precision.value if precision else None)
+        load = partial(_load, model, device, lm, precision)
         options["batch_seconds"] = batch_seconds
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, **options):
             sys.exit(1)

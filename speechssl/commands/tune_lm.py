@@ -38,13 +38,4 @@ def tune_lm(
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.tune import tune_weights
 
-        tune_weights(
-            model,
-            manifest,
-            lm,
-            output,
-            num_trials,
-            num_utterances,
-            device,
-            precision.value if precision else None,
-        )
+        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device, precision)

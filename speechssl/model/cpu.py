@@ -29,9 +29,6 @@ class Dropout(nn.Module):
 
     PyTorch draws one 64-bit number for an element, which takes a fifth of a small model's training step on a CPU.
     Here one such number decides over four elements.
-
-    Args:
-        probability: Share of the elements set to zero in training.
     """
 
     def __init__(self, probability: float) -> None:
@@ -48,10 +45,6 @@ class Dropout(nn.Module):
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = draws[: x.numel()].view(x.shape) >= dropped - _DROPOUT_LEVELS // 2
         return x * keep.to(x.dtype).mul_(_DROPOUT_LEVELS / (_DROPOUT_LEVELS - dropped))
-
-    def extra_repr(self) -> str:
-        """Show the probability."""
-        return f"probability={self.probability}"
 
 
 def convolve_pieces(conv: nn.Conv1d, x: Tensor) -> Tensor:
