@@ -1,6 +1,6 @@
 """The one training loop: batches to losses to updates to checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.log import MetricSums, RunLog
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.task import Task
 
@@ -48,7 +48,7 @@ def train(
     task: Task[Any],
     config: TrainerConfig,
     optimizer_config: OptimizerConfig,
-    schedule: ScheduleConfig,
+    learning_rate: Callable[[int], float],
     run: Path,
     ranks: Ranks,
     seed: int,
@@ -117,7 +117,7 @@ def train(
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
 
-            rate = optimizer_config.learning_rate * schedule.scale(step, config.num_steps)
+            rate = learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
