@@ -19,6 +19,7 @@ from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
+from speechssl.train.memory import explained_shortage
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
@@ -76,7 +77,11 @@ def train_in_folder(
         TrainingError: the folder is in use or holds another run, the data are unfit, or as `train`.
         StoppedError: as `train`.
     """
-    with joined_ranks(config.trainer.device) as ranks, _locked(folder, ranks):
+    with (
+        joined_ranks(config.trainer.device) as ranks,
+        _locked(folder, ranks),
+        explained_shortage(lambda: f"{stage} on {ranks.device}"),
+    ):
 
         def begin() -> tuple[Progress, Course]:
             progress, course = _begin_or_resume(folder, stage, config, inputs)
