@@ -23,8 +23,9 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses, Term
 from speechssl.scoring.error_rates import score
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.run import RunConfig, train_in_folder
+from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Batches, Measured, Task
 from speechssl.train.trainer import TrainerConfig
 

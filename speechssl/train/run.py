@@ -19,23 +19,25 @@ from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.memory import explained_shortage
+from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
+from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
 from speechssl.train.task import Task
 from speechssl.train.trainer import TrainerConfig, train
 
 RUN_FILE = "run.json"
 FREE_SETTINGS = {
-    "trainer.num_steps": "upwards, or to what is done; the schedule is that of the new number from then on",
-    "trainer.log_steps": "",
-    "trainer.evaluate_steps": "",
-    "trainer.checkpoint_steps": "",
-    "trainer.device": "",
-    "data.num_workers": "",
-    "data.train": "the path: the content is compared instead",
-    "data.dev": "the path: the content is compared instead",
-    "init": "the path: the content is compared instead",
-    "trainer.reference": "a setting of earlier versions",
+    "trainer.num_steps",  # upwards, or to what is done
+    "schedule.on_extend",  # the course of the learning rate is noted when it is decided
+    "trainer.log_steps",
+    "trainer.evaluate_steps",
+    "trainer.checkpoint_steps",
+    "trainer.device",
+    "data.num_workers",
+    "data.train",  # the path: the content is compared instead
+    "data.dev",
+    "init",
 }
 """What may differ between the parts of one run: what does not change its result, and the length."""
 
@@ -75,15 +77,19 @@ def train_in_folder(
         TrainingError: the folder is in use or holds another run, the data are unfit, or as `train`.
         StoppedError: as `train`.
     """
-    with joined_ranks(config.trainer.device) as ranks, _locked(folder, ranks):
+    with (
+        joined_ranks(config.trainer.device) as ranks,
+        _locked(folder, ranks),
+        explained_shortage(lambda: f"{stage} on {ranks.device}"),
+    ):
 
-        def begin() -> Progress:
-            progress = _begin_or_resume(folder, stage, config, inputs)
+        def begin() -> tuple[Progress, Course]:
+            progress, course = _begin_or_resume(folder, stage, config, inputs)
             if not progress.step:
                 _refuse(find_problems())
-            return progress
+            return progress, course
 
-        progress = ranks.first_decides(begin)
+        progress, course = ranks.first_decides(begin)
         if progress.step >= config.trainer.num_steps:
             return
         torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
@@ -96,7 +102,8 @@ def train_in_folder(
             prepare(task, ranks)
         if ranks.is_first:
             print_status(_describe(task, config, ranks))
-        train(task, config.trainer, config.optimizer, config.schedule, folder, ranks, config.seed)
+        rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
+        train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed)
 
 
 @contextmanager
@@ -114,14 +121,16 @@ def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> Progress:
-    """Check that a run may go on with a configuration, and note the configuration."""
+def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> tuple[Progress, Course]:
+    """Check that a run may go on with a configuration, and note the configuration and the course of the rate."""
     record = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
     progress = load_progress(folder)
     file = folder / RUN_FILE
     num_steps = config.trainer.num_steps
+    course = Course(length=num_steps, num_steps=num_steps)
     if progress.step:
-        changes = _changes(_read_record(file, config), record, progress.step)
+        old, course = _read_record(file, config)
+        changes = _changes(old, record, progress.step)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
             raise TrainingError(
@@ -132,9 +141,32 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
         state = "is finished after" if is_finished else "resumes after"
         print_status(f"{stage}: {folder} {state} step {progress.step}")
         if is_finished:
-            return progress
+            return progress, course
+        if num_steps > course.num_steps:
+            course = _extend(folder, config, course, progress.step)
+    record["course"] = course.to_dict()
     write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
-    return progress
+    return progress, course
+
+
+def _extend(folder: Path, config: RunConfig, course: Course, step: int) -> Course:
+    """Give a run more updates, and say what its learning rate does."""
+    peak, schedule, num_steps = config.optimizer.learning_rate, config.schedule, config.trainer.num_steps
+    extended = course.extended(step, num_steps, schedule.on_extend)
+    before, after = LearningRate(peak, schedule, course)(step - 1), LearningRate(peak, schedule, extended)(step)
+    if schedule.on_extend == "restart":
+        what = f"begins its schedule again, from {after:.3g} up to {peak:.3g} (it was {before:.3g})"
+    elif step < course.num_steps:
+        what = f"goes on from {before:.3g}, on the rest of its schedule, which now lasts until then"
+    elif after:
+        what = f"stays at {after:.3g}, the end of its schedule; schedule.on_extend=restart begins the schedule again"
+    else:
+        raise TrainingError(
+            f"{folder}: finished with a learning rate of 0, so that more updates would change nothing: "
+            f"expected schedule.on_extend=restart, which begins the schedule again, up to {peak:.3g}"
+        )
+    print_status(f"{folder}: extended from {course.num_steps} to {num_steps} updates: the learning rate {what}")
+    return extended
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, tuple[Any, Any]]:
@@ -142,19 +174,22 @@ def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, t
     found = differences(old, new)
     found = {name.removeprefix("config."): change for name, change in found.items()}
     before, now = found.get("trainer.num_steps", (0, 0))
-    free = FREE_SETTINGS.keys() - {"trainer.num_steps"} if step < now < before else FREE_SETTINGS.keys()
+    free = FREE_SETTINGS - {"trainer.num_steps"} if step < now < before else FREE_SETTINGS
     return {name: change for name, change in found.items() if name not in free}
 
 
-def _read_record(file: Path, config: RunConfig) -> dict[str, Any]:
+def _read_record(file: Path, config: RunConfig) -> tuple[dict[str, Any], Course]:
     """What a run was started with; settings that an earlier version wrote have today's names and defaults."""
     try:
         record: dict[str, Any] = json.loads(file.read_text("utf-8"))
         settings = record["config"]
         settings["trainer"].pop("reference", None)
+        num_steps = settings["trainer"]["num_steps"]
+        course = record.pop("course", {"length": num_steps, "num_steps": num_steps})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
-    return record | {"config": type(config).from_dict(settings, str(file)).to_dict()}
+    record["config"] = type(config).from_dict(settings, str(file)).to_dict()
+    return record, Course.from_dict(course, str(file))
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

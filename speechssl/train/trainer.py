@@ -1,7 +1,7 @@
 """The one training loop: batches to losses to updates to checkpoints."""
 
-from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from speechssl.checkpoint.training_state import load_progress, load_training_tensors, save_checkpoint
 from speechssl.config import Config
+from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
 from speechssl.model.cpu import without_generated_code
 from speechssl.model.device import autocast, exact_float32, resolve_precision
@@ -23,9 +24,10 @@ from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.log import MetricSums, RunLog
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from speechssl.train.memory import describe_batch, explained_shortage
+from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
-from speechssl.train.task import Task
+from speechssl.train.task import Batches, Task
 
 
 class TrainerConfig(Config):
@@ -48,7 +50,7 @@ def train(
     task: Task[Any],
     config: TrainerConfig,
     optimizer_config: OptimizerConfig,
-    schedule: ScheduleConfig,
+    learning_rate: Callable[[int], float],
     run: Path,
     ranks: Ranks,
     seed: int,
@@ -107,7 +109,10 @@ def train(
             # Gradients of the mean over everything in the update, on all ranks.
             for part, (number, batch) in enumerate(microbatches):
                 _seed_noise(seed, number)
-                with parallel.without_exchange(replica, is_last=part == own - 1):
+                with (
+                    _explained(step, ranks, batch, task.train),
+                    parallel.without_exchange(replica, is_last=part == own - 1),
+                ):
                     with autocast(ranks.device, dtype):
                         losses = replica(batch.to(ranks.device), step)
                     loss = weighted_sum(losses, totals)
@@ -117,7 +122,7 @@ def train(
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
 
-            rate = optimizer_config.learning_rate * schedule.scale(step, config.num_steps)
+            rate = learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
@@ -165,6 +170,13 @@ def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[i
         yield from range(first, first + own)
 
 
+def _explained(step: int, ranks: Ranks, batch: TaskBatch, batches: Batches[Any]) -> AbstractContextManager[None]:
+    """Name a batch that does not fit into memory."""
+    return explained_shortage(
+        lambda: f"step {step + 1} on {ranks.device}, {describe_batch(batch.audio, batches.manifest)}"
+    )
+
+
 def _freeze(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
     """Let everything learn but these modules and teachers."""
     model.requires_grad_(True)
@@ -182,7 +194,7 @@ def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> d
     task.model.eval()
     sums = MetricSums()
     for batch in task.dev.read_share(ranks.rank, ranks.count):
-        with autocast(ranks.device, dtype):
+        with _explained(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
             measured = task.evaluate(batch.to(ranks.device), step)
         sums.add(measured.losses, measured.counts)
     return sums.means(ranks)

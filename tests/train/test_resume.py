@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
+from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.train.finetune import finetune
-from speechssl.train.log import read_log
+from speechssl.train.log import MetricSums, read_log
 from speechssl.train.parallel import Ranks
 from speechssl.train.pretrain import pretrain
 from speechssl.train.run import _locked
@@ -272,9 +275,56 @@ def test_more_steps_go_on_and_a_finished_run_is_left_alone(corpus: Any, tmp_path
         assert (result.exit_code, result.stdout) == (0, "")
         assert result.stderr == f"pretrain: {run} is finished after step 3\n"
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == files
-    pretrain(corpus.pretrain_config("trainer.num_steps=5", "data.num_workers=1", "trainer.device=cpu"), run)
+    more = ["trainer.num_steps=5", "data.num_workers=1", "trainer.device=cpu", "schedule.on_extend=restart"]
+    pretrain(corpus.pretrain_config(*more), run)
     assert [record["step"] for record in read_log(run) if record["split"] == "train"] == [2, 3, 4, 5]
     assert load_progress(run).step == 5
+
+
+@pytest.mark.parametrize("on_extend", ["continue", "restart"])
+@pytest.mark.parametrize("planned", [4, 6])
+def test_an_extended_run_resumes_exactly_and_its_rate_jumps_only_if_asked(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_extend: str, planned: int
+) -> None:
+    """Stopped after 4 updates, of 4 or 6 that were planned; 10 are wanted, without and with another stop after 7."""
+    schedule = ['schedule={kind="cosine", warmup=0.25}', "trainer.microbatches=1", "trainer.checkpoint_steps=1"]
+
+    def go_on(run: Path, num_steps: int, stop_after: int = 10) -> None:
+        config = corpus.pretrain_config(*schedule, f"trainer.num_steps={num_steps}", f"schedule.on_extend={on_extend}")
+
+        def stop(sums: MetricSums, *arguments: Any) -> None:
+            add(sums, *arguments)
+            if len(arguments) == 3 and load_progress(run).step == stop_after:  # an update of training
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricSums, "add", stop)
+            pretrain(config, run)
+
+    add = MetricSums.add
+    through, stopped = tmp_path / "through", tmp_path / "stopped"
+    for run in (through, stopped):
+        with nullcontext() if planned == 4 else pytest.raises(KeyboardInterrupt):
+            go_on(run, planned, 4)
+    go_on(through, 10)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(stopped, 10, 7)
+    assert load_progress(stopped).step == 7
+    go_on(stopped, 10)
+
+    weights = [read_model(run / "latest").weights for run in (through, stopped)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    rates = [
+        [record["learning_rate"] for record in read_log(run) if record["split"] == "train"]
+        for run in (through, stopped)
+    ]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 10
+    if on_extend == "restart":
+        assert rates[0][4:6] == [0.0, 0.002], "a warm-up of one update"
+    else:
+        assert rates[0][2:] == sorted(rates[0][2:], reverse=True)
+        assert 0.0001 <= rates[0][-1] < 0.0005, "near the end of the schedule, or there"
 
 
 def test_a_changed_configuration_or_manifest_is_refused_by_name(corpus: Any, tmp_path: Path) -> None:

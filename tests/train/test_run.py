@@ -25,8 +25,10 @@ from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.data.units import Letters
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry
+from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
 from speechssl.train.run import _begin_or_resume, _describe, _locked, _refuse
+from speechssl.train.schedule import Course, ScheduleConfig
 from speechssl.train.trainer import TrainerConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -61,6 +63,8 @@ class _Config(Config):
     seed: int = 0
     init: Path | None = None
     trainer: _Section = _Section()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+    schedule: ScheduleConfig = ScheduleConfig(kind="tri_stage", warmup=0.25, end_scale=0.05)
     data: _Data
 
 
@@ -71,7 +75,7 @@ def configuration(**values: Any) -> _Config:
 def begin(run: Path, config: _Config, digest: str = "1a", stage: str = "pretrain") -> bool:
     """Whether anything is left to do."""
     run.mkdir(exist_ok=True)
-    progress = _begin_or_resume(run, stage, config, {"train": digest})  # type: ignore[arg-type]
+    progress, _ = _begin_or_resume(run, stage, config, {"train": digest})  # type: ignore[arg-type]
     return progress.step < config.trainer.num_steps
 
 
@@ -161,6 +165,7 @@ def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.Captur
         "stage": "pretrain",
         "config": config.to_dict(),
         "inputs": {"train": "1a"},
+        "course": {"first_step": 0, "position": 0.0, "length": 4, "num_steps": 4},
     }
     # Nothing is done yet, so that anything may still change.
     assert begin(tmp_path / "run", configuration(seed=4))
@@ -197,7 +202,7 @@ def test_a_run_does_not_go_on_otherwise(
     "values",
     [
         {},
-        {"trainer": {"num_steps": 40}},
+        {"schedule": {"on_extend": "restart"}},
         {"trainer": {"log_steps": 3, "evaluate_steps": 3, "checkpoint_steps": 3}},
         {"trainer": {"device": "cpu"}},
         {"data": {"num_workers": 0}},
@@ -218,6 +223,61 @@ def test_a_run_becomes_no_shorter_than_planned(started: Path) -> None:
     with pytest.raises(TrainingError, match=r"different settings \(trainer\.num_steps was 4, now 3\)"):
         begin(started, configuration(trainer={"num_steps": 3}))
     assert begin(started, configuration(trainer={"num_steps": 5}))
+
+
+@pytest.mark.parametrize(
+    ("done", "on_extend", "said", "course"),
+    [
+        (
+            2,
+            "continue",
+            "goes on from 0.001, on the rest of its schedule, which now lasts until then",
+            Course(first_step=2, position=2.0, length=4, num_steps=10),
+        ),
+        (
+            4,
+            "continue",
+            "stays at 5e-05, the end of its schedule; schedule.on_extend=restart begins the schedule again",
+            Course(first_step=4, position=4.0, length=4, num_steps=10),
+        ),
+        (
+            4,
+            "restart",
+            "begins its schedule again, from 0 up to 0.001 (it was 0.000136)",
+            Course(first_step=4, position=0.0, length=6, num_steps=10),
+        ),
+    ],
+)
+def test_a_run_with_more_updates_says_what_the_learning_rate_does(
+    started: Path, done: int, on_extend: str, said: str, course: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if done == 4:
+        (started / "latest").unlink()
+        pretend_progress(started, 4)
+    longer = configuration(trainer={"num_steps": 10}, schedule={"on_extend": on_extend})
+    for expected in (f"{started}: extended from 4 to 10 updates: the learning rate {said}\n", ""):
+        # A second time nothing is decided, whatever happened to the first: the run goes on as it was noted.
+        progress, found = _begin_or_resume(started, "pretrain", longer, {"train": "1a"})  # type: ignore[arg-type]
+        assert (progress.step, found) == (done, course)
+        assert capsys.readouterr().err == f"pretrain: {started} resumes after step {done}\n{expected}"
+
+
+def test_a_run_that_ended_at_a_rate_of_0_is_not_continued_with_it(started: Path) -> None:
+    record = json.loads((started / "run.json").read_text("utf-8"))
+    record["config"]["schedule"]["kind"] = "polynomial"
+    del record["course"]  # as earlier versions wrote it
+    (started / "run.json").write_text(json.dumps(record))
+    (started / "latest").unlink()
+    pretend_progress(started, 4)
+    longer: dict[str, Any] = {"trainer": {"num_steps": 10}, "schedule": {"kind": "polynomial", "warmup": 0.25}}
+    with pytest.raises(TrainingError) as caught:
+        begin(started, configuration(**longer))
+    assert str(caught.value) == (
+        f"{started}: finished with a learning rate of 0, so that more updates would change nothing: "
+        "expected schedule.on_extend=restart, which begins the schedule again, up to 0.001"
+    )
+    longer["schedule"]["on_extend"] = "restart"
+    assert begin(started, configuration(**longer))
 
 
 def test_a_setting_that_came_after_a_run_began_had_its_default(started: Path) -> None:

@@ -16,8 +16,9 @@ from speechssl.errors import TrainingError
 from speechssl.objective.objective import Term
 from speechssl.train import trainer
 from speechssl.train.log import read_log
-from speechssl.train.optimizer import OptimizerConfig, ScheduleConfig
+from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
+from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Measured, Task
 from speechssl.train.trainer import TrainerConfig, train
 
@@ -122,7 +123,10 @@ def run(task: Toys, folder: Path, *, max_gradient_norm: float | None = None, **v
     config = TrainerConfig(**(settings | values))
     folder.mkdir(exist_ok=True)
     optimizer = OptimizerConfig(learning_rate=0.5, max_gradient_norm=max_gradient_norm)
-    train(task.task(), config, optimizer, ScheduleConfig(warmup=0.5), folder, ALONE, seed=7)
+    schedule = ScheduleConfig(warmup=0.5)
+    train(
+        task.task(), config, optimizer, lambda step: 0.5 * schedule.scale(step, config.num_steps), folder, ALONE, seed=7
+    )
     return task
 
 
@@ -281,7 +285,7 @@ def test_microbatches_must_divide_among_the_processes(tmp_path: Path) -> None:
     ranks = Ranks(0, 3, torch.device("cpu"))
     message = r"^trainer\.microbatches: expected a multiple of the 3 processes, found 4$"
     with pytest.raises(TrainingError, match=message):
-        train(Toys().task(), config, OptimizerConfig(), ScheduleConfig(), tmp_path, ranks, seed=0)
+        train(Toys().task(), config, OptimizerConfig(), lambda step: 0.0, tmp_path, ranks, seed=0)
 
 
 def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
