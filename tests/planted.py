@@ -41,7 +41,10 @@ def _planted_waveform(text: str) -> npt.NDArray[np.float32]:
 
 
 class PlantedModel(nn.Module):
-    """Says of each frame the symbol whose id is the frame's level in hundredths, and remembers how it was called."""
+    """Says of each frame the symbol whose id is the frame's level in hundredths, and remembers how it was called.
+
+    The sign of the level says nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class PlantedModel(nn.Module):
         self.inference_modes.append(torch.is_inference_mode_enabled())
         if lengths is None:
             lengths = torch.full((len(waveforms),), waveforms.shape[1])
-        levels = waveforms.unfold(1, FRAME, FRAME).mean(dim=2) / LEVEL
+        levels = waveforms.unfold(1, FRAME, FRAME).mean(dim=2).abs() / LEVEL
         symbols = nn.functional.one_hot(levels.round().long(), len(VOCABULARY))
         return CTCOutput((self.sureness * symbols).log_softmax(dim=2), lengths // FRAME)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,6 +148,25 @@ def test_long_recordings_in_every_way(
         assert float(row["WER %"]) > 0 < float(row["CER %"])
     assert found["in windows"]["CER % against whole"] == found["whole"]["CER % against whole"] == "0.0"
     assert re.match(r"In the stream a word is final \d+\.\d s of audio after its end in the median", stream)
+
+
+def test_every_level_and_offset(
+    load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = load("score_levels")
+    for name, few in {"LEVELS": (0, -40), "OFFSETS": (0.1,), "NOISES": (-40,), "SILENT_SECONDS": 2}.items():
+        monkeypatch.setattr(program, name, few)
+    manifest, scores, letters = say(program, *spoken, "--sentences", "2").split("\n\n")
+    assert manifest.startswith(f"{spoken[1]}: 2 utterances")
+    found = {row["CER %"]: row for row in rows(scores)}
+    assert list(found) == ["+0 dB", "-40 dB", "offset 0.1"]
+    assert all(float(row["as a stream"]) > 0 < float(row["in one piece"]) for row in found.values())
+    assert found["-40 dB"] != found["+0 dB"] | {"CER %": "-40 dB"}  # this model is not normalized
+    silence, noise = rows(letters)
+    assert (silence["letters in 2 s"], silence["split at pauses"]) == ("silence", "0")
+    assert noise["letters in 2 s"] == "white noise of -40 dBFS"
+    clipped = program.in_16_bits(np.array([0.7, -0.7, 0.1], np.float32), 6.0, 0.0)
+    assert clipped.tolist() == [32767 / 32768, -1.0, 6538 / 32768]
 
 
 def test_beam_search_beside_that_of_flashlight(

@@ -30,6 +30,8 @@ class FeatureEncoderConfig(Config):
         norm: "group" normalizes each channel over time after the first layer only (base); "layer" normalizes each
             frame over its channels after every layer (large); "utterance" normalizes over channels and time together
             after every layer (wav2vec).
+        norm_epsilon: What the norms add to a variance. With normalized waveforms and "layer" it sets what is silence:
+            at 1e-5, whatever is 50 dB quieter than the recording as a whole.
         activation: After each layer (wav2vec: "relu").
         bias: Whether the convolutions have a bias.
         log_compression: Whether the last layer's output x becomes log(|x| + 1) (wav2vec).
@@ -41,6 +43,7 @@ class FeatureEncoderConfig(Config):
     kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     norm: Literal["group", "layer", "utterance"] = "group"
+    norm_epsilon: float = Field(1e-5, gt=0)
     activation: Literal["gelu", "relu"] = "gelu"
     bias: bool = False
     log_compression: bool = False
@@ -72,11 +75,11 @@ class FeatureEncoder(nn.Module):
         for number, (in_dim, out_dim) in enumerate(pairwise((1, *config.dims))):
             norm: Norm | None = None
             if config.norm == "layer":
-                norm = FrameNorm(out_dim)
+                norm = FrameNorm(out_dim, config.norm_epsilon)
             elif config.norm == "utterance":
-                norm = UtteranceNorm(out_dim)
+                norm = UtteranceNorm(out_dim, config.norm_epsilon)
             elif number == 0:
-                norm = ChannelNorm(out_dim)
+                norm = ChannelNorm(out_dim, config.norm_epsilon)
             conv = nn.Conv1d(in_dim, out_dim, config.kernels[number], config.strides[number], bias=config.bias)
             self.layers.append(ConvLayer(conv, norm, _ACTIVATIONS[config.activation]))
         self.reset_parameters()

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_EPSILON = 1e-5
-
 
 class Norm(nn.Module):
-    """What the norms have in common: a scale and a shift of each channel."""
+    """What the norms have in common: a scale and a shift of each channel.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: Channels C.
+        epsilon: What is added to the variance.
+    """
+
+    def __init__(self, dim: int, epsilon: float = 1e-5) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
@@ -35,11 +39,11 @@ class ChannelNorm(Norm):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to the same shape; ``lengths`` (B,) None if nothing is padding."""
-        return _normalize(x, lengths, self.weight, self.bias, num_groups=len(self.weight))
+        return _normalize(x, lengths, self, num_groups=len(self.weight))
 
     def scale_and_shift(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """What each channel is multiplied by, then what is added, (B, C) each, by its mean and variance (B, C)."""
-        scale = self.weight * torch.rsqrt(variance + _EPSILON)
+        scale = self.weight * torch.rsqrt(variance + self.epsilon)
         return scale, self.bias - mean * scale
 
 
@@ -48,7 +52,7 @@ class UtteranceNorm(Norm):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to the same shape; ``lengths`` (B,) None if nothing is padding."""
-        return _normalize(x, lengths, self.weight, self.bias, num_groups=1)
+        return _normalize(x, lengths, self, num_groups=1)
 
 
 class FrameNorm(Norm):
@@ -57,13 +61,13 @@ class FrameNorm(Norm):
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, C, S) to the same shape; padding does not matter to it."""
         frames = x.transpose(1, 2).float()
-        return F.layer_norm(frames, self.weight.shape, self.weight, self.bias, _EPSILON).transpose(1, 2).type_as(x)
+        return F.layer_norm(frames, self.weight.shape, self.weight, self.bias, self.epsilon).transpose(1, 2).type_as(x)
 
 
-def _normalize(x: Tensor, lengths: Tensor | None, weight: Tensor, bias: Tensor, num_groups: int) -> Tensor:
+def _normalize(x: Tensor, lengths: Tensor | None, norm: Norm, num_groups: int) -> Tensor:
     if lengths is None:
-        return F.group_norm(x.float(), num_groups, weight, bias, _EPSILON).type_as(x)
-    y: Tensor = _ValidGroupNorm.apply(x.float(), lengths, weight, bias, num_groups)
+        return F.group_norm(x.float(), num_groups, norm.weight, norm.bias, norm.epsilon).type_as(x)
+    y: Tensor = _ValidGroupNorm.apply(x.float(), lengths, norm.weight, norm.bias, num_groups, norm.epsilon)
     return y.type_as(x)
 
 
@@ -76,7 +80,9 @@ class _ValidGroupNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, num_groups: int, epsilon: float
+    ) -> Tensor:
         batch, dim, length = x.shape
         valid = (torch.arange(length, device=x.device) < lengths[:, None]).type_as(x)[:, None, :]
         share = lengths.clamp(min=1).type_as(x)[:, None, None] / length
@@ -86,12 +92,12 @@ class _ValidGroupNorm(torch.autograd.Function):
         rough = rough.view(batch, num_groups, -1).mean(dim=2, keepdim=True)
         x = (x.contiguous() - rough).mul_(valid)
         y, mean, scale = torch.native_group_norm(
-            x.view(1, batch * dim, length), None, None, 1, batch * dim, length, batch * num_groups, _EPSILON
+            x.view(1, batch * dim, length), None, None, 1, batch * dim, length, batch * num_groups, epsilon
         )
         mean, scale = mean.view_as(rough), scale.view_as(rough)
         valid_mean = mean / share
-        variance = ((scale**-2 - _EPSILON + mean.square()) / share - valid_mean.square()).clamp(min=0)
-        valid_scale = torch.rsqrt(variance + _EPSILON)
+        variance = ((scale**-2 - epsilon + mean.square()) / share - valid_mean.square()).clamp(min=0)
+        valid_scale = torch.rsqrt(variance + epsilon)
         factor = valid_scale * weight[:, None]
         y = y.view_as(x).mul_(factor / scale).add_(factor * (mean - valid_mean) + bias[:, None])
         ctx.save_for_backward(x, valid, share, valid_mean, valid_scale, weight)
@@ -99,7 +105,7 @@ class _ValidGroupNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
         x, valid, share, mean, scale, weight = ctx.saved_tensors
         (batch, dim, length), num_groups = x.shape, mean.shape[1]
         # The kernel divides its sums by the number of all values: with a larger scale and a smaller weight the part
@@ -120,4 +126,4 @@ class _ValidGroupNorm(torch.autograd.Function):
         dweight, dbias = dweight.view(batch, dim, 1), dbias.view(batch, dim, 1)
         dmean = (dbias * weight[:, None]).view(batch, num_groups, -1).mean(dim=2, keepdim=True) * scale
         dx = dx.view_as(x).sub_(dmean * (1 / share - 1) / length).mul_(valid)
-        return dx, None, (dweight * root).sum(dim=(0, 2)), dbias.sum(dim=(0, 2)), None
+        return dx, None, (dweight * root).sum(dim=(0, 2)), dbias.sum(dim=(0, 2)), None, None

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.frames import FrameGeometry
+from speechssl.model.encoder import normalize_waveforms
 
-_FLOOR = 1e-6  # of the power in a band, so that digital silence has a logarithm
+_FLOOR = 5e-5  # of the power in a band of a recording of unit variance, so that digital silence has a logarithm
+_EPSILON = 1e-8  # added to the variance of a recording
 NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
 NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
 _SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
@@ -18,7 +20,8 @@ _SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
 class LogMel(nn.Module):
     """Log-mel spectra and their changes, one for each frame of an encoder, from exactly the samples it sees.
 
-    The mean over the recording is taken away: a target shall say what is spoken, not how loudly or over what channel.
+    A recording's level and offset do not matter, and the mean of its spectra is taken away: a target shall say what is
+    spoken, not how loudly or over what channel.
     """
 
     window: Tensor
@@ -46,6 +49,7 @@ class LogMel(nn.Module):
             repeats its last one.
         """
         with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = normalize_waveforms(waveforms, lengths, _EPSILON)
             pieces = waveforms.unfold(1, self.geometry.receptive_field_samples, self.geometry.hop_samples)
             power = torch.fft.rfft(pieces * self.window).abs().square()
             bands = (power @ self.filters).clamp(min=_FLOOR).log()  # (B, S, F)

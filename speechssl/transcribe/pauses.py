@@ -24,13 +24,11 @@ _FRAME, _HOP = 400, 160  # 25 and 10 ms
 
 Span = tuple[int, int]  # samples [start, stop)
 VAD = Literal["energy", "silero"]
-FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once
+FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once, of peak 1 and without an offset
 
 
 def find_speech_by_energy(samples: Waveform) -> list[Span]:
     """Find what is less than 35 dB quieter than the loudest moment of (T,) samples."""
-    if float(np.abs(samples).max()) < SILENCE_PEAK:
-        return []
     from librosa.effects import split  # here, since it is slow to load
 
     intervals = split(samples, top_db=_QUIET_DECIBELS, frame_length=_FRAME, hop_length=_HOP)
@@ -73,7 +71,8 @@ def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_spe
 
     A piece ends where half a second is no speech: by default, where it is 35 dB quieter than the loudest moment of the
     minute around it. One of more than 30 s is cut in its longest pauses, however short, and where it has none into
-    equal parts. A quarter of a second of the pause stays at both ends of a piece; the rest of it is left out.
+    equal parts. A quarter of a second of the pause stays at both ends of a piece; the rest of it is left out. Neither
+    the level nor the offset of the recording matters.
 
     Args:
         blocks: (n,) each, mono at 16 kHz.
@@ -86,7 +85,7 @@ def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_spe
         num_held += len(block)
         if num_held >= _LOOK_SECONDS * SAMPLE_RATE:
             samples = np.concatenate(held)
-            pieces, rest = _find_pieces(find_speech(samples), len(samples)), num_held
+            pieces, rest = _find_pieces(samples, find_speech), num_held
             if pieces and pieces[-1][1] > num_held - (MIN_PAUSE_SECONDS - _MARGIN_SECONDS) * SAMPLE_RATE:
                 rest = pieces.pop()[0]  # it may go on
             yield from (Piece(start + first, samples[first:stop]) for first, stop in pieces)
@@ -94,15 +93,19 @@ def cut_at_pauses(blocks: Iterable[Waveform], find_speech: FindSpeech = find_spe
             held, num_held = [samples[rest:]], num_held - rest
     if num_held:
         samples = np.concatenate(held)
-        spans = _find_pieces(find_speech(samples), len(samples))
-        yield from (Piece(start + first, samples[first:stop]) for first, stop in spans)
+        pieces = _find_pieces(samples, find_speech)
+        yield from (Piece(start + first, samples[first:stop]) for first, stop in pieces)
 
 
-def _find_pieces(speech: Sequence[Span], num_samples: int) -> list[Span]:
-    spans = [part for group in _join(speech) for part in _divide(group)]
+def _find_pieces(samples: Waveform, find_speech: FindSpeech) -> list[Span]:
+    centered = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    peak = np.abs(centered).max()
+    if peak < SILENCE_PEAK:
+        return []
+    spans = [part for group in _join(find_speech(centered / peak)) for part in _divide(group)]
     margin = round(_MARGIN_SECONDS * SAMPLE_RATE)
     middles = [(before[1] + after[0]) // 2 for before, after in pairwise(spans)]
-    bounds = pairwise([0, *middles, num_samples]) if spans else ()
+    bounds = pairwise([0, *middles, len(samples)]) if spans else ()
     return [
         (max(start - margin, least), min(stop + margin, most))
         for (start, stop), (least, most) in zip(spans, bounds, strict=True)

@@ -17,9 +17,9 @@ PaddedBatch = tuple[Tensor, Tensor]
 
 def _tiny_config(
     *,
-    norm: Literal["group", "layer"] = "group",
+    norm: Literal["group", "layer", "utterance"] = "group",
     norm_first: bool = False,
-    normalize_waveforms: bool = False,
+    normalize_waveforms: bool | float = False,
     gradient_scale: float = 0.1,
     **context: Any,
 ) -> EncoderConfig:

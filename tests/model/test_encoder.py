@@ -268,6 +268,35 @@ class TestNormalizeWaveforms:
         torch.testing.assert_close(normalize_waveforms(quiet, None), expected)
         torch.testing.assert_close(normalize_waveforms(quiet, torch.tensor([4])), expected)
 
+    @pytest.mark.parametrize(("setting", "epsilon"), [(True, 1e-5), (1e-7, 1e-7), (1e-8, 1e-8), (False, None)])
+    def test_the_setting_is_the_epsilon(
+        self, tiny_config, padded_batch, setting: bool | float, epsilon: float | None
+    ) -> None:
+        plain = make_encoder(tiny_config(norm="layer"))
+        waveforms, lengths = 1e-3 * padded_batch[0], padded_batch[1]
+        expected = waveforms if epsilon is None else normalize_waveforms(waveforms, lengths, epsilon)
+        config = EncoderConfig.from_dict(tiny_config(norm="layer", normalize_waveforms=setting).to_dict(), "saved")
+        found = make_encoder(config).extract_frames(waveforms, lengths)
+        assert torch.equal(found.features, plain.extract_frames(expected, lengths).features)
+
+    @pytest.mark.parametrize("norm", ["group", "layer", "utterance"])
+    def test_neither_level_nor_offset_matters(self, tiny_config, padded_batch, norm: str) -> None:
+        encoder = make_encoder(tiny_config(norm=norm, normalize_waveforms=1e-12))
+        waveforms, lengths = padded_batch
+        valid = valid_frames(encoder, lengths, 49)
+        expected = encoder.encode(waveforms, lengths).context[valid]
+        for gain, offset in ((0.01, 0.0), (1.0, 0.1), (0.01, -0.1), (2.0, 0.02)):
+            found = encoder.encode(gain * waveforms + offset, lengths).context[valid]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * expected.abs().max().item())
+
+    def test_silence_stays_silence(self, tiny_config) -> None:
+        encoder = make_encoder(tiny_config(norm="layer", normalize_waveforms=1e-8))
+        silence = torch.zeros(2, 4000)
+        expected = encoder.encode(silence).context
+        for lengths in (None, torch.tensor([4000, 2000])):
+            found = encoder.encode(silence + 0.1, lengths).context[:, :95]
+            torch.testing.assert_close(found, expected[:, :95], rtol=0, atol=0.01)
+
 
 class TestEncode:
     def test_each_recording_is_represented_as_it_is_alone(self, tiny_config, padded_batch) -> None:

@@ -23,21 +23,22 @@ def reference(encoder: FeatureEncoder, waveform: Tensor, *, norms: str) -> Tenso
         x = F.conv1d(x, layer.conv.weight, layer.conv.bias, stride=encoder.geometry.strides[number])
         if norms == "group" and number == 0:
             deviation, mean = torch.std_mean(x, dim=2, correction=0, keepdim=True)
-            x = (x - mean) / (deviation.square() + 1e-5).sqrt()
+            x = (x - mean) / (deviation.square() + encoder.config.norm_epsilon).sqrt()
             x = x * layer.norm.weight[:, None] + layer.norm.bias[:, None]
         elif norms != "group":
             dims = (1,) if norms == "layer" else (1, 2)
             deviation, mean = torch.std_mean(x, dim=dims, correction=0, keepdim=True)
-            x = (x - mean) / (deviation.square() + 1e-5).sqrt()
+            x = (x - mean) / (deviation.square() + encoder.config.norm_epsilon).sqrt()
             x = x * layer.norm.weight[:, None] + layer.norm.bias[:, None]
         x = x.clamp(min=0) if norms == "utterance" else x * 0.5 * (1 + torch.erf(x / 2**0.5))
     return (x.abs() + 1).log()[0].T if norms == "utterance" else x[0].T
 
 
 @NORMS
-def test_each_utterance_is_encoded_as_by_the_paper(tiny_config, padded_batch, norm: str) -> None:
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-2])
+def test_each_utterance_is_encoded_as_by_the_paper(tiny_config, padded_batch, norm: str, epsilon: float) -> None:
     torch.manual_seed(0)
-    encoder = FeatureEncoder(make_config(tiny_config, norm))
+    encoder = FeatureEncoder(make_config(tiny_config, norm).model_copy(update={"norm_epsilon": epsilon}))
     for name, parameter in encoder.named_parameters():  # norms that do something
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)

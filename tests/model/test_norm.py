@@ -58,7 +58,7 @@ class TestNormsOverTime:
 
         def normalize(*inputs: Tensor) -> Tensor:
             x, weight, bias = inputs
-            return _ValidGroupNorm.apply(x, lengths, weight, bias, 4 if kind is ChannelNorm else 1) * valid
+            return _ValidGroupNorm.apply(x, lengths, weight, bias, 4 if kind is ChannelNorm else 1, 1e-5) * valid
 
         inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, 4, 7), (4,), (4,))]
         assert torch.autograd.gradcheck(normalize, inputs)
@@ -115,6 +115,17 @@ class TestNormsOverTime:
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(norm(x, lengths), normalized, rtol=0, atol=0)
         torch.testing.assert_close(normalized, norm(x.float(), lengths).bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([20, 8])])
+def test_the_epsilon_is_the_given_one(lengths: Tensor | None) -> None:
+    x = torch.randn(2, 6, 20)
+    for kind, dims in ((ChannelNorm, (2,)), (UtteranceNorm, (1, 2)), (FrameNorm, (1,))):
+        found = kind(6, epsilon=0.5)(x, lengths)[1, :, :8]
+        valid = x[1:, :, : 20 if lengths is None else 8]
+        centered = valid - valid.mean(dim=dims, keepdim=True)
+        expected = centered / (centered.square().mean(dim=dims, keepdim=True) + 0.5).sqrt()
+        torch.testing.assert_close(found, expected[0, :, :8], rtol=1e-4, atol=1e-5)
 
 
 class TestFrameNorm:

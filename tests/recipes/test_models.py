@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechssl.data.manifest import read_manifest, read_utterance
+from speechssl.model.encoder import normalize_waveforms
+from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -33,9 +36,36 @@ def test_sizes_are_as_stated(name: str) -> None:
     assert (num_parameters(model.encoder), num_parameters(model)) == MODELS[name]
 
 
-def test_base_is_the_default_but_for_its_masks() -> None:
+def test_base_is_the_default_but_for_its_masks_and_normalization() -> None:
     stated = PretrainConfig.load([RECIPES / "models" / "wav2vec2_base.toml"], DATA)
-    assert stated == PretrainConfig.load([], [*DATA, "objective.mask.equal_counts=true"])
+    changes = ["objective.mask.equal_counts=true", "encoder.normalize_waveforms=1e-8"]
+    assert stated == PretrainConfig.load([], [*DATA, *changes])
+
+
+ENCODERS = sorted([*RECIPES.glob("models/*.toml"), *RECIPES.glob("*/encoder*.toml")])
+
+
+@pytest.mark.parametrize("file", ENCODERS, ids=lambda file: file.stem)
+def test_every_encoder_hears_any_level_and_offset(file: Path) -> None:
+    assert PretrainConfig.load([file], DATA).encoder.normalize_waveforms == 1e-8
+
+
+@pytest.mark.slow  # two cores: 15 s
+@torch.no_grad()
+def test_normalization_before_group_norm_changes_next_to_nothing_but_at_low_levels() -> None:
+    """What wav2vec2_base.toml says of it."""
+    [utterance, *_] = read_manifest(RECIPES / "prompts" / "corpus" / "test.tsv")
+    speech = torch.from_numpy(read_utterance(utterance))[None]
+    torch.manual_seed(0)
+    encoder = FeatureEncoder(FeatureEncoderConfig())
+
+    def change(waveforms: torch.Tensor) -> float:
+        expected = encoder(speech)
+        return float((encoder(waveforms) - expected).norm() / expected.norm())
+
+    assert change(normalize_waveforms(speech, None, 1e-8)) < 0.01
+    assert change(0.1 * speech) > 0.1
+    assert change(0.01 * speech) > 0.5
 
 
 def test_wav2vec_large_sees_as_much_as_published() -> None:

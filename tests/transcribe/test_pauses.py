@@ -1,6 +1,6 @@
 import sys
 import warnings
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,20 @@ def test_a_long_piece_is_cut_in_its_longest_pause_or_else_in_equal_parts() -> No
     assert all(stop - start <= MAX_PIECE_SECONDS for start, stop in spans(sound(70)))
 
 
+@pytest.mark.parametrize("find_speech", [find_speech_by_energy, find_speech_by_silero])
+def test_neither_level_nor_offset_matters(find_speech: FindSpeech) -> None:
+    utterances = islice(read_manifest(SENTENCES), 0, 40, 8)
+    speech = np.concatenate([part for utterance in utterances for part in (read_utterance(utterance), silence(1.5))])
+    expected = spans(speech, find_speech=find_speech)
+    assert len(expected) >= 5
+    for gain, offset in ((0.01, 0.0), (0.001, 0.0), (1.0, 0.1), (0.01, -0.1), (1.4, 0.02)):
+        # Silero's are not the same to the sample.
+        assert spans(gain * speech + np.float32(offset), find_speech=find_speech) == [
+            (pytest.approx(start, abs=0.1), pytest.approx(stop, abs=0.1)) for start, stop in expected
+        ]
+    assert spans(silence(90) + np.float32(0.1), find_speech=find_speech) == []
+
+
 def test_silence_has_no_pieces() -> None:
     assert spans(silence(200)) == []
     assert spans(silence(0.001)) == []
@@ -94,8 +108,11 @@ def test_no_sound_is_lost_and_no_word_is_cut_at_a_good_pause(
 
 
 def test_words_and_times_are_those_of_the_whole(checkpoint: CTCCheckpoint, planted_waveform, tmp_path: Path) -> None:
-    texts = ["hello abc", "где", "xyz qrs tu", "a b c"] * 12
-    parts = [part for text in texts for part in (planted_waveform(text), silence(2.0))]
+    texts = [text for text in ("hello abc", "где", "xyz qrs tu", "a b c") * 6 for _ in range(2)]
+    # Each text once up and once down, so that there is no offset.
+    parts = [
+        part for number, text in enumerate(texts) for part in ((-1) ** number * planted_waveform(text), silence(2.0))
+    ]
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate(parts), RATE, "FLOAT")
     transcriber = Transcriber(checkpoint)
