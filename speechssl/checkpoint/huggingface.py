@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from speechssl.checkpoint.foreign import Names, listed, read_json, to_ours
+from speechssl.checkpoint.hub import WEIGHTS
 from speechssl.checkpoint.native import read_safetensors
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
 from speechssl.checkpoint.tokenizer import read_tokenizer
@@ -24,7 +25,6 @@ from speechssl.files import path_inside
 from speechssl.model.encoder import EncoderConfig
 
 _CONFIG, _CARD = "config.json", "README.md"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _EPSILON, _OMNI_EPSILON = 1e-7, 1e-5
 
@@ -208,7 +208,7 @@ def _read_normalization(folder: Path, family: str, remarks: list[str]) -> bool |
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:
     """The files with the weights, in safetensors rather than pickles, in one piece or in several."""
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         file = folder / name
         if file.is_file():
             if file.suffix != ".json":
@@ -218,7 +218,7 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
             if not isinstance(names, dict) or not names or not all(isinstance(part, str) for part in names.values()):
                 raise CheckpointError(f"{file}: expected a weight_map of names and files")
             return tuple(path_inside(folder, part, str(file)) for part in sorted({*names.values()}))
-    return (folder / _WEIGHTS[0],)
+    return (folder / WEIGHTS[0],)
 
 
 def _find_adapter(folder: Path, encoder: EncoderConfig, language: str | None) -> Path | None:
