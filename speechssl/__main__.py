@@ -6,6 +6,7 @@ from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
+from speechssl.commands.inspect import inspect
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
@@ -21,7 +22,9 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-for command in (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, manifest, unpack, check):
+COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, manifest, unpack, check)
+
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 
 

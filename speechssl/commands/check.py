@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from speechssl.commands.options import Language
 from speechssl.errors import ManifestError
 from speechssl.terminal import exit_on_error, print_error
 
@@ -23,6 +24,7 @@ def check(
             help="Take frame lengths and letters from this model. Default: the frames of wav2vec 2.0, any letters.",
         ),
     ] = None,
+    language: Language = None,
     report_format: Annotated[
         Literal["txt", "json"], typer.Option("--format", help="How the report is printed.")
     ] = "txt",
@@ -45,7 +47,7 @@ def check(
         if model is not None:
             from speechssl.checkpoint.reader import read_model
 
-            saved = read_model(model)
+            saved = read_model(model, language)
             geometry, vocabulary = saved.description.encoder.feature_encoder.geometry, saved.vocabulary
         read = []
         for path in manifests:

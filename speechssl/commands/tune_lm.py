@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Device, FinetunedModel, InferencePrecision
+from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language
 from speechssl.terminal import exit_on_error
 
 
@@ -26,6 +26,7 @@ def tune_lm(
     ] = 300,
     device: Device = None,
     precision: InferencePrecision = None,
+    language: Language = None,
 ) -> None:
     """Find how much a language model should count beside a model.
 
@@ -38,4 +39,4 @@ def tune_lm(
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.tune import tune_weights
 
-        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device, precision)
+        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device, precision, language)

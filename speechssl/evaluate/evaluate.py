@@ -105,18 +105,19 @@ def evaluate_manifests(
     device: str | None = None,
     lm: Path | None = None,
     precision: Precision | None = None,
+    language: str | None = None,
 ) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
-    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm`` and ``precision``
-    are as for `Transcriber.load`.
+    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm``, ``precision`` and
+    ``language`` are as for `Transcriber.load`.
 
     Returns:
         Whether all manifests went well.
     """
     if output is not None:
         prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision)
+    transcriber = Transcriber.load(model, device, lm, precision, language)
     evaluations = []
     for path in manifests:
         try:
@@ -144,7 +145,9 @@ def evaluate_manifests(
 def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -> str:
     """Return a row of RESULTS.md, its cells as `evaluate_manifests` heads them."""
     description = checkpoint.description
-    training = "; ".join(f"{data.stage} {data.hours:.2f} h" for data in description.training_data)
+    training = "; ".join(
+        data.stage if data.hours is None else f"{data.stage} {data.hours:.2f} h" for data in description.training_data
+    )
     cells = (
         date.today().isoformat(),
         model,

@@ -33,16 +33,17 @@ def tune_weights(
     num_utterances: int = 300,
     device: str | None = None,
     precision: Precision | None = None,
+    language: str | None = None,
 ) -> None:
     """Search for the weights with the lowest word error rate, and write the best so far as TOML.
 
-    The weights of ``lm`` are tried first. ``model``, ``lm``, ``device``, ``precision`` are as for `Transcriber.load`;
-    the utterances are drawn at random if there are more.
+    The weights of ``lm`` are tried first. ``model``, ``lm``, ``device``, ``precision``, ``language`` are as for
+    `Transcriber.load`; the utterances are drawn at random if there are more.
     """
     if output.suffix != ".toml":
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
     prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision)
+    transcriber = Transcriber.load(model, device, lm, precision, language)
     search = transcriber.beam_search
     assert search is not None
     best = search.config

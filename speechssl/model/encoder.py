@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
+from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
+from speechssl.model.wavlm import WavLMConfig
 
 
 class EncoderConfig(Config):
@@ -34,7 +36,9 @@ class EncoderConfig(Config):
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
-    context: TransformerConfig | CausalConfig = Field(TransformerConfig(), discriminator="kind")
+    context: TransformerConfig | WavLMConfig | Data2VecConfig | CausalConfig = Field(
+        TransformerConfig(), discriminator="kind"
+    )
     normalize_waveforms: bool | Annotated[float, Field(gt=0)] = False
 
     @property

@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from speechssl.checkpoint.native import save_model
-from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
+from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batches import TaskBatch
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
@@ -32,6 +34,8 @@ STAGE = "pretrain"
 class PretrainConfig(RunConfig):
     """Everything about a pretraining run; the defaults are wav2vec 2.0 base."""
 
+    # The model whose encoder goes on learning, as for `read_model`; the section encoder then stays out.
+    init: Path | str | None = None
     encoder: EncoderConfig = EncoderConfig()
     objective: ContrastiveConfig | MaskedPredictionConfig | SpectralContrastConfig | Wav2vecConfig = Field(
         ContrastiveConfig(), discriminator="kind"
@@ -61,9 +65,13 @@ class PretrainModel(nn.Module):
         return losses
 
 
-def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> Task[TaskBatch]:
-    """Make the task of pretraining, with fresh weights."""
+def make_task(
+    config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest, saved: SavedModel | None = None
+) -> Task[TaskBatch]:
+    """Make the task of pretraining the encoder of a saved model, or a fresh one."""
     model = PretrainModel(config.encoder, config.objective)
+    if saved is not None:
+        model.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
     train, dev = (
         Batches.of_manifest(manifest, config.batches, collate, config.data.num_workers, config.seed, crop=True)
@@ -81,7 +89,7 @@ def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Ma
             step=step,
             encoder=config.encoder,
             objective=config.objective.to_dict(),
-            training_data=(data,),
+            training_data=(*(saved.description.training_data if saved else ()), data),
         )
         save_model(folder, description, split_weights(model)[0])
 
@@ -108,6 +116,12 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
             stopped the run.
     """
     manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    inputs = {"train": manifests[0].digest, "dev": manifests[1].digest}
+    saved = None
+    if config.init is not None:
+        saved = read_model(config.init)
+        inputs["init"] = saved.digest
+        config = _with_encoder(config, saved.description.encoder)
     geometry = config.encoder.feature_encoder.geometry
 
     def prepare(task: Task[TaskBatch], ranks: Ranks) -> None:
@@ -125,8 +139,14 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         folder,
         STAGE,
         config,
-        {"train": manifests[0].digest, "dev": manifests[1].digest},
+        inputs,
         lambda: [problem for manifest in manifests for problem in check_before_training(manifest, geometry, None, 0)],
-        lambda: make_task(config, *manifests),
+        lambda: make_task(config, *manifests, saved),
         prepare,
     )
+
+
+def _with_encoder(config: PretrainConfig, encoder: EncoderConfig) -> PretrainConfig:
+    if config.encoder not in (EncoderConfig(), encoder):
+        raise ConfigError(f"encoder: expected no such section beside init, found one that differs from {config.init}")
+    return PretrainConfig.from_dict({**config.to_dict(), "encoder": encoder.to_dict()}, "init")
