@@ -1,0 +1,27 @@
+"""Single files of PyTorch, by whichever toolkit wrote them."""
+
+from pathlib import Path
+
+from speechssl.checkpoint.fairseq import read_fairseq
+from speechssl.checkpoint.pickles import read_pickle, shortened
+from speechssl.checkpoint.saved_model import SavedModel
+from speechssl.errors import CheckpointError
+
+_TOOLKITS = (read_fairseq,)
+
+
+def read_file(file: Path) -> SavedModel | None:
+    """Read a model of another toolkit; None if this is not a file.
+
+    Raises:
+        CheckpointError: it is damaged, holds what could run code, or is none of those that are known.
+    """
+    if not file.is_file():
+        return None
+    contents = read_pickle(file)
+    for read in _TOOLKITS:
+        if (model := read(contents, file)) is not None:
+            return model
+    found = ", ".join(shortened(str(name)) for name in list(contents)[:5]) if isinstance(contents, dict) else "none"
+    expected = "expected a model of fairseq, S3PRL, torchaudio, fairseq2, WavLM or SpidR"
+    raise CheckpointError(f"{file}: {expected}, found the parts {found}")

@@ -1,0 +1,113 @@
+"""The sizes of an encoder, from the shapes of its weights: a file cannot make them larger than what it holds."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechssl.checkpoint.pickles import shortened
+from speechssl.errors import CheckpointError, ConfigError
+from speechssl.model.encoder import EncoderConfig
+
+_LAYER = re.compile(r"encoder\.(feature_encoder|context)\.layers\.([0-9]+)\.")
+_MASK_EMBEDDING = "encoder.context.mask_embedding"
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What the shapes of the weights do not show.
+
+    Attributes:
+        strides: Of the convolutions.
+        num_heads: Of the attention.
+        norm_first: Whether a layer normalizes its input rather than its output.
+        normalize_waveforms: Whether the model was trained on normalized waveforms.
+        feature_encoder: Other settings of the feature encoder.
+        context: Other settings of the context network.
+    """
+
+    strides: tuple[int, ...]
+    num_heads: int
+    norm_first: bool
+    normalize_waveforms: bool
+    feature_encoder: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) -> EncoderConfig:
+    """Return the configuration of an encoder with a transformer.
+
+    Args:
+        weights: By our names.
+        unseen: What they do not show.
+        file: Where they come from.
+
+    Raises:
+        CheckpointError: a weight is missing or of no possible shape.
+    """
+    convolutions = [
+        _shape(weights, f"encoder.feature_encoder.layers.{number}.conv.weight", 3, file)
+        for number in range(count_layers(weights, "feature_encoder"))
+    ]
+    if not convolutions or len(convolutions) != len(unseen.strides):
+        found = f"found {len(convolutions)} of them and {len(unseen.strides)} strides"
+        raise CheckpointError(f"{file}: expected convolutions with a stride each, {found}")
+    last_norm = f"encoder.feature_encoder.layers.{len(convolutions) - 1}.norm.weight"
+    model_dim = _shape(weights, "encoder.context.projection.weight", 2, file)[0]
+    position = _shape(weights, "encoder.context.position.conv.parametrizations.weight.original1", 3, file)
+    values = {
+        "feature_encoder": {
+            "dims": [shape[0] for shape in convolutions],
+            "kernels": [shape[2] for shape in convolutions],
+            "strides": list(unseen.strides),
+            "norm": "layer" if last_norm in weights and len(convolutions) > 1 else "group",
+            "bias": "encoder.feature_encoder.layers.0.conv.bias" in weights,
+            **unseen.feature_encoder,
+        },
+        "context": {
+            "kind": "transformer",
+            "num_layers": count_layers(weights, "context"),
+            "model_dim": model_dim,
+            "num_heads": unseen.num_heads,
+            "ffn_dim": _shape(weights, "encoder.context.layers.0.feed_forward.inner.weight", 2, file)[0],
+            "norm_first": unseen.norm_first,
+            "position_kernel": position[2],
+            "position_groups": max(model_dim // max(position[1], 1), 1),
+            **unseen.context,
+        },
+        "normalize_waveforms": unseen.normalize_waveforms,
+    }
+    try:
+        return EncoderConfig.from_dict(values, str(file))
+    except ConfigError as error:
+        raise CheckpointError(shortened(str(error))) from None
+
+
+def complete(weights: Mapping[str, Tensor], model_dim: int) -> dict[str, Tensor]:
+    """Add what files of other toolkits may lack because it does nothing there.
+
+    That is the mask embedding, which only training needs (0 here), and a projection between equal widths.
+    """
+    frame_norm = weights.get("encoder.frame_norm.weight")
+    complete = dict(weights)
+    complete.setdefault(_MASK_EMBEDDING, torch.zeros(model_dim))
+    if frame_norm is not None and frame_norm.shape == (model_dim,):
+        complete.setdefault("encoder.context.projection.weight", torch.eye(model_dim))
+        complete.setdefault("encoder.context.projection.bias", torch.zeros(model_dim))
+    return complete
+
+
+def count_layers(weights: Mapping[str, Tensor], part: str) -> int:
+    """Return the number of layers of the ``feature_encoder`` or the ``context`` network, by their numbers."""
+    return len({found[2] for name in weights if (found := _LAYER.match(name)) and found[1] == part})
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, num_dims: int, file: Path) -> tuple[int, ...]:
+    shape = tuple(weights[name].shape) if name in weights else None
+    if shape is None or len(shape) != num_dims or min(shape) < 1:
+        raise CheckpointError(f"{file}: {name}: expected a weight of {num_dims} dimensions, found {shape or 'none'}")
+    return shape
