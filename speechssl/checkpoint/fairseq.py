@@ -162,7 +162,7 @@ def _checked(kind: type[_Settings], settings: dict[str, Any], file: Path) -> _Se
     try:
         return kind.from_dict(values, str(file))
     except ConfigError as error:
-        raise CheckpointError(shortened(str(error))) from None
+        raise CheckpointError(shortened(str(error), 500)) from None
 
 
 def _symbols(symbols: Any) -> tuple[str, ...] | None:
@@ -251,7 +251,7 @@ def _compare(
     }
     wrong = [f"{name} {there}, not {ours}" for name, (there, ours) in pairs.items() if there != ours]
     if wrong:
-        raise CheckpointError(f"{file}: expected settings of these weights, found {shortened('; '.join(wrong))}")
+        raise CheckpointError(f"{file}: expected settings of these weights, found {shortened('; '.join(wrong), 500)}")
 
 
 def _vocabulary(parts: _Contents, num_symbols: int, file: Path) -> Letters:

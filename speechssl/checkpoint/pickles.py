@@ -180,10 +180,10 @@ def plain_settings(value: Any, file: Path) -> Any:
     return convert(value, 0)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, length: int = 100) -> str:
     """Return text of a file, fit for a message of one line."""
     text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _content(value: Placeholder) -> Any:

@@ -84,7 +84,7 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
     try:
         return EncoderConfig.from_dict(values, str(file))
     except ConfigError as error:
-        raise CheckpointError(shortened(str(error))) from None
+        raise CheckpointError(shortened(str(error), 500)) from None
 
 
 def complete(weights: Mapping[str, Tensor], model_dim: int) -> dict[str, Tensor]:
