@@ -9,11 +9,14 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from speechssl.checkpoint.reader import load_ctc, load_encoder
 
 Weights = dict[str, Tensor]
 LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
@@ -209,3 +212,33 @@ def omega(value: Any, kinds: tuple[type, type, type], parent: Any = None) -> Any
 def namespace(settings: Mapping[str, Any]) -> argparse.Namespace:
     """Settings as older versions of fairseq have them: flat."""
     return argparse.Namespace(**settings)
+
+
+def assert_same_features(path: Path, peer: nn.Module, waveforms: Tensor, heard: Tensor) -> None:
+    """All layers are those of torchaudio's model, and so is the context after a large model's last norm.
+
+    Args:
+        path: The file.
+        peer: The model inside it.
+        waveforms: (B, T), for us.
+        heard: The same for the peer, which does not normalize.
+    """
+    encoder = load_encoder(path, "cpu")
+    with torch.no_grad():
+        layers, _ = peer.extract_features(heard)
+        for number, layer in enumerate(layers, 1):
+            found = encoder.encode(waveforms, layer=number).context
+            assert (found - layer).norm() <= 1e-5 * layer.norm(), f"layer {number}"
+        last = peer.encoder.transformer.layer_norm(layer) if encoder.config.context.norm_first else layer
+        found = encoder.encode(waveforms).context
+        assert (found - last).norm() <= 1e-5 * last.norm()
+        assert 0.1 < found.std() < 10
+
+
+def assert_same_scores(path: Path, peer: nn.Module, waveforms: Tensor, heard: Tensor) -> None:
+    """The log probabilities are those of torchaudio's model; the arguments are those of `assert_same_features`."""
+    with torch.no_grad():
+        expected = peer(heard)[0].log_softmax(dim=2)
+        found = load_ctc(path, "cpu").model(waveforms).log_probs
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert found.std() > 0.1

@@ -120,7 +120,11 @@ def read_pickle(file: Path) -> Any:
         if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED.search(str(error))):
             found = f"found {shortened(refused[1])}, which is refused: it could run code"
             raise CheckpointError(f"{file}: expected weights and settings, {found}") from None
-        problem = shortened(str(error).strip().rpartition("\n\n")[2].partition("\n")[0] or type(error).__name__)
+        problem = (
+            "it ends too soon"
+            if isinstance(error, EOFError)
+            else shortened(str(error).strip().rpartition("\n\n")[2].partition("\n")[0] or type(error).__name__)
+        )
         raise CheckpointError(f"{file}: expected a complete PyTorch file: {problem}") from None
 
 

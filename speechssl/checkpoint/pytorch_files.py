@@ -5,9 +5,10 @@ from pathlib import Path
 from speechssl.checkpoint.fairseq import read_fairseq
 from speechssl.checkpoint.pickles import read_pickle, shortened
 from speechssl.checkpoint.saved_model import SavedModel
+from speechssl.checkpoint.torchaudio_files import read_torchaudio
 from speechssl.errors import CheckpointError
 
-_TOOLKITS = (read_fairseq,)
+_TOOLKITS = (read_fairseq, read_torchaudio)
 
 
 def read_file(file: Path) -> SavedModel | None:

@@ -16,6 +16,9 @@ from speechssl.model.encoder import EncoderConfig
 _LAYER = re.compile(r"encoder\.(feature_encoder|context)\.layers\.([0-9]+)\.")
 _MASK_EMBEDDING = "encoder.context.mask_embedding"
 
+_STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}  # by the kernels of published models
+_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16, 2048: 16}  # by the widths of published models
+
 
 @dataclass(frozen=True)
 class Unseen:
@@ -85,6 +88,34 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
         return EncoderConfig.from_dict(values, str(file))
     except ConfigError as error:
         raise CheckpointError(shortened(str(error), 500)) from None
+
+
+def published_strides(weights: Mapping[str, Tensor], file: Path) -> tuple[int, ...]:
+    """Return the strides that published models have with these kernels.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    kernels = tuple(
+        _shape(weights, f"encoder.feature_encoder.layers.{number}.conv.weight", 3, file)[2]
+        for number in range(count_layers(weights, "feature_encoder"))
+    )
+    if kernels not in _STRIDES:
+        known = ", ".join(map(str, _STRIDES))
+        raise CheckpointError(f"{file}: expected convolutions of kernels {known}, found {kernels}")
+    return _STRIDES[kernels]
+
+
+def published_heads(weights: Mapping[str, Tensor], file: Path) -> int:
+    """Return the number of heads that published models of this width have.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    width = _shape(weights, "encoder.context.projection.weight", 2, file)[0]
+    if width not in _HEADS:
+        raise CheckpointError(f"{file}: expected a width of {', '.join(map(str, _HEADS))}, found {width}")
+    return _HEADS[width]
 
 
 def complete(weights: Mapping[str, Tensor], model_dim: int) -> dict[str, Tensor]:

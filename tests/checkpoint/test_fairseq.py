@@ -63,20 +63,10 @@ def normalized(waveforms: Tensor) -> Tensor:
 
 
 def assert_same(path: Path, peer: nn.Module, waveforms: Tensor) -> None:
-    """All layers and, if there is a head, logits; the last layer's norm of large models is the peer's own."""
-    encoder = load_encoder(path, "cpu")
-    with torch.no_grad():
-        expected, _ = peer.extract_features(waveforms)
-        for number, layer in enumerate(expected, 1):
-            found = encoder.encode(WAVEFORMS, layer=number).context
-            assert (found - layer).norm() <= 1e-5 * layer.norm()
-        last = peer.encoder.transformer.layer_norm(layer) if encoder.config.context.norm_first else layer
-        assert (encoder.encode(WAVEFORMS).context - last).norm() <= 1e-5 * last.norm()
-        if peer.aux is not None:
-            scores = peer(waveforms)[0].log_softmax(dim=2)
-            found = load_ctc(path, "cpu").model(WAVEFORMS).log_probs
-            assert (found - scores).norm() <= 1e-5 * scores.norm()
-            assert found.std() > 0.1
+    """All layers, and logits if there are any."""
+    foreign.assert_same_features(path, peer, WAVEFORMS, waveforms)
+    if peer.aux is not None:
+        foreign.assert_same_scores(path, peer, WAVEFORMS, waveforms)
 
 
 @pytest.mark.parametrize("kind", ["base", "large"])
