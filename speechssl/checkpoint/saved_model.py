@@ -24,14 +24,7 @@ _ENCODER_PREFIX = "encoder."
 
 
 class TrainingData(Config):
-    """One data set a model has seen.
-
-    Attributes:
-        stage: What it was used for.
-        license: Its license, as given by the training configuration.
-        hours: Audio in it.
-        labeled: Whether its transcripts were used.
-    """
+    """One data set a model has seen, with the license that the training configuration gave."""
 
     stage: str
     license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
@@ -43,14 +36,9 @@ class ModelDescription(Config):
     """What is known of a model: the content of ``config.json`` in our own format.
 
     Attributes:
-        format: Always "speechssl".
         format_version: Raised when older programs can no longer read the folder.
-        speechssl_version: The version that wrote it.
         kind: "pretrained" has an encoder and its objective, "ctc" an encoder and a head over ``vocab.json``.
-        sample_rate: Of the waveforms it takes.
         step: Updates of the last stage.
-        encoder: Its architecture.
-        objective: The configuration of the pretraining objective.
         training_data: Everything it was trained on, pretraining included.
     """
 
@@ -67,13 +55,7 @@ class ModelDescription(Config):
 
 @dataclass(frozen=True)
 class CTCCheckpoint:
-    """A CTC model ready for use.
-
-    Attributes:
-        model: In evaluation mode, on the device asked for.
-        vocabulary: Its symbols.
-        description: What is known of it.
-    """
+    """A CTC model in evaluation mode, on the device asked for."""
 
     model: CTCModel
     vocabulary: Units
@@ -85,7 +67,6 @@ class SavedModel:
     """A model on a disk.
 
     Attributes:
-        description: What it is.
         vocabulary: Its symbols if it has a CTC head.
         weights_file: What its weights are read from.
         read_weights: Reads them, by their names in a `CTCModel` or a pretraining model; raises `CheckpointError`.

@@ -18,13 +18,7 @@ _NUMBERS, _TENSORS = "training.json", "training.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
-
-    Attributes:
-        step: Updates done.
-        best_step: The step of the best evaluation so far; None before the first.
-        best_score: Its score; lower is better.
-    """
+    """Updates done, and the step and score of the best evaluation so far: lower is better, None before the first."""
 
     step: int = 0
     best_step: int | None = None

@@ -21,8 +21,6 @@ class CausalConfig(Config):
     """Causal convolutions; the defaults are wav2vec large's.
 
     Attributes:
-        kind: Says that this section is a causal network's.
-        model_dim: Width D of the context.
         kernels: Frames that each layer sees, its own and those before it.
         residual: Whether each layer adds its input to its output (large) or does not (base).
         dropout: After each convolution.
@@ -59,10 +57,6 @@ class CausalContext(nn.Module):
 
     The convolutions are causal, but as published each layer's norm takes its mean and variance over the whole
     utterance: through these two numbers a frame sees what comes after it, so a stream cannot be followed exactly.
-
-    Args:
-        config: Sizes and noise.
-        frame_dim: Channels C of the frames.
     """
 
     def __init__(self, config: CausalConfig, frame_dim: int) -> None:
@@ -76,14 +70,7 @@ class CausalContext(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize every parameter as published.
-
-        | parameter | weight | bias |
-        |---|---|---|
-        | convolutions | PyTorch's | PyTorch's |
-        | convolutions of the residual connections | PyTorch's | |
-        | norms | 1 | 0 |
-        """
+        """Initialize every parameter as published: convolutions as PyTorch does, norms with 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d | UtteranceNorm):
                 module.reset_parameters()

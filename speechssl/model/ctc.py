@@ -27,12 +27,7 @@ class CTCOutput:
 
 
 class CTCModel(nn.Module):
-    """An encoder with a linear head over the symbols.
-
-    Args:
-        config: The encoder's configuration.
-        num_symbols: Size V of the vocabulary, blank included.
-    """
+    """An encoder with a linear head over the symbols, the blank included."""
 
     def __init__(self, config: EncoderConfig, num_symbols: int) -> None:
         super().__init__()
@@ -51,8 +46,7 @@ class CTCModel(nn.Module):
         """Score every symbol at every frame.
 
         Args:
-            waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
-            lengths: (B,) valid samples of each row; None if every row is valid throughout.
+            waveforms, lengths: As for `SpeechEncoder.extract_frames`.
             mask: (B, S) bool, frames hidden from the context network; or (W B, S) for W views of the batch, one after
                 another, for which the feature encoder runs once.
             channel_mask: (B or W B, the encoder's mask_dim) bool, channels set to zero.
@@ -78,7 +72,6 @@ def ctc_losses(
     """Compute the negative log likelihood of each utterance's labels.
 
     Args:
-        output: From the model.
         labels: (sum of num_labels,) int64, the utterances' labels one after another, or (B, L), filled up.
         num_frames: Valid frames of each utterance, those of the output; on the host, or a GPU would be waited for.
         num_labels: Labels of each utterance, on the host too.

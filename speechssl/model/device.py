@@ -32,7 +32,7 @@ def resolve_precision(precision: Precision | None, device: torch.device, *, trai
     """Return the type in which matrix products and convolutions are computed.
 
     Args:
-        precision: By name. None is float32 on a CPU and bfloat16 on a GPU that has it in hardware; on an older GPU,
+        precision: None is float32 on a CPU and bfloat16 on a GPU that has it in hardware; on an older GPU,
             which only emulates bfloat16, it is float16 for inference and float32 for training, whose gradients would
             leave the range of float16.
         device: Where.

@@ -6,6 +6,7 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
+from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
+from speechssl.model.wavlm import WavLMConfig
 
 
 class EncoderConfig(Config):
@@ -30,8 +33,10 @@ class EncoderConfig(Config):
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
-    context: TransformerConfig | CausalConfig = Field(TransformerConfig(), discriminator="kind")
-    normalize_waveforms: bool = False
+    context: TransformerConfig | WavLMConfig | Data2VecConfig | CausalConfig = Field(
+        TransformerConfig(), discriminator="kind"
+    )
+    normalize_waveforms: bool | Annotated[float, Field(gt=0)] = False
 
     @property
     def mask_dim(self) -> int:
@@ -114,8 +119,8 @@ class SpeechEncoder(nn.Module):
             silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
                 normalized if the configuration says so.
         """
-        if self.config.normalize_waveforms:
-            waveforms = normalize_waveforms(waveforms, lengths)
+        if epsilon := self.config.normalize_waveforms:
+            waveforms = normalize_waveforms(waveforms, lengths, 1e-5 if epsilon is True else epsilon)
         if silenced is not None:
             waveforms = silence_frames(waveforms, silenced, self.geometry)
         features = self.feature_encoder(waveforms, lengths)
@@ -196,15 +201,15 @@ class SpeechEncoder(nn.Module):
             self.train(training)
 
 
-def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Bring each row's valid samples to zero mean and unit variance (epsilon 1e-5); padding becomes 0."""
+def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None, epsilon: float = 1e-5) -> Tensor:
+    """Bring each row's valid samples to zero mean and, but for the epsilon, unit variance; padding becomes 0."""
     if lengths is None:
-        return F.layer_norm(waveforms, waveforms.shape[1:])
+        return F.layer_norm(waveforms, waveforms.shape[1:], eps=epsilon)
     valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
     count = lengths.clamp(min=1)[:, None]
     centered = (waveforms - (waveforms * valid).sum(dim=1, keepdim=True) / count) * valid
     variance = centered.square().sum(dim=1, keepdim=True) / count
-    return centered * torch.rsqrt(variance + 1e-5)
+    return centered * torch.rsqrt(variance + epsilon)
 
 
 def silence_frames(waveforms: Tensor, silenced: Tensor, geometry: FrameGeometry) -> Tensor:

@@ -15,11 +15,7 @@ _EPSILON = 1e-5
 
 
 class Norm(nn.Module):
-    """What the norms have in common: a scale and a shift of each channel.
-
-    Args:
-        dim: Channels C.
-    """
+    """What the norms have in common: a scale and a shift of each channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -61,12 +61,7 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Product quantization with a straight-through Gumbel softmax (Baevski et al., 2020, section 2).
-
-    Args:
-        config: Sizes and temperature.
-        input_dim: Width C of the frames.
-    """
+    """Product quantization with a straight-through Gumbel softmax (Baevski et al., 2020, section 2)."""
 
     def __init__(self, config: QuantizerConfig, input_dim: int) -> None:
         super().__init__()

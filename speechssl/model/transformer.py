@@ -4,7 +4,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,14 +17,10 @@ from speechssl.model import cpu
 from speechssl.model.cpu import Dropout
 
 
-class TransformerConfig(Config):
-    """The transformer of wav2vec 2.0; the defaults are the base model's.
+class TransformerSizes(Config):
+    """What every transformer is told; the defaults are those of wav2vec 2.0 base.
 
     Attributes:
-        kind: Says that this section is a transformer's.
-        num_layers: Transformer layers.
-        model_dim: Width D of the context.
-        num_heads: Attention heads.
         ffn_dim: Inner width of the feed-forward part.
         norm_first: Normalize the input of each part (large) rather than the sum after it (base).
         position_kernel: Frames that the positional convolution sees.
@@ -34,9 +30,9 @@ class TransformerConfig(Config):
         attention_dropout: On the attention weights.
         activation_dropout: Inside the feed-forward part.
         layer_drop: Share of the layers replaced by the identity in training.
+        adapter_dim: Inner width of an adapter after each layer, for one language (MMS; with ``norm_first`` only).
     """
 
-    kind: Literal["transformer"] = "transformer"
     num_layers: int = Field(12, ge=1)
     model_dim: int = Field(768, ge=1)
     num_heads: int = Field(12, ge=1)
@@ -49,17 +45,34 @@ class TransformerConfig(Config):
     attention_dropout: float = Field(0.1, ge=0, lt=1)
     activation_dropout: float = Field(0.0, ge=0, lt=1)
     layer_drop: float = Field(0.05, ge=0, lt=1)
+    adapter_dim: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         for name in ("num_heads", "position_groups"):
             if self.model_dim % getattr(self, name):
                 raise ValueError(f"model_dim must be a multiple of {name}, found {self.model_dim}")
+        if self.adapter_dim and not self.norm_first:
+            raise ValueError("adapter_dim needs norm_first")
         return self
 
     def mask_dim(self, frame_dim: int) -> int:
         """Channels that a channel mask chooses from: those of the projected frames."""
         return self.model_dim
+
+    def make_position(self) -> Any:
+        """What gives frames their position: (B, S, D) and (B, S) bool, True = valid, or None, to (B, S, D)."""
+        return PositionalConvolution(self.model_dim, self.position_kernel, self.position_groups)
+
+    def make_attention(self) -> "SelfAttention":
+        """The attention of one layer."""
+        return SelfAttention(self.model_dim, self.num_heads, self.attention_dropout)
+
+
+class TransformerConfig(TransformerSizes):
+    """The transformer of wav2vec 2.0; the defaults are the base model's."""
+
+    kind: Literal["transformer"] = "transformer"
 
     def build(self, frame_dim: int) -> "TransformerContext":
         """The network for frames of C channels."""
@@ -67,21 +80,16 @@ class TransformerConfig(Config):
 
 
 class TransformerContext(nn.Module):
-    """Mask embedding, positional convolution and transformer (Baevski et al., 2020, section 2).
+    """Mask embedding, positional convolution and transformer (Baevski et al., 2020, section 2)."""
 
-    Args:
-        config: Sizes and noise.
-        frame_dim: Channels C of the frames.
-    """
-
-    def __init__(self, config: TransformerConfig, frame_dim: int) -> None:
+    def __init__(self, config: TransformerSizes, frame_dim: int) -> None:
         super().__init__()
         self.norm_first = config.norm_first
         self.layer_drop = config.layer_drop
         self.projection = nn.Linear(frame_dim, config.model_dim)
         self.input_dropout = Dropout(config.input_dropout)
         self.mask_embedding = nn.Parameter(torch.empty(config.model_dim))
-        self.position = PositionalConvolution(config.model_dim, config.position_kernel, config.position_groups)
+        self.position = config.make_position()
         self.norm = nn.LayerNorm(config.model_dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
@@ -147,12 +155,12 @@ class TransformerContext(nn.Module):
             x = torch.where(mask[:, :, None], self.mask_embedding.type_as(x), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask[:, None, :], 0)
-        attention_bias = None
+        valid = None
         if frame_lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device) < frame_lengths[:, None]
-            attention_bias = valid[:, None, None, :]
             x = x * valid[:, :, None]
-        x = x + self.position(x)
+        attention_bias = self.attention_bias(x, valid)
+        x = x + self.position(x, valid)
         if not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x)
@@ -165,6 +173,10 @@ class TransformerContext(nn.Module):
             else:
                 x = transform(x, attention_bias)
             yield x
+
+    def attention_bias(self, x: Tensor, valid: Tensor | None) -> Any:
+        """What `SelfAttention` takes beside (B, S, D), for all layers; ``valid`` is (B, S) bool or None."""
+        return None if valid is None else valid[:, None, None, :]
 
 
 class PositionalConvolution(nn.Module):
@@ -182,8 +194,8 @@ class PositionalConvolution(nn.Module):
         self.conv.weight = torch.randn_like(self.conv.weight) * deviation  # sets both parts of the norm
         nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) to the same shape."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, S, D) to the same shape; padding is zero already."""
         x = x.transpose(1, 2)
         if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
             positions = self._by_fourier(x, self.conv)
@@ -195,16 +207,17 @@ class PositionalConvolution(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and a feed-forward part, each with a residual connection."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerSizes) -> None:
         super().__init__()
         self.norm_first = config.norm_first
-        self.attention = SelfAttention(config.model_dim, config.num_heads, config.attention_dropout)
+        self.attention = config.make_attention()
         self.attention_norm = nn.LayerNorm(config.model_dim)
         self.feed_forward = FeedForward(config.model_dim, config.ffn_dim, config.activation_dropout)
         self.feed_forward_norm = nn.LayerNorm(config.model_dim)
         self.dropout = Dropout(config.dropout)
+        self.adapter = Adapter(config.model_dim, config.adapter_dim) if config.adapter_dim else None
 
-    def forward(self, x: Tensor, attention_bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
         """(B, S, D) to the same shape; ``attention_bias`` as for `SelfAttention`."""
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), attention_bias))
@@ -212,7 +225,7 @@ class TransformerLayer(nn.Module):
         else:
             x = self.attention_norm(x + self.dropout(self.attention(x, attention_bias)))
             x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
-        return x
+        return x if self.adapter is None else x + self.adapter(x)
 
 
 class SelfAttention(nn.Module):
@@ -227,25 +240,26 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attention_bias: Tensor | None) -> Tensor:
-        """Attend from each frame to all frames.
-
-        Args:
-            x: (B, S, D).
-            attention_bias: (B or 1, H or 1, S or 1, S): floats are added to the scaled scores of (query, key) before
-                the softmax; bools say to which frames may be attended.
-
-        Returns:
-            (B, S, D).
-        """
+    def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
+        """Attend from each frame to all frames: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
         query, key, value = (
             projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
             for projection in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attention_bias, dropout)
+        attended = F.scaled_dot_product_attention(query, key, value, self.score_bias(x, attention_bias), dropout)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
+
+    def score_bias(self, x: Tensor, attention_bias: Any) -> Tensor | None:
+        """What the network's `attention_bias` means for these frames.
+
+        Returns:
+            (B or 1, H or 1, S or 1, S): floats are added to the scaled scores of (query, key) before the softmax; bools
+            say to which frames may be attended.
+        """
+        bias: Tensor | None = attention_bias
+        return bias
 
 
 class FeedForward(nn.Module):
@@ -260,4 +274,19 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to the same shape."""
         output: Tensor = self.output(self.dropout(F.gelu(self.inner(x))))
+        return output
+
+
+class Adapter(nn.Module):
+    """A bottleneck after a layer, which a language has for itself (Pratap et al., 2023, section 5.2)."""
+
+    def __init__(self, dim: int, inner_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.inner = nn.Linear(dim, inner_dim)
+        self.output = nn.Linear(inner_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to the same shape."""
+        output: Tensor = self.output(F.relu(self.inner(self.norm(x))))
         return output
