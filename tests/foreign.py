@@ -1,6 +1,6 @@
 """Files of other toolkits, composed by hand from the names that those give their weights, and the peers inside them.
 
-The peers are torchaudio's models with weights at random.
+The peers are models of torchaudio and transformers with weights at random.
 """
 
 import argparse
@@ -53,6 +53,42 @@ def make_peer(kind: str = "base", num_symbols: int | None = None, **sizes: Any) 
     return randomize(models.wav2vec2_model(**{**SIZES, **NOISE, **design, **sizes})).eval()
 
 
+def make_wavlm(kind: str = "base", **sizes: Any) -> nn.Module:
+    """As `make_peer`, of WavLM."""
+    models = pytest.importorskip("torchaudio.models")
+    torch.manual_seed(0)
+    design = {
+        "extractor_mode": "group_norm" if kind == "base" else "layer_norm",
+        "extractor_conv_bias": False,
+        "encoder_layer_norm_first": kind == "large",
+        "encoder_num_buckets": 16,
+        "encoder_max_distance": 20,
+        "aux_num_out": None,
+    }
+    return randomize(models.wavlm_model(**{**SIZES, **NOISE, **design, **sizes})).eval()
+
+
+def make_data2vec(**sizes: Any) -> nn.Module:
+    """transformers' model of data2vec audio."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    dims, kernels, strides = zip(*sizes.pop("convolutions", CONVOLUTIONS), strict=True)
+    settings = {
+        "conv_dim": dims,
+        "conv_kernel": kernels,
+        "conv_stride": strides,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "conv_pos_kernel_size": 5,
+        "num_conv_pos_embeddings": 2,
+        "num_conv_pos_embedding_groups": 4,
+        **sizes,
+    }
+    return randomize(transformers.Data2VecAudioModel(transformers.Data2VecAudioConfig(**settings))).eval()
+
+
 @torch.no_grad()
 def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter so that each part has an effect of its own."""
@@ -78,19 +114,55 @@ def fairseq_names(model: nn.Module, mode: str) -> Weights:
         (r".*pos_conv_embed\.conv\.parametrizations\.weight\.original0", "encoder.pos_conv.0.weight_g"),
         (r".*pos_conv_embed\.conv\.parametrizations\.weight\.original1", "encoder.pos_conv.0.weight_v"),
         (r"encoder\.transformer\.layer_norm\.", "encoder.layer_norm."),
-        (r"encoder\.transformer\.layers\.(\d+)\.attention\.", r"encoder.layers.\1.self_attn."),
+        (r"encoder\.transformer\.layers\.(\d+)\.attention\.(?=[qkvo])", r"encoder.layers.\1.self_attn."),
+        (r"encoder\.transformer\.layers\.(\d+)\.attention\.attention\.(?=out_)", r"encoder.layers.\1.self_attn."),
+        (
+            r"encoder\.transformer\.layers\.(\d+)\.attention\.gru_rel_pos_linear",
+            r"encoder.layers.\1.self_attn.grep_linear",
+        ),
+        (r"encoder\.transformer\.layers\.(\d+)\.attention\.gru_rel_pos_const", r"encoder.layers.\1.self_attn.grep_a"),
+        (r".*\.rel_attn_embed\.", "encoder.layers.0.self_attn.relative_attention_bias."),
         (r"encoder\.transformer\.layers\.(\d+)\.layer_norm\.", r"encoder.layers.\1.self_attn_layer_norm."),
         (r"encoder\.transformer\.layers\.(\d+)\.feed_forward\.intermediate_dense\.", r"encoder.layers.\1.fc1."),
         (r"encoder\.transformer\.layers\.(\d+)\.feed_forward\.output_dense\.", r"encoder.layers.\1.fc2."),
         (r"encoder\.transformer\.layers\.(\d+)\.final_layer_norm\.", r"encoder.layers.\1.final_layer_norm."),
     ]
-    weights = {"mask_emb": torch.rand(32)}
-    for name, tensor in model.state_dict().items():
+    weights = {}
+    state = model.state_dict()
+    for name, tensor in [(name, tensor) for name, tensor in state.items() if ".in_proj_" in name]:  # WavLM's
+        place, _, kind = name.rpartition(".in_proj_")
+        number = re.findall(r"\d+", place)[0]
+        for part, values in zip("qkv", tensor.tensor_split(3), strict=True):
+            weights[f"encoder.layers.{number}.self_attn.{part}_proj.{kind}"] = values.clone()
+        del state[name]
+    for name, tensor in state.items():
         matching = [(pattern, theirs) for pattern, theirs in rules if re.match(pattern, name)]
         if not name.startswith("aux."):
             ((pattern, theirs),) = matching
             weights[re.sub(pattern, theirs, name)] = tensor
     weights["mask_emb"] = torch.rand(len(weights["post_extract_proj.bias"]))
+    return weights
+
+
+def data2vec_names(model: nn.Module) -> Weights:
+    """The weights of transformers' data2vec by fairseq's names."""
+    rules = {
+        r"feature_extractor\.conv_layers\.(\d+)\.conv": r"feature_extractor.conv_layers.\1.0",
+        r"feature_extractor\.conv_layers\.(\d+)\.layer_norm": r"feature_extractor.conv_layers.\1.2.1",
+        r"feature_projection\.layer_norm": "layer_norm",
+        r"feature_projection\.projection": "post_extract_proj",
+        r"masked_spec_embed": "mask_emb",
+        r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv": r"encoder.pos_conv.\1.0",
+        r"encoder\.layers\.(\d+)\.attention": r"encoder.layers.\1.self_attn",
+        r"encoder\.layers\.(\d+)\.layer_norm": r"encoder.layers.\1.self_attn_layer_norm",
+        r"encoder\.layers\.(\d+)\.feed_forward\.intermediate_dense": r"encoder.layers.\1.fc1",
+        r"encoder\.layers\.(\d+)\.feed_forward\.output_dense": r"encoder.layers.\1.fc2",
+    }
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        for pattern, theirs in rules.items():
+            name = re.sub(f"^{pattern}(?![a-z_])", theirs, name)
+        weights[name] = tensor
     return weights
 
 
@@ -215,7 +287,7 @@ def namespace(settings: Mapping[str, Any]) -> argparse.Namespace:
 
 
 def assert_same_features(path: Path, peer: nn.Module, waveforms: Tensor, heard: Tensor) -> None:
-    """All layers are those of torchaudio's model, and so is the context after a large model's last norm.
+    """All layers are those of the peer, and so is the context after a large model's last norm.
 
     Args:
         path: The file.
@@ -225,11 +297,15 @@ def assert_same_features(path: Path, peer: nn.Module, waveforms: Tensor, heard: 
     """
     encoder = load_encoder(path, "cpu")
     with torch.no_grad():
-        layers, _ = peer.extract_features(heard)
+        if hasattr(peer, "extract_features"):  # torchaudio's
+            layers, _ = peer.extract_features(heard)
+            last = peer.encoder.transformer.layer_norm(layers[-1]) if encoder.config.context.norm_first else layers[-1]
+        else:  # transformers'
+            output = peer(heard, output_hidden_states=True)
+            layers, last = output.hidden_states[1:], output.last_hidden_state
         for number, layer in enumerate(layers, 1):
             found = encoder.encode(waveforms, layer=number).context
             assert (found - layer).norm() <= 1e-5 * layer.norm(), f"layer {number}"
-        last = peer.encoder.transformer.layer_norm(layer) if encoder.config.context.norm_first else layer
         found = encoder.encode(waveforms).context
         assert (found - last).norm() <= 1e-5 * last.norm()
         assert 0.1 < found.std() < 10

@@ -1,7 +1,9 @@
 """Models of fairseq, pretrained or fine-tuned with CTC, from its own files and S3PRL's versions of them.
 
-Older files have their settings as an ``argparse.Namespace`` under ``args``, newer ones as dictionaries under ``cfg``,
-those of S3PRL under ``model_cfg`` and ``task_cfg``.
+The families are wav2vec 2.0, HuBERT and data2vec audio, and those that were made from fairseq's code and keep its
+names: the original files of WavLM, UniSpeech-SAT and DinoSR. Older files have their settings as an
+``argparse.Namespace`` under ``args``, newer ones as dictionaries under ``cfg``, those of S3PRL under ``model_cfg`` and
+``task_cfg``.
 """
 
 import ast
@@ -23,7 +25,7 @@ from speechssl.config import Config
 from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.model.encoder import EncoderConfig
-from speechssl.model.transformer import TransformerConfig
+from speechssl.model.transformer import TransformerSizes
 
 _ENCODER, _HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."  # of fine-tuned models
 
@@ -37,11 +39,15 @@ _NAMES = {
     "encoder.pos_conv.0.bias": "encoder.context.position.conv.bias",
     "encoder.pos_conv.0.weight_g": "encoder.context.position.conv.parametrizations.weight.original0",
     "encoder.pos_conv.0.weight_v": "encoder.context.position.conv.parametrizations.weight.original1",
+    "encoder.pos_conv.#.0.*": "encoder.context.position.layers.#.*",  # data2vec's
     "encoder.layer_norm.*": "encoder.context.norm.*",
     "encoder.layers.#.self_attn.q_proj.*": "encoder.context.layers.#.attention.query.*",
     "encoder.layers.#.self_attn.k_proj.*": "encoder.context.layers.#.attention.key.*",
     "encoder.layers.#.self_attn.v_proj.*": "encoder.context.layers.#.attention.value.*",
     "encoder.layers.#.self_attn.out_proj.*": "encoder.context.layers.#.attention.output.*",
+    "encoder.layers.#.self_attn.grep_linear.*": "encoder.context.layers.#.attention.gate.*",  # WavLM's
+    "encoder.layers.#.self_attn.grep_a": "encoder.context.layers.#.attention.gate_scale",
+    "encoder.layers.0.self_attn.relative_attention_bias.weight": "encoder.context.distance_bias.weight",
     "encoder.layers.#.self_attn_layer_norm.*": "encoder.context.layers.#.attention_norm.*",
     "encoder.layers.#.fc1.*": "encoder.context.layers.#.feed_forward.inner.*",
     "encoder.layers.#.fc2.*": "encoder.context.layers.#.feed_forward.output.*",
@@ -49,7 +55,10 @@ _NAMES = {
 }
 _DROPPED = (
     *("quantizer.", "project_q.", "final_proj.", "target_glu."),  # wav2vec 2.0's contrast
-    "label_embs_concat",  # HuBERT's clusters
+    "label_embs_concat",  # HuBERT's and UniSpeech-SAT's clusters
+    *("spk_proj.", "encoder.layer_norm_for_extract."),  # UniSpeech-SAT's speakers
+    "_ema",  # the teacher of data2vec and DinoSR
+    *("_codebook", "heads."),  # DinoSR's clusters
 )
 
 
@@ -65,6 +74,9 @@ class _ModelSettings(Config):
     conv_bias: bool = False
     conv_pos: int = 128
     conv_pos_groups: int = 16
+    pos_conv_depth: int = Field(1, ge=1)
+    num_buckets: int = 320
+    max_distance: int = 1280
     layer_norm_first: bool = False
     activation_fn: Literal["gelu"] = "gelu"
     layer_type: Literal["transformer"] = "transformer"
@@ -109,7 +121,9 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
     weights = rename(_stripped(read_tensors(parts.weights, _dropped(), file)), {**_NAMES, "head.*": "head.*"}, file)
     weights = complete(weights, parts.model.encoder_embed_dim)
     convolutions = _parse_layers(parts.model.conv_feature_layers, file)
-    encoder = encoder_config(weights, _unseen(parts, convolutions), file)
+    encoder = encoder_config(
+        weights, _unseen(parts, convolutions, "encoder.context.distance_bias.weight" in weights), file
+    )
     _compare(encoder, parts.model, convolutions, file)
     head = weights.get("head.weight")
     vocabulary = None if head is None else _vocabulary(parts, len(head), file)
@@ -215,7 +229,7 @@ def _parse_layers(text: str | list[list[int]], file: Path) -> tuple[tuple[int, .
     raise CheckpointError(f"{file}: expected (channels, kernel, stride) a layer, found {shortened(repr(text))}")
 
 
-def _unseen(parts: _Contents, convolutions: tuple[tuple[int, ...], ...]) -> Unseen:
+def _unseen(parts: _Contents, convolutions: tuple[tuple[int, ...], ...], has_distances: bool) -> Unseen:
     model = parts.model
     return Unseen(
         strides=tuple(stride for _, _, stride in convolutions),
@@ -229,6 +243,7 @@ def _unseen(parts: _Contents, convolutions: tuple[tuple[int, ...], ...]) -> Unse
             "attention_dropout": model.attention_dropout,
             "activation_dropout": model.activation_dropout,
             "layer_drop": model.encoder_layerdrop,
+            **({"max_distance": model.max_distance} if has_distances else {}),
         },
     )
 
@@ -238,7 +253,10 @@ def _compare(
 ) -> None:
     """Refuse weights that are not those of the settings beside them."""
     found, context = encoder.feature_encoder, encoder.context
-    assert isinstance(context, TransformerConfig)
+    assert isinstance(context, TransformerSizes)
+    position_kernel = stated.conv_pos
+    if stated.pos_conv_depth > 1:  # data2vec divides the frames among its convolutions
+        position_kernel = max(3, stated.conv_pos // stated.pos_conv_depth)
     pairs = {
         "encoder_layers": (stated.encoder_layers, context.num_layers),
         "encoder_embed_dim": (stated.encoder_embed_dim, context.model_dim),
@@ -246,7 +264,7 @@ def _compare(
         "conv_feature_layers": (convolutions, tuple(zip(found.dims, found.kernels, found.strides, strict=True))),
         "conv_bias": (stated.conv_bias, found.bias),
         "extractor_mode": (stated.extractor_mode, {"group": "default", "layer": "layer_norm"}[found.norm]),
-        "conv_pos": (stated.conv_pos, context.position_kernel),
+        "conv_pos": (position_kernel, context.position_kernel),
         "conv_pos_groups": (stated.conv_pos_groups, context.position_groups),
     }
     wrong = [f"{name} {there}, not {ours}" for name, (there, ours) in pairs.items() if there != ours]

@@ -44,3 +44,22 @@ def rename(weights: Mapping[str, Tensor], names: Mapping[str, str], file: Path) 
 
 def _pattern(theirs: str) -> str:
     return re.escape(theirs).replace(r"\#", "([0-9]{1,4})").replace(r"\*", "([a-z_0-9]+)")
+
+
+def unpack(weights: Mapping[str, Tensor], packed: str, parts: tuple[str, str, str]) -> dict[str, Tensor]:
+    """Return weights of which those of queries, keys and values no longer lie in one tensor.
+
+    Args:
+        weights: By their names there.
+        packed: Pattern of the packed tensor's names, with a group for what stands before and after its own.
+        parts: What the parts are called in its place.
+    """
+    unpacked = {}
+    for name, tensor in weights.items():
+        found = re.fullmatch(packed, name)
+        if found and tensor.dim() > 0 and tensor.shape[0] % 3 == 0:
+            for part, values in zip(parts, tensor.chunk(3), strict=True):
+                unpacked[f"{found[1]}{part}{found[2]}"] = values
+        else:
+            unpacked[name] = tensor
+    return unpacked

@@ -5,10 +5,11 @@ from pathlib import Path
 from speechssl.checkpoint.fairseq import read_fairseq
 from speechssl.checkpoint.pickles import read_pickle, shortened
 from speechssl.checkpoint.saved_model import SavedModel
+from speechssl.checkpoint.spidr import read_spidr
 from speechssl.checkpoint.torchaudio_files import read_torchaudio
 from speechssl.errors import CheckpointError
 
-_TOOLKITS = (read_fairseq, read_torchaudio)
+_TOOLKITS = (read_fairseq, read_torchaudio, read_spidr)
 
 
 def read_file(file: Path) -> SavedModel | None:

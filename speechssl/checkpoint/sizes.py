@@ -14,6 +14,7 @@ from speechssl.errors import CheckpointError, ConfigError
 from speechssl.model.encoder import EncoderConfig
 
 _LAYER = re.compile(r"encoder\.(feature_encoder|context)\.layers\.([0-9]+)\.")
+_POSITION_LAYER = re.compile(r"encoder\.context\.position\.layers\.[0-9]+\.weight")
 _MASK_EMBEDDING = "encoder.context.mask_embedding"
 
 _STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}  # by the kernels of published models
@@ -61,7 +62,6 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
         raise CheckpointError(f"{file}: expected convolutions with a stride each, {found}")
     last_norm = f"encoder.feature_encoder.layers.{len(convolutions) - 1}.norm.weight"
     model_dim = _shape(weights, "encoder.context.projection.weight", 2, file)[0]
-    position = _shape(weights, "encoder.context.position.conv.parametrizations.weight.original1", 3, file)
     values = {
         "feature_encoder": {
             "dims": [shape[0] for shape in convolutions],
@@ -72,14 +72,12 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
             **unseen.feature_encoder,
         },
         "context": {
-            "kind": "transformer",
             "num_layers": count_layers(weights, "context"),
             "model_dim": model_dim,
             "num_heads": unseen.num_heads,
             "ffn_dim": _shape(weights, "encoder.context.layers.0.feed_forward.inner.weight", 2, file)[0],
             "norm_first": unseen.norm_first,
-            "position_kernel": position[2],
-            "position_groups": max(model_dim // max(position[1], 1), 1),
+            **_family(weights, model_dim, file),
             **unseen.context,
         },
         "normalize_waveforms": unseen.normalize_waveforms,
@@ -88,6 +86,23 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
         return EncoderConfig.from_dict(values, str(file))
     except ConfigError as error:
         raise CheckpointError(shortened(str(error), 500)) from None
+
+
+def _family(weights: Mapping[str, Tensor], model_dim: int, file: Path) -> dict[str, Any]:
+    """What only some families have: the kind of the network, its positions and its adapters."""
+    values: dict[str, Any] = {"kind": "transformer"}
+    position = "encoder.context.position.conv.parametrizations.weight.original1"
+    if "encoder.context.position.layers.0.weight" in weights:
+        position = "encoder.context.position.layers.0.weight"
+        layers = {name for name in weights if _POSITION_LAYER.fullmatch(name)}
+        values = {"kind": "data2vec", "position_layers": len(layers)}
+    elif "encoder.context.distance_bias.weight" in weights:
+        buckets = _shape(weights, "encoder.context.distance_bias.weight", 2, file)[0]
+        values = {"kind": "wavlm", "num_buckets": buckets}
+    if "encoder.context.layers.0.adapter.inner.weight" in weights:
+        values["adapter_dim"] = _shape(weights, "encoder.context.layers.0.adapter.inner.weight", 2, file)[0]
+    _, group_dim, kernel = _shape(weights, position, 3, file)
+    return {**values, "position_kernel": kernel, "position_groups": max(model_dim // group_dim, 1)}
 
 
 def published_strides(weights: Mapping[str, Tensor], file: Path) -> tuple[int, ...]:

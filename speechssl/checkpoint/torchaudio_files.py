@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from speechssl.checkpoint import dictionary
-from speechssl.checkpoint.names import rename
+from speechssl.checkpoint.names import rename, unpack
 from speechssl.checkpoint.pickles import read_tensors
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
 from speechssl.checkpoint.sizes import Unseen, complete, encoder_config, published_heads, published_strides
@@ -40,12 +40,17 @@ _NAMES = {
     f"{_LAYER}.attention.k_proj.*": "encoder.context.layers.#.attention.key.*",
     f"{_LAYER}.attention.v_proj.*": "encoder.context.layers.#.attention.value.*",
     f"{_LAYER}.attention.out_proj.*": "encoder.context.layers.#.attention.output.*",
+    f"{_LAYER}.attention.attention.out_proj.*": "encoder.context.layers.#.attention.output.*",  # WavLM's, from here
+    f"{_LAYER}.attention.gru_rel_pos_linear.*": "encoder.context.layers.#.attention.gate.*",
+    f"{_LAYER}.attention.gru_rel_pos_const": "encoder.context.layers.#.attention.gate_scale",
+    "encoder.transformer.layers.0.attention.rel_attn_embed.weight": "encoder.context.distance_bias.weight",
     f"{_LAYER}.layer_norm.*": "encoder.context.layers.#.attention_norm.*",
     f"{_LAYER}.feed_forward.intermediate_dense.*": "encoder.context.layers.#.feed_forward.inner.*",
     f"{_LAYER}.feed_forward.output_dense.*": "encoder.context.layers.#.feed_forward.output.*",
     f"{_LAYER}.final_layer_norm.*": "encoder.context.layers.#.feed_forward_norm.*",
     "aux.*": "head.*",
 }
+_PACKED = r"(encoder\.transformer\.layers\.[0-9]+\.attention\.)attention\.in_proj_(weight|bias)"
 _VOXPOPULI = {  # letters by language, and outputs that the bundle leaves out
     "de": ("|enirstadhulgcmobwfkzpvüäöjßyxq", (1, 2, 3, 35)),
     "en": ("|etoiansrhldcumpfgwybvkxjqz", (1, 2, 3, 31)),
@@ -65,7 +70,8 @@ def read_torchaudio(contents: Any, file: Path) -> SavedModel | None:
     """
     if not isinstance(contents, Mapping) or "encoder.feature_projection.projection.weight" not in contents:
         return None
-    weights = rename(read_tensors(contents, (), file), _NAMES, file)
+    weights = unpack(read_tensors(contents, (), file), _PACKED, ("q_proj.", "k_proj.", "v_proj."))
+    weights = rename(weights, _NAMES, file)
     vocabulary = None
     if "head.weight" in weights:
         vocabulary, kept = _vocabulary(len(weights["head.weight"]), file)

@@ -52,6 +52,13 @@ def test_pretrained(write: Write, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["base", "large"])
+def test_wavlm(tmp_path: Path, kind: str) -> None:
+    peer = foreign.make_wavlm(kind, **SMALL, encoder_num_buckets=320, encoder_max_distance=800)
+    torch.save(peer.state_dict(), tmp_path / "a.pth")
+    foreign.assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
+
+
+@pytest.mark.parametrize("kind", ["base", "large"])
 @pytest.mark.parametrize("left_out", [(), (1, 2, 3)])
 def test_fine_tuned(write: Write, kind: str, left_out: tuple[int, ...]) -> None:
     peer, file = write(kind, 29 + len(left_out))
