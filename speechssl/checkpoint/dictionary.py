@@ -3,28 +3,38 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechssl.checkpoint.pickles import shortened
-from speechssl.data.units import BLANK, WORD_DELIMITER, Letters
+from speechssl.checkpoint.foreign import shortened
+from speechssl.data.tokens import Tokens
+from speechssl.data.units import WORD_DELIMITER
 from speechssl.errors import CheckpointError
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # every dictionary begins with these; CTC's blank is the first
+BLANK = "<s>"
+SPECIAL = (BLANK, "<pad>", "</s>", "<unk>")  # every dictionary begins with these
 ENGLISH = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"  # the letters of LibriSpeech's models, as their frequency ranks them
 
 
-def letters(symbols: Sequence[str], where: Path) -> Letters:
+def tokens(symbols: Sequence[str], where: Path) -> Tokens:
     """Return the units of a dictionary, in its order.
 
     Raises:
-        CheckpointError: a symbol occurs twice, or there is no word delimiter or no blank.
+        CheckpointError: a symbol occurs twice, or there is no blank.
     """
     if len(set(symbols)) != len(symbols):
         twice = next(symbol for number, symbol in enumerate(symbols) if symbol in symbols[:number])
         raise CheckpointError(f"{where}: expected a dictionary of different symbols, found {shortened(twice)} twice")
-    for needed in (SPECIAL[0], WORD_DELIMITER):
-        if needed not in symbols:
-            found = ", ".join(shortened(symbol) for symbol in symbols[:8])
-            raise CheckpointError(f"{where}: expected a dictionary of letters with {needed}, found {found}, ...")
-    return Letters(tuple(BLANK if symbol == SPECIAL[0] else symbol for symbol in symbols))
+    if BLANK not in symbols:
+        found = ", ".join(shortened(symbol) for symbol in symbols[:8])
+        raise CheckpointError(f"{where}: expected a dictionary with {BLANK}, found {found}, ...")
+    has_delimiter = WORD_DELIMITER in symbols
+    special = frozenset(symbols) & {*SPECIAL}
+    has_letters = all(len(symbol) == 1 for symbol in symbols if symbol not in special)
+    return Tokens(
+        tuple(symbols),
+        BLANK,
+        WORD_DELIMITER if has_delimiter else None,
+        special,
+        each_is_a_word=not has_delimiter and not has_letters,  # phonemes
+    )
 
 
 def read_dictionary(file: Path) -> tuple[str, ...] | None:

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
-from speechssl.data.units import Letters, Units
+from speechssl.data.tokens import load_units
+from speechssl.data.units import Units
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.files import ordinary_permissions
 
@@ -40,7 +41,7 @@ def save_model(
     (folder / _CONFIG).write_text(json.dumps(description.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def read_folder(folder: Path) -> SavedModel | None:
+def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
     """Read a model folder; None if it holds something else.
 
     Raises:
@@ -58,16 +59,26 @@ def read_folder(folder: Path) -> SavedModel | None:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    vocabulary = Letters.load(folder / _VOCABULARY) if description.kind == "ctc" else None
+    if language is not None:
+        raise CheckpointError(f"{folder}: expected a model with a choice of languages, found one without")
+    vocabulary = load_units(folder / _VOCABULARY) if description.kind == "ctc" else None
     weights = folder / _WEIGHTS
-    return SavedModel(description, vocabulary, weights, partial(_read_weights, weights))
+    return SavedModel(description, vocabulary, (weights,), partial(_read_weights, weights))
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
+    return {_FORMER_WEIGHTS.get(name, name): tensor for name, tensor in read_safetensors(file).items()}
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
-        weights = safetensors.torch.load_file(file)
+        return safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None
-    return {_FORMER_WEIGHTS.get(name, name): tensor for name, tensor in weights.items()}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechssl.checkpoint.foreign import Names, shortened
 from speechssl.errors import CheckpointError
 
 
@@ -128,12 +129,12 @@ def read_pickle(file: Path) -> Any:
         raise CheckpointError(f"{file}: expected a complete PyTorch file: {problem}") from None
 
 
-def read_tensors(weights: Any, dropped: tuple[str, ...], file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dictionary that came from a file.
+def read_tensors(weights: Any, names: Names, file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dictionary that came from a file, without those of heads that are not ours.
 
     Args:
         weights: The dictionary.
-        dropped: What the names begin with that are left out, whatever they stand for.
+        names: Of the family.
         file: Where it comes from.
 
     Raises:
@@ -141,7 +142,7 @@ def read_tensors(weights: Any, dropped: tuple[str, ...], file: Path) -> dict[str
     """
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{file}: expected named weights, found {_kind(weights)}")
-    weights = {name: value for name, value in weights.items() if not str(name).startswith(dropped)}
+    weights = {name: value for name, value in weights.items() if not names.is_dropped(str(name))}
     storages = {}
     for name, tensor in weights.items():
         if type(name) is not str or type(tensor) not in (Tensor, torch.nn.Parameter):
@@ -182,12 +183,6 @@ def plain_settings(value: Any, file: Path) -> Any:
         return value if isinstance(value, str | int | float | bool) else None
 
     return convert(value, 0)
-
-
-def shortened(text: str, length: int = 100) -> str:
-    """Return text of a file, fit for a message of one line."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _content(value: Placeholder) -> Any:

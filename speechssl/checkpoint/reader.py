@@ -5,44 +5,55 @@ from pathlib import Path
 
 import torch
 
-from speechssl.checkpoint import native, pytorch_files
+from speechssl.checkpoint import huggingface, native, pytorch_files
 from speechssl.checkpoint.saved_model import CTCCheckpoint, SavedModel
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import SpeechEncoder
 
-FORMATS: tuple[Callable[[Path], SavedModel | None], ...] = (native.read_folder, pytorch_files.read_file)
+FORMATS: tuple[Callable[[Path, str | None], SavedModel | None], ...] = (
+    huggingface.read_folder,
+    native.read_folder,
+    pytorch_files.read_file,
+)
 """What reads each format, in the order in which they are tried: None says that it is another's."""
 
 
-def read_model(path: Path | str) -> SavedModel:
+def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     """Read a model, or the ``best`` or else the ``latest`` one of a training run; its weights follow when needed.
 
+    Args:
+        path: A model or a training run.
+        language: Of a model with adapters and a vocabulary for each, such as "fra"; None is its own choice.
+
     Raises:
-        CheckpointError: there is no model, or its description is malformed.
+        CheckpointError: there is no model, or its description is malformed, or it lacks the language.
     """
     path = Path(path)
     for candidate in (path, path / "best", path / "latest"):
         for read in FORMATS:
-            if (model := read(candidate)) is not None:
+            if (model := read(candidate, language)) is not None:
                 return model
     if not path.exists():
         raise CheckpointError(f"{path}: no such model folder")
     raise CheckpointError(f"{path}: expected a model folder with config.json or a training run with best/config.json")
 
 
-def load_encoder(path: Path | str, device: torch.device | str | None = None) -> SpeechEncoder:
+def load_encoder(
+    path: Path | str, device: torch.device | str | None = None, language: str | None = None
+) -> SpeechEncoder:
     """Load the encoder of any model, pretrained or fine-tuned, in evaluation mode.
 
     Args:
         path: A model or a training run.
         device: Where to; None is the GPU if there is one, else the CPU.
+        language: As for `read_model`.
 
     Raises:
         CheckpointError: there is no model, or it is damaged.
     """
-    return read_model(path).encoder(device)
+    return read_model(path, language).encoder(device)
 
 
-def load_ctc(path: Path | str, device: torch.device | str | None = None) -> CTCCheckpoint:
+def load_ctc(path: Path | str, device: torch.device | str | None = None, language: str | None = None) -> CTCCheckpoint:
     """Load a fine-tuned model; as `load_encoder`."""
-    return read_model(path).ctc(device)
+    return read_model(path, language).ctc(device)

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from speechssl import __version__
+from speechssl.checkpoint.foreign import Names, listed
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units
@@ -28,7 +29,7 @@ class TrainingData(Config):
 
     stage: str
     license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
-    hours: float
+    hours: float | None  # None of what others trained
     labeled: bool = Field(validation_alias=AliasChoices("labeled", "labelled"))  # the latter of earlier versions
 
 
@@ -53,6 +54,17 @@ class ModelDescription(Config):
     training_data: tuple[TrainingData, ...] = ()
 
 
+def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = False, step: int = 0) -> ModelDescription:
+    """Describe a model of another toolkit, of which nothing else is known."""
+    return ModelDescription(
+        speechssl_version="-",
+        kind="ctc" if has_head else "pretrained",
+        step=step,
+        encoder=encoder,
+        training_data=(TrainingData(stage=name, license="unknown", hours=None, labeled=has_head),),
+    )
+
+
 @dataclass(frozen=True)
 class CTCCheckpoint:
     """A CTC model in evaluation mode, on the device asked for."""
@@ -68,14 +80,25 @@ class SavedModel:
 
     Attributes:
         vocabulary: Its symbols if it has a CTC head.
-        weights_file: What its weights are read from.
+        weights_files: What its weights are read from, at least one.
         read_weights: Reads them, by their names in a `CTCModel` or a pretraining model; raises `CheckpointError`.
+        family: What kind of model it is, and whose.
+        names: The names of the weights in the files, if they are others than ours.
+        remarks: What is missing or had to be assumed, a line each.
     """
 
     description: ModelDescription
     vocabulary: Units | None
-    weights_file: Path
+    weights_files: tuple[Path, ...]
     read_weights: Callable[[], Mapping[str, Tensor]]
+    family: str = "speechssl"
+    names: Names | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def weights_file(self) -> Path:
+        """The first file of the weights, which errors name."""
+        return self.weights_files[0]
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
@@ -84,16 +107,19 @@ class SavedModel:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the weights' file.
+        """The SHA-256 of the weights' files, one after another.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: one cannot be read.
         """
-        try:
-            with self.weights_file.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{self.weights_file}: {error.strerror or error}") from None
+        total = hashlib.sha256()
+        for path in self.weights_files:
+            try:
+                with path.open("rb") as file:
+                    hashlib.file_digest(file, lambda: total)
+            except OSError as error:
+                raise CheckpointError(f"{path}: {error.strerror or error}") from None
+        return total.hexdigest()
 
     def encoder(self, device: torch.device | str | None = None) -> SpeechEncoder:
         """Return the encoder in evaluation mode, on a device; None is the GPU if there is one, else the CPU.
@@ -117,8 +143,8 @@ class SavedModel:
             CheckpointError: it is not fine-tuned, or as for `encoder`.
         """
         if self.vocabulary is None:
-            found = self.description.kind
-            raise CheckpointError(f"{self.weights_file.parent}: expected a fine-tuned (ctc) model, found a {found} one")
+            found = "; ".join((f"a {self.description.kind} one", *self.remarks))
+            raise CheckpointError(f"{self.weights_file.parent}: expected a fine-tuned (ctc) model, found {found}")
         model = CTCModel(self.description.encoder, len(self.vocabulary))
         self.fill(model, self.weights)
         return CTCCheckpoint(model.eval().to(resolve_device(device)), self.vocabulary, self.description)
@@ -127,13 +153,17 @@ class SavedModel:
         """Give a model these weights of the file.
 
         Raises:
-            CheckpointError: the names or shapes are others than the model's.
+            CheckpointError: names or shapes are others than the model's; all are listed.
         """
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         found = {name: tensor.shape for name, tensor in weights.items()}
+        wrong = []
         for name in sorted({*expected, *found}):
             if expected.get(name) != found.get(name):
+                theirs = self.names and (self.names.theirs(name) or self.names.theirs(f"{_ENCODER_PREFIX}{name}"))
                 wanted = tuple(expected[name]) if name in expected else "no such weight"
                 there = tuple(found[name]) if name in found else "none"
-                raise CheckpointError(f"{self.weights_file}: {name}: expected {wanted}, found {there}")
+                wrong.append(f"{theirs or name}: expected {wanted}, found {there}")
+        if wrong:
+            raise CheckpointError(f"{self.weights_file}: {listed(wrong)}")
         model.load_state_dict(weights)

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from speechssl.checkpoint.pickles import shortened
+from speechssl.checkpoint.foreign import Names, shortened
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.model.encoder import EncoderConfig
 
 _LAYER = re.compile(r"encoder\.(feature_encoder|context)\.layers\.([0-9]+)\.")
 _POSITION_LAYER = re.compile(r"encoder\.context\.position\.layers\.[0-9]+\.weight")
-_MASK_EMBEDDING = "encoder.context.mask_embedding"
+_POSITIONS = tuple(  # with the norm of the weight, in its newer and older form, or without
+    f"encoder.context.position.conv.{name}" for name in ("parametrizations.weight.original1", "weight_v", "weight")
+)
 
 _STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}  # by the kernels of published models
 _HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16, 2048: 16}  # by the widths of published models
@@ -42,21 +43,23 @@ class Unseen:
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
+def our_names(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Return the weights that have a name of ours by it; the others, `to_ours` refuses or drops."""
+    return {ours: tensor for name, tensor in weights.items() if (ours := names.ours(name)) is not None}
+
+
 def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) -> EncoderConfig:
     """Return the configuration of an encoder with a transformer.
 
     Args:
-        weights: By our names.
+        weights: By our names, as `our_names` gives them.
         unseen: What they do not show.
         file: Where they come from.
 
     Raises:
         CheckpointError: a weight is missing or of no possible shape.
     """
-    convolutions = [
-        _shape(weights, f"encoder.feature_encoder.layers.{number}.conv.weight", 3, file)
-        for number in range(count_layers(weights, "feature_encoder"))
-    ]
+    convolutions = read_shapes(weights, "feature_encoder", file)
     if not convolutions or len(convolutions) != len(unseen.strides):
         found = f"found {len(convolutions)} of them and {len(unseen.strides)} strides"
         raise CheckpointError(f"{file}: expected convolutions with a stride each, {found}")
@@ -72,7 +75,7 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
             **unseen.feature_encoder,
         },
         "context": {
-            "num_layers": count_layers(weights, "context"),
+            "num_layers": _count_layers(weights, "context"),
             "model_dim": model_dim,
             "num_heads": unseen.num_heads,
             "ffn_dim": _shape(weights, "encoder.context.layers.0.feed_forward.inner.weight", 2, file)[0],
@@ -82,16 +85,35 @@ def encoder_config(weights: Mapping[str, Tensor], unseen: Unseen, file: Path) ->
         },
         "normalize_waveforms": unseen.normalize_waveforms,
     }
+    return checked_encoder(values, file)
+
+
+def checked_encoder(values: dict[str, Any], file: Path) -> EncoderConfig:
+    """Return a configuration from the values of its sections.
+
+    Raises:
+        CheckpointError: there is no such encoder.
+    """
     try:
         return EncoderConfig.from_dict(values, str(file))
     except ConfigError as error:
         raise CheckpointError(shortened(str(error), 500)) from None
 
 
+def read_shapes(weights: Mapping[str, Tensor], part: str, file: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the convolutions of the ``feature_encoder``, or of a causal ``context`` network.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    count = _count_layers(weights, part)
+    return [_shape(weights, f"encoder.{part}.layers.{number}.conv.weight", 3, file) for number in range(count)]
+
+
 def _family(weights: Mapping[str, Tensor], model_dim: int, file: Path) -> dict[str, Any]:
     """What only some families have: the kind of the network, its positions and its adapters."""
     values: dict[str, Any] = {"kind": "transformer"}
-    position = "encoder.context.position.conv.parametrizations.weight.original1"
+    position = next((name for name in _POSITIONS if name in weights), _POSITIONS[0])
     if "encoder.context.position.layers.0.weight" in weights:
         position = "encoder.context.position.layers.0.weight"
         layers = {name for name in weights if _POSITION_LAYER.fullmatch(name)}
@@ -111,10 +133,7 @@ def published_strides(weights: Mapping[str, Tensor], file: Path) -> tuple[int, .
     Raises:
         CheckpointError: there are none.
     """
-    kernels = tuple(
-        _shape(weights, f"encoder.feature_encoder.layers.{number}.conv.weight", 3, file)[2]
-        for number in range(count_layers(weights, "feature_encoder"))
-    )
+    kernels = tuple(kernel for _, _, kernel in read_shapes(weights, "feature_encoder", file))
     if kernels not in _STRIDES:
         known = ", ".join(map(str, _STRIDES))
         raise CheckpointError(f"{file}: expected convolutions of kernels {known}, found {kernels}")
@@ -133,22 +152,8 @@ def published_heads(weights: Mapping[str, Tensor], file: Path) -> int:
     return _HEADS[width]
 
 
-def complete(weights: Mapping[str, Tensor], model_dim: int) -> dict[str, Tensor]:
-    """Add what files of other toolkits may lack because it does nothing there.
-
-    That is the mask embedding, which only training needs (0 here), and a projection between equal widths.
-    """
-    frame_norm = weights.get("encoder.frame_norm.weight")
-    complete = dict(weights)
-    complete.setdefault(_MASK_EMBEDDING, torch.zeros(model_dim))
-    if frame_norm is not None and frame_norm.shape == (model_dim,):
-        complete.setdefault("encoder.context.projection.weight", torch.eye(model_dim))
-        complete.setdefault("encoder.context.projection.bias", torch.zeros(model_dim))
-    return complete
-
-
-def count_layers(weights: Mapping[str, Tensor], part: str) -> int:
-    """Return the number of layers of the ``feature_encoder`` or the ``context`` network, by their numbers."""
+def _count_layers(weights: Mapping[str, Tensor], part: str) -> int:
+    """The number of layers of the ``feature_encoder`` or the ``context`` network."""
     return len({found[2] for name in weights if (found := _LAYER.match(name)) and found[1] == part})
 
 

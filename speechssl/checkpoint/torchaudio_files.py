@@ -6,50 +6,53 @@ that normalize their input and with normalized waveforms.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from speechssl.checkpoint import dictionary
-from speechssl.checkpoint.names import rename, unpack
+from speechssl.checkpoint.foreign import Names, to_ours, unpack
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
-from speechssl.checkpoint.sizes import Unseen, complete, encoder_config, published_heads, published_strides
-from speechssl.data.units import BLANK, Letters
+from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
+from speechssl.data.tokens import Tokens
 from speechssl.errors import CheckpointError
 
-_LAYER = "encoder.transformer.layers.#"
-_NAMES = {
-    "feature_extractor.conv_layers.#.conv.*": "encoder.feature_encoder.layers.#.conv.*",
-    "feature_extractor.conv_layers.#.layer_norm.*": "encoder.feature_encoder.layers.#.norm.*",
-    "encoder.feature_projection.layer_norm.*": "encoder.frame_norm.*",
-    "encoder.feature_projection.projection.*": "encoder.context.projection.*",
-    "encoder.transformer.pos_conv_embed.conv.bias": "encoder.context.position.conv.bias",
-    "encoder.transformer.pos_conv_embed.conv.parametrizations.weight.*": (
-        "encoder.context.position.conv.parametrizations.weight.*"
-    ),
-    "encoder.transformer.pos_conv_embed.conv.weight_g": (
-        "encoder.context.position.conv.parametrizations.weight.original0"
-    ),
-    "encoder.transformer.pos_conv_embed.conv.weight_v": (
-        "encoder.context.position.conv.parametrizations.weight.original1"
-    ),
-    "encoder.transformer.layer_norm.*": "encoder.context.norm.*",
-    f"{_LAYER}.attention.q_proj.*": "encoder.context.layers.#.attention.query.*",
-    f"{_LAYER}.attention.k_proj.*": "encoder.context.layers.#.attention.key.*",
-    f"{_LAYER}.attention.v_proj.*": "encoder.context.layers.#.attention.value.*",
-    f"{_LAYER}.attention.out_proj.*": "encoder.context.layers.#.attention.output.*",
-    f"{_LAYER}.attention.attention.out_proj.*": "encoder.context.layers.#.attention.output.*",  # WavLM's, from here
-    f"{_LAYER}.attention.gru_rel_pos_linear.*": "encoder.context.layers.#.attention.gate.*",
-    f"{_LAYER}.attention.gru_rel_pos_const": "encoder.context.layers.#.attention.gate_scale",
-    "encoder.transformer.layers.0.attention.rel_attn_embed.weight": "encoder.context.distance_bias.weight",
-    f"{_LAYER}.layer_norm.*": "encoder.context.layers.#.attention_norm.*",
-    f"{_LAYER}.feed_forward.intermediate_dense.*": "encoder.context.layers.#.feed_forward.inner.*",
-    f"{_LAYER}.feed_forward.output_dense.*": "encoder.context.layers.#.feed_forward.output.*",
-    f"{_LAYER}.final_layer_norm.*": "encoder.context.layers.#.feed_forward_norm.*",
-    "aux.*": "head.*",
+_LAYER = {
+    "attention.query": "attention.q_proj",
+    "attention.key": "attention.k_proj",
+    "attention.value": "attention.v_proj",
+    "attention.output": "attention.out_proj",
+    "attention.gate": "attention.gru_rel_pos_linear",
+    "attention.gate_scale": "attention.gru_rel_pos_const",
+    "attention_norm": "layer_norm",
+    "feed_forward.inner": "feed_forward.intermediate_dense",
+    "feed_forward.output": "feed_forward.output_dense",
+    "feed_forward_norm": "final_layer_norm",
 }
+_BODY = {
+    "encoder.feature_encoder.layers.#.conv": "feature_extractor.conv_layers.#.conv",
+    "encoder.feature_encoder.layers.#.norm": "feature_extractor.conv_layers.#.layer_norm",
+    "encoder.frame_norm": "encoder.feature_projection.layer_norm",
+    "encoder.context.projection": "encoder.feature_projection.projection",
+    "encoder.context.position": "encoder.transformer.pos_conv_embed",
+    "encoder.context.distance_bias": "encoder.transformer.layers.0.attention.rel_attn_embed",
+    "encoder.context.norm": "encoder.transformer.layer_norm",
+    "head": "aux",
+}
+
+
+def _names(attention: str) -> Names:
+    layer = {**_LAYER, "attention.output": f"{attention}.out_proj"}
+    renamed = {
+        f"encoder.context.layers.#.{ours}": f"encoder.transformer.layers.#.{name}" for ours, name in layer.items()
+    }
+    return Names(_BODY | renamed)
+
+
+_NAMES, _WAVLM_NAMES = _names("attention"), _names("attention.attention")
 _PACKED = r"(encoder\.transformer\.layers\.[0-9]+\.attention\.)attention\.in_proj_(weight|bias)"
 _VOXPOPULI = {  # letters by language, and outputs that the bundle leaves out
     "de": ("|enirstadhulgcmobwfkzpvüäöjßyxq", (1, 2, 3, 35)),
@@ -58,6 +61,7 @@ _VOXPOPULI = {  # letters by language, and outputs that the bundle leaves out
     "fr": ("|esnitraouldcpmévqfgbhxàjèyêzôkçœûùîâwïëüæ", (1, 2, 3)),
     "it": ("|eiaontrlscdupmgvhzfbqàèùéòìkyxwjóíï", (1, 2, 3)),
 }
+_MMS = "aienoutsrmkldghybpwcvjzf'qx"  # MMS_FA, for alignment: without spaces
 _LIBRISPEECH = (dictionary.ENGLISH, (1, 2, 3))
 
 
@@ -70,31 +74,40 @@ def read_torchaudio(contents: Any, file: Path) -> SavedModel | None:
     """
     if not isinstance(contents, Mapping) or "encoder.feature_projection.projection.weight" not in contents:
         return None
-    weights = unpack(read_tensors(contents, (), file), _PACKED, ("q_proj.", "k_proj.", "v_proj."))
-    weights = rename(weights, _NAMES, file)
-    vocabulary = None
-    if "head.weight" in weights:
-        vocabulary, kept = _vocabulary(len(weights["head.weight"]), file)
-        for name in ("head.weight", "head.bias"):
-            weights[name] = weights[name][torch.tensor(kept)]
-    is_large = "encoder.feature_encoder.layers.1.norm.weight" in weights
-    unseen = Unseen(published_strides(weights, file), published_heads(weights, file), is_large, is_large)
-    encoder = encoder_config(weights, unseen, file)
-    kind: Literal["ctc", "pretrained"] = "pretrained" if vocabulary is None else "ctc"
-    weights = complete(weights, encoder.context.model_dim)
-    return SavedModel(ModelDescription(kind=kind, step=0, encoder=encoder), vocabulary, file, lambda: weights)
+    names = _WAVLM_NAMES if any(".rel_attn_embed." in str(name) for name in contents) else _NAMES
+    weights = unpack(read_tensors(contents, names, file), _PACKED, ("q_proj.", "k_proj.", "v_proj."))
+    tokens = None
+    if "aux.weight" in weights:
+        tokens, kept = _tokens(len(weights["aux.weight"]), file)
+        for name in ("aux.weight", "aux.bias"):
+            if name in weights and len(weights[name]) > max(kept):
+                weights[name] = weights[name][torch.tensor(kept)]
+    renamed = our_names(weights, names)
+    is_large = "encoder.feature_encoder.layers.1.norm.weight" in renamed
+    unseen = Unseen(published_strides(renamed, file), published_heads(renamed, file), is_large, is_large)
+    encoder = encoder_config(renamed, unseen, file)
+    return SavedModel(
+        describe_foreign(file.name, encoder, has_head=tokens is not None),
+        tokens,
+        (file,),
+        partial(to_ours, weights, names, encoder, file),
+        "torchaudio",
+        names,
+    )
 
 
-def _vocabulary(num_outputs: int, file: Path) -> tuple[Letters, list[int]]:
+def _tokens(num_outputs: int, file: Path) -> tuple[Tokens, list[int]]:
     """The units and the outputs that stand for them: of a dictionary beside the file, or by its name and size."""
     beside = file.with_name("dict.ltr.txt")
     if (symbols := dictionary.read_dictionary(beside)) is not None:
         if len(symbols) != num_outputs:
             raise CheckpointError(f"{beside}: expected a dictionary of {num_outputs} symbols, found {len(symbols)}")
-        return dictionary.letters(symbols, beside), list(range(num_outputs))
+        return dictionary.tokens(symbols, beside), list(range(num_outputs))
     language = re.search(r"voxpopuli.*_(de|en|es|fr|it)\b", file.name)
     letters, left_out = _VOXPOPULI[language[1]] if language else _LIBRISPEECH
-    units = Letters((BLANK, *letters))
+    if not language and num_outputs in (1 + len(_MMS), 4 + len(_MMS)):
+        letters = _MMS
+    units = dictionary.tokens((dictionary.BLANK, *letters), file)
     if num_outputs == len(units):
         return units, list(range(num_outputs))
     if num_outputs == len(units) + len(left_out):

@@ -197,7 +197,7 @@ def test_a_vocabulary_of_another_model_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model_type": "wav2vec2"}', 'expected "format": "speechssl"$'),
+        ('{"model_type": "whisper"}', "expected a model_type of wav2vec2, hubert, .*, found 'whisper'$"),
         ('["speechssl"]', 'expected "format": "speechssl"$'),
         ("", "expected JSON"),
         ("{", "expected JSON"),

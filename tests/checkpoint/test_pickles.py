@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from speechssl.checkpoint.foreign import Names
 from speechssl.checkpoint.pickles import Placeholder, plain_settings, read_pickle, read_tensors
 from speechssl.checkpoint.reader import read_model
 from speechssl.errors import CheckpointError, SpeechSSLError
@@ -192,7 +193,7 @@ def test_weights_that_claim_more_than_the_file_has(tmp_path: Path) -> None:
     """Views that repeat a number, and storages of the older format that nothing fills."""
     file = save({"a": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "view.pt")
     with pytest.raises(CheckpointError, match=r"a: expected a number for each element, found \(1048576, 1048576\)"):
-        read_tensors(read_pickle(file), (), file)
+        read_tensors(read_pickle(file), Names({}), file)
     buffer = io.BytesIO()
 
     class Pickler(pickle.Pickler):
@@ -205,7 +206,7 @@ def test_weights_that_claim_more_than_the_file_has(tmp_path: Path) -> None:
     file = tmp_path / "unfilled.pt"
     file.write_bytes(legacy(buffer.getvalue()))
     with pytest.raises(CheckpointError, match=r"found weights larger than the file$"):
-        read_tensors(read_pickle(file), (), file)
+        read_tensors(read_pickle(file), Names({}), file)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_weights_that_claim_more_than_the_file_has(tmp_path: Path) -> None:
 def test_only_named_dense_numbers_are_weights(tmp_path: Path, weights: Any, found: str) -> None:
     file = save(weights, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=found):
-        read_tensors(read_pickle(file), (), file)
+        read_tensors(read_pickle(file), Names({}), file)
 
 
 def test_names_that_are_paths_or_commands_stay_names(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_fine_tuned(write: Write, kind: str, left_out: tuple[int, ...]) -> None:
     with torch.no_grad():
         expected = peer(as_heard(kind))[0][:, :, kept].log_softmax(dim=2)
         assert (checkpoint.model(WAVEFORMS).log_probs - expected).norm() <= 1e-5 * expected.norm()
-    assert checkpoint.vocabulary.symbols == ("<blank>", *foreign.LETTERS)  # type: ignore[attr-defined]
+    assert checkpoint.vocabulary.symbols == ("<s>", *foreign.LETTERS)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("language", ["de", "en", "es", "fr", "it"])
@@ -115,7 +115,7 @@ def test_with_a_dictionary_beside_it(write: Write) -> None:
     _, file = write("base", 8)
     file.with_name("dict.ltr.txt").write_text("| 5\nb 3\na 2\nü 1\n", "utf-8")
     vocabulary = load_ctc(file, "cpu").vocabulary
-    assert vocabulary.symbols == ("<blank>", "<pad>", "</s>", "<unk>", "|", "b", "a", "ü")  # type: ignore[attr-defined]
+    assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", "|", "b", "a", "ü")  # type: ignore[attr-defined]
     file.with_name("dict.ltr.txt").write_text("| 5\n", "utf-8")
     with pytest.raises(CheckpointError, match=r"expected a dictionary of 8 symbols, found 5$"):
         read_model(file)

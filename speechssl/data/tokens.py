@@ -1,0 +1,112 @@
+"""The vocabularies of other toolkits: which unit is the blank, which ends a word, and what each writes, is stated."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from speechssl.data.units import Letters, list_characters, split_words
+from speechssl.errors import CheckpointError, ManifestError
+from speechssl.files import write_text_file
+
+
+@dataclass(frozen=True)
+class Tokens(Letters):
+    """Units of one or more characters each.
+
+    Attributes:
+        symbols: By their ids. One that is white space writes a space.
+        blank: CTC's blank.
+        delimiter: The unit between words; None if there is none.
+        special: Units that are no part of any text, the blank among them.
+        lower_case: Whether texts are written in lower case.
+        each_is_a_word: Whether a space follows every unit (phonemes).
+    """
+
+    blank: str
+    delimiter: str | None = None
+    special: frozenset[str] = frozenset()
+    lower_case: bool = False
+    each_is_a_word: bool = False
+
+    def __post_init__(self) -> None:
+        assert len(set(self.symbols)) == len(self.symbols), self.symbols
+        assert {self.blank, *self.special, self.delimiter or self.blank} <= {*self.symbols}
+
+    @cached_property
+    def blank_id(self) -> int:
+        """CTC's blank."""
+        return self._ids[self.blank]
+
+    @cached_property
+    def delimiter_id(self) -> int | None:  # type: ignore[override]
+        """The unit between words, if there is one."""
+        return None if self.delimiter is None else self._ids[self.delimiter]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The units that are no part of any text."""
+        return frozenset(self._ids[symbol] for symbol in {self.blank, *self.special})
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into labels, the longest units first; a delimiter follows each word, if there is one."""
+        if unknown := self.unknown_characters(text):
+            raise ManifestError(f"expected characters of the vocabulary, found {list_characters(unknown)} in {text!r}")
+        end = [] if self.delimiter_id is None else [self.delimiter_id]
+        return [
+            i for word in split_words(text) for i in (*(self._letter_ids[x] for x in self._pattern.findall(word)), *end)
+        ]
+
+    def unknown_characters(self, text: str) -> str:
+        """Return the distinct characters of a text that the vocabulary lacks, sorted."""
+        return "".join(sorted(set("".join(self._pattern.sub("", word) for word in split_words(text)))))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn labels into text: special units are left out and delimiters become spaces; repeats stay repeats."""
+        between = " " if self.each_is_a_word else ""
+        spoken = (i for i in ids if i not in self.special_ids)
+        text = between.join(" " if i == self.delimiter_id else self.symbols[i] for i in spoken)
+        return " ".join((text.lower() if self.lower_case else text).split())
+
+    def word_starts(self, ids: Sequence[int]) -> list[bool]:
+        """Tell which labels begin a word; a delimiter or special unit never does."""
+        starts = super().word_starts(ids)
+        if not self.each_is_a_word:
+            return starts
+        return [i != self.delimiter_id and i not in self.special_ids for i in ids]
+
+    def save(self, path: Path) -> None:
+        """Write everything as JSON; `load_units` reads it."""
+        content = asdict(self) | {"symbols": self._ids, "special": sorted(self.special)}
+        write_text_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+    @cached_property
+    def _letter_ids(self) -> dict[str, int]:
+        return {symbol: i for symbol, i in super()._letter_ids.items() if symbol}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, sorted(self._letter_ids, key=len, reverse=True))) or r"(?!)")
+
+
+def load_units(path: Path) -> Letters:
+    """Read a vocabulary that `Letters` or `Tokens` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, or is no such vocabulary.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("symbols"), dict):
+            return Letters.load(path)
+        ids = content.pop("symbols")
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError("expected symbols numbered 0, 1, 2, ...")
+        symbols = tuple(sorted(ids, key=ids.__getitem__))
+        return Tokens(symbols, **(content | {"special": frozenset(content["special"])}))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise CheckpointError(f"{path}: expected a vocabulary: {error}") from None
