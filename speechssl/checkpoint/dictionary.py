@@ -1,9 +1,9 @@
 """fairseq's dictionaries: what the outputs of its CTC models stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from speechssl.checkpoint.foreign import shortened
+from speechssl.checkpoint.foreign import listed, shortened
 from speechssl.data.tokens import Tokens
 from speechssl.data.units import WORD_DELIMITER
 from speechssl.errors import CheckpointError
@@ -13,8 +13,16 @@ SPECIAL = (BLANK, "<pad>", "</s>", "<unk>")  # every dictionary begins with thes
 ENGLISH = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"  # the letters of LibriSpeech's models, as their frequency ranks them
 
 
-def tokens(symbols: Sequence[str], where: Path) -> Tokens:
-    """Return the units of a dictionary, in its order.
+def tokens(
+    symbols: Sequence[str], where: Path, special: Collection[str] = SPECIAL, delimiter: str = WORD_DELIMITER
+) -> Tokens:
+    """Return the units of a dictionary, in its order; CTC's blank is the first of fairseq's special symbols.
+
+    Args:
+        symbols: All of them.
+        where: The file, for errors.
+        special: Those that are no part of any text.
+        delimiter: What stands between words, if it is among the symbols.
 
     Raises:
         CheckpointError: a symbol occurs twice, or there is no blank.
@@ -23,16 +31,14 @@ def tokens(symbols: Sequence[str], where: Path) -> Tokens:
         twice = next(symbol for number, symbol in enumerate(symbols) if symbol in symbols[:number])
         raise CheckpointError(f"{where}: expected a dictionary of different symbols, found {shortened(twice)} twice")
     if BLANK not in symbols:
-        found = ", ".join(shortened(symbol) for symbol in symbols[:8])
-        raise CheckpointError(f"{where}: expected a dictionary with {BLANK}, found {found}, ...")
-    has_delimiter = WORD_DELIMITER in symbols
-    special = frozenset(symbols) & {*SPECIAL}
+        raise CheckpointError(f"{where}: expected a dictionary with {BLANK}, found {listed(symbols)}")
+    has_delimiter = delimiter in symbols
     has_letters = all(len(symbol) == 1 for symbol in symbols if symbol not in special)
     return Tokens(
         tuple(symbols),
         BLANK,
-        WORD_DELIMITER if has_delimiter else None,
-        special,
+        delimiter if has_delimiter else None,
+        frozenset(symbols) & {*special, BLANK},
         each_is_a_word=not has_delimiter and not has_letters,  # phonemes
     )
 

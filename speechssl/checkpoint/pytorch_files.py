@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from speechssl.checkpoint.fairseq import read_fairseq
+from speechssl.checkpoint.fairseq2 import read_fairseq2
 from speechssl.checkpoint.foreign import shortened
 from speechssl.checkpoint.pickles import read_pickle
 from speechssl.checkpoint.saved_model import SavedModel
@@ -11,7 +12,7 @@ from speechssl.checkpoint.torchaudio_files import read_torchaudio
 from speechssl.checkpoint.wav2vec import read_wav2vec
 from speechssl.errors import CheckpointError
 
-_TOOLKITS = (read_wav2vec, read_fairseq, read_torchaudio, read_spidr)
+_TOOLKITS = (read_fairseq2, read_wav2vec, read_fairseq, read_torchaudio, read_spidr)
 
 
 def read_file(file: Path, language: str | None = None) -> SavedModel | None:
