@@ -7,7 +7,7 @@ import argparse
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -286,6 +286,22 @@ def namespace(settings: Mapping[str, Any]) -> argparse.Namespace:
     return argparse.Namespace(**settings)
 
 
+def greedy_text(log_probs: Tensor, symbols: Sequence[str]) -> str:
+    """What (S, V) scores say: repeats joined, then the first symbol, the blank, and longer ones dropped."""
+    best = log_probs.argmax(dim=1).unique_consecutive().tolist()
+    said = "".join(symbols[symbol] for symbol in best if len(symbols[symbol]) == 1 and symbol > 0)
+    return " ".join(said.split())
+
+
+def layers_of(peer: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
+    """The output of every layer of a model of torchaudio or transformers, or of one that gives them as they are."""
+    if hasattr(peer, "extract_features"):
+        return peer.extract_features(waveforms)[0]  # type: ignore[no-any-return]
+    if hasattr(peer, "config"):
+        return peer(waveforms, output_hidden_states=True).hidden_states[1:]  # type: ignore[no-any-return]
+    return peer(waveforms)  # type: ignore[no-any-return]
+
+
 def assert_same_features(path: Path, peer: nn.Module, waveforms: Tensor, heard: Tensor) -> None:
     """All layers are those of the peer, and so is the context after a large model's last norm.
 
@@ -297,12 +313,8 @@ def assert_same_features(path: Path, peer: nn.Module, waveforms: Tensor, heard: 
     """
     encoder = load_encoder(path, "cpu")
     with torch.no_grad():
-        if hasattr(peer, "extract_features"):  # torchaudio's
-            layers, _ = peer.extract_features(heard)
-            last = peer.encoder.transformer.layer_norm(layers[-1]) if encoder.config.context.norm_first else layers[-1]
-        else:  # transformers'
-            output = peer(heard, output_hidden_states=True)
-            layers, last = output.hidden_states[1:], output.last_hidden_state
+        layers = layers_of(peer, heard)
+        last = peer.encoder.transformer.layer_norm(layers[-1]) if encoder.config.context.norm_first else layers[-1]
         for number, layer in enumerate(layers, 1):
             found = encoder.encode(waveforms, layer=number).context
             assert (found - layer).norm() <= 1e-5 * layer.norm(), f"layer {number}"

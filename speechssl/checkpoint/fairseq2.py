@@ -1,6 +1,6 @@
 """Models of fairseq2: wav2vec 2.0, pretrained or fine-tuned with CTC, among them omniASR's.
 
-The files have no settings, and no shape tells the number of heads: it follows from the width, as in the published models.
+The files have no settings, and no shape tells the number of heads: it is that of the published models of that width.
 """
 
 from collections.abc import Mapping
