@@ -25,7 +25,7 @@ class Names:
     """How a toolkit calls the weights of a family.
 
     Attributes:
-        modules: Our name of each module, and theirs; ``#`` stands for a number.
+        modules: Our name of each module or weight, and theirs; ``#`` stands for a number.
         dropped: Their modules, or weights, that belong to heads that are not ours.
     """
 
@@ -84,6 +84,25 @@ def to_ours(weights: Mapping[str, Tensor], names: Names, config: EncoderConfig, 
     return found
 
 
+def unpack(weights: Mapping[str, Tensor], packed: str, parts: tuple[str, str, str]) -> dict[str, Tensor]:
+    """Return weights of which those of queries, keys and values no longer lie in one tensor.
+
+    Args:
+        weights: By their names.
+        packed: Pattern of the packed tensors' names, with groups for what stands before and behind their own.
+        parts: What the parts are called in its place.
+    """
+    unpacked = {}
+    for name, tensor in weights.items():
+        found = re.fullmatch(packed, name)
+        if found and tensor.dim() > 0 and tensor.shape[0] % 3 == 0:
+            for part, values in zip(parts, tensor.tensor_split(3), strict=True):
+                unpacked[f"{found[1]}{part}{found[2]}"] = values
+        else:
+            unpacked[name] = tensor
+    return unpacked
+
+
 def _complete_weight_norm(weights: dict[str, Tensor]) -> None:
     """Bring the positional convolution from its older names, or from a weight without a norm, into our form."""
     for old, new in ((f"{_POSITION}weight_g", _GAIN), (f"{_POSITION}weight_v", _DIRECTION)):
@@ -95,9 +114,15 @@ def _complete_weight_norm(weights: dict[str, Tensor]) -> None:
         weights[_GAIN] = folded.norm(dim=(0, 1), keepdim=True)
 
 
+def shortened(text: str, length: int = 100) -> str:
+    """Return text of a file, fit for a message of one line."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names in one line, the first few of many."""
-    names = list(names)
+    names = [shortened(name) for name in names]
     rest = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return ", ".join(names[:_MOST_LISTED]) + rest
 
@@ -117,14 +142,11 @@ def read_json(file: Path) -> Any:
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str | None:
-    parts = name.split(".")
-    for stop in range(len(parts), 0, -1):
-        module = ".".join(parts[:stop])
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "#", module)
-        for known in (module, pattern):
-            if known in names:
-                renamed = names[known]
-                for number in filter(str.isdecimal, parts[:stop]):
-                    renamed = renamed.replace("#", number, 1)
-                return ".".join([renamed, *parts[stop:]])
+    for known in sorted(names, key=lambda known: known.count("."), reverse=True):
+        pattern = re.escape(known).replace(r"\#", "([0-9]+)")
+        if found := re.match(rf"{pattern}(?=\.|\Z)", name):
+            renamed = names[known]
+            for number in found.groups():
+                renamed = renamed.replace("#", number, 1)
+            return renamed + name[found.end() :]
     return None

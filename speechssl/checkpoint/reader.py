@@ -5,13 +5,17 @@ from pathlib import Path
 
 import torch
 
-from speechssl.checkpoint import huggingface, native
+from speechssl.checkpoint import huggingface, native, pytorch_files
 from speechssl.checkpoint.hub import find_model
 from speechssl.checkpoint.saved_model import CTCCheckpoint, SavedModel
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import SpeechEncoder
 
-FORMATS: tuple[Callable[[Path, str | None], SavedModel | None], ...] = (huggingface.read_folder, native.read_folder)
+FORMATS: tuple[Callable[[Path, str | None], SavedModel | None], ...] = (
+    huggingface.read_folder,
+    native.read_folder,
+    pytorch_files.read_file,
+)
 """What reads each format, in the order in which they are tried: None says that it is another's."""
 
 

@@ -54,6 +54,17 @@ class ModelDescription(Config):
     training_data: tuple[TrainingData, ...] = ()
 
 
+def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = False, step: int = 0) -> ModelDescription:
+    """Describe a model of another toolkit, of which nothing else is known."""
+    return ModelDescription(
+        speechssl_version="-",
+        kind="ctc" if has_head else "pretrained",
+        step=step,
+        encoder=encoder,
+        training_data=(TrainingData(stage=name, license="unknown", hours=None, labeled=has_head),),
+    )
+
+
 @dataclass(frozen=True)
 class CTCCheckpoint:
     """A CTC model in evaluation mode, on the device asked for."""
@@ -158,8 +169,7 @@ class SavedModel:
         wrong = []
         for name in sorted({*expected, *found}):
             if expected.get(name) != found.get(name):
-                known = name if name in self.weights else f"{_ENCODER_PREFIX}{name}"
-                theirs = self.names.theirs(known) if self.names else None
+                theirs = self.names and (self.names.theirs(name) or self.names.theirs(f"{_ENCODER_PREFIX}{name}"))
                 wanted = tuple(expected[name]) if name in expected else "no such weight"
                 there = tuple(found[name]) if name in found else "none"
                 wrong.append(f"{theirs or name}: expected {wanted}, found {there}")
