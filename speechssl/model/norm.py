@@ -67,8 +67,23 @@ class FrameNorm(Norm):
 def _normalize(x: Tensor, lengths: Tensor | None, weight: Tensor, bias: Tensor, num_groups: int) -> Tensor:
     if lengths is None:
         return F.group_norm(x.float(), num_groups, weight, bias, _EPSILON).type_as(x)
+    if torch.onnx.is_in_onnx_export():  # for another runtime, which has no such kernel
+        return _normalize_by_masks(x, lengths, weight, bias, num_groups)
     y: Tensor = _ValidGroupNorm.apply(x.float(), lengths, weight, bias, num_groups)
     return y.type_as(x)
+
+
+def _normalize_by_masks(x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> Tensor:
+    valid = (torch.arange(x.shape[2]) < lengths[:, None]).type_as(x)[:, None, :]
+    count = lengths.clamp(min=1).type_as(x)[:, None, None] * (len(weight) // num_groups)
+
+    def mean(values: Tensor) -> Tensor:
+        """(B, C, S) to (B, C or 1, 1), over the group."""
+        sums = (values * valid).sum(dim=2, keepdim=True)
+        return (sums if num_groups == len(weight) else sums.sum(dim=1, keepdim=True)) / count
+
+    centered = x - mean(x)
+    return centered * torch.rsqrt(mean(centered.square()) + _EPSILON) * weight[:, None] + bias[:, None]
 
 
 class _ValidGroupNorm(torch.autograd.Function):
