@@ -4,6 +4,7 @@ from speechssl.commands.check import check
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
+from speechssl.commands.export import export
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
 from speechssl.commands.manifest import manifest
@@ -21,7 +22,20 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-for command in (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, manifest, unpack, check):
+for command in (
+    pretrain,
+    finetune,
+    evaluate,
+    ngram,
+    tune_lm,
+    compare,
+    curves,
+    export,
+    extract,
+    manifest,
+    unpack,
+    check,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

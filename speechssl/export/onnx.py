@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, D model dim, V symbols.
 """
 
 import json
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,8 +167,12 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outpu
 def _quantize(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Convolutions stay: as integers they are slower and far less exact.
-    quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+    logging.disable(logging.WARNING)  # it advises a preparation, which changes nothing here
+    try:
+        # Convolutions stay: as integers they are slower and far less exact.
+        quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _check(saved: SavedModel, runtime: Runtime) -> None:
