@@ -32,5 +32,7 @@ def upload(folder: Path, name: str) -> str:
         repository = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Upload by speechssl export")
     except Exception as error:  # of the client, of HTTP or of the network: they have no class in common
-        raise CheckpointError(f"{name}: cannot be uploaded: {' '.join(str(error).split())}") from None
-    return str(repository)
+        lines = [line for line in str(error).splitlines() if not line.startswith("For more information")]
+        advice = f"{folder} is complete, `hf upload {name} {folder}` tries again"
+        raise CheckpointError(f"{name}: cannot be uploaded: {' '.join(lines)}; {advice}") from None
+    return f"{api.endpoint}/{repository.repo_id}"
