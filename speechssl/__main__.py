@@ -4,6 +4,7 @@ from speechssl.commands.check import check
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
+from speechssl.commands.export import export
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
 from speechssl.commands.inspect import inspect
@@ -22,9 +23,9 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, manifest, unpack, check)
+COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, export)
 
-for command in COMMANDS:
+for command in (*COMMANDS, manifest, unpack, check):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

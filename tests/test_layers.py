@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "train": BEFORE_TRAIN,
     "transcribe": BEFORE_TRAIN,
     "evaluate": BEFORE_EVALUATE - {"train"},
-    "commands": BEFORE_EVALUATE | {"evaluate"},
+    "export": BEFORE_TRAIN | {"train"},
+    "commands": BEFORE_EVALUATE | {"evaluate", "export"},
     "__init__": BEFORE_EVALUATE,
     "__main__": {"commands"},
 }

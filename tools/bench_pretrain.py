@@ -43,6 +43,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from speechssl.checkpoint.transformers_config import to_transformers_config  # noqa: E402
 from speechssl.checkpoint.transformers_names import from_transformers  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
 from speechssl.data.batches import Example, TaskBatch  # noqa: E402
@@ -161,7 +162,7 @@ class PretrainCase(Case):
     def build_theirs(self) -> transformers.Wav2Vec2ForPreTraining:
         objective, quantizer = self.config.objective, self.config.objective.quantizer
         config = transformers.Wav2Vec2Config(
-            **sizes_for_them(self.config.encoder),
+            **to_transformers_config(self.config.encoder),
             feat_quantizer_dropout=objective.target_dropout,
             num_codevector_groups=quantizer.num_codebooks,
             num_codevectors_per_group=quantizer.codebook_size,
@@ -220,7 +221,7 @@ class FinetuneCase(Case):
 
     def build_theirs(self) -> transformers.Wav2Vec2ForCTC:
         config = transformers.Wav2Vec2Config(
-            **sizes_for_them(self.encoder), vocab_size=len(VOCABULARY), final_dropout=0.0, apply_spec_augment=False
+            **to_transformers_config(self.encoder), vocab_size=len(VOCABULARY), apply_spec_augment=False
         )
         model = transformers.Wav2Vec2ForCTC(config)
         model.freeze_feature_encoder()
@@ -263,30 +264,6 @@ def make_examples(seconds: float, clip_seconds: float) -> list[Example]:
     letters = generator.choice(VOCABULARY.symbols[2:], (num_clips, round(clip_seconds * LETTERS_PER_SECOND)))
     pairs = zip(waveforms, letters, strict=True)
     return [Example(index, 0, waveform, "".join(row)) for index, (waveform, row) in enumerate(pairs)]
-
-
-def sizes_for_them(encoder: EncoderConfig) -> dict[str, Any]:
-    """An encoder's sizes and dropouts by their names."""
-    convolutions, context = encoder.feature_encoder, encoder.context
-    return {
-        "conv_dim": convolutions.dims,
-        "conv_kernel": convolutions.kernels,
-        "conv_stride": convolutions.strides,
-        "conv_bias": convolutions.bias,
-        "feat_extract_norm": convolutions.norm,
-        "num_hidden_layers": context.num_layers,
-        "hidden_size": context.model_dim,
-        "num_attention_heads": context.num_heads,
-        "intermediate_size": context.ffn_dim,
-        "do_stable_layer_norm": context.norm_first,
-        "num_conv_pos_embeddings": context.position_kernel,
-        "num_conv_pos_embedding_groups": context.position_groups,
-        "feat_proj_dropout": context.input_dropout,
-        "hidden_dropout": context.dropout,
-        "attention_dropout": context.attention_dropout,
-        "activation_dropout": context.activation_dropout,
-        "layerdrop": context.layer_drop,
-    }
 
 
 def convert(theirs: Theirs, ours: PretrainModel | FinetuneModel) -> None:

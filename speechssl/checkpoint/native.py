@@ -33,12 +33,17 @@ def save_model(
         weights: The model's ``state_dict()``.
         vocabulary: The symbols of a CTC model.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with ordinary_permissions(folder / _WEIGHTS):
-        safetensors.torch.save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
+    write_weights(folder, weights)
     if vocabulary is not None:
         vocabulary.save(folder / _VOCABULARY)
     (folder / _CONFIG).write_text(json.dumps(description.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write ``model.safetensors`` into a folder."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with ordinary_permissions(folder / _WEIGHTS):
+        safetensors.torch.save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
 
 
 def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:

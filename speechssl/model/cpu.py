@@ -20,8 +20,12 @@ _SMALL_WEIGHTS = 1_000_000  # of all convolutions: below, oneDNN's code for one 
 
 
 def is_inference(x: Tensor) -> bool:
-    """Whether a float32 tensor on a CPU needs no gradient: then the ways of this file are open."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    """Whether a float32 tensor on a CPU needs no gradient: then the ways of this file are open.
+
+    Not while a model is traced for another runtime, which has its own ways.
+    """
+    is_usual = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()
+    return is_usual and x.dtype == torch.float32
 
 
 class Dropout(nn.Module):
@@ -54,7 +58,7 @@ def convolve_pieces(conv: nn.Conv1d, x: Tensor) -> Tensor:
     wants it: several times faster.
     """
     (kernel,), (stride,) = conv.kernel_size, conv.stride
-    if x.device.type != "cpu" or not (kernel == stride or conv.in_channels == 1):
+    if x.device.type != "cpu" or torch.onnx.is_in_onnx_export() or not (kernel == stride or conv.in_channels == 1):
         y: Tensor = conv(x)
         return y
     pieces = x.transpose(1, 2).unfold(1, kernel, stride)  # (B, S, C, kernel)

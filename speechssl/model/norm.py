@@ -67,8 +67,23 @@ class FrameNorm(Norm):
 def _normalize(x: Tensor, lengths: Tensor | None, norm: Norm, num_groups: int) -> Tensor:
     if lengths is None:
         return F.group_norm(x.float(), num_groups, norm.weight, norm.bias, norm.epsilon).type_as(x)
+    if torch.onnx.is_in_onnx_export():  # for another runtime, which has no such kernel
+        return _normalize_by_masks(x, lengths, norm, num_groups)
     y: Tensor = _ValidGroupNorm.apply(x.float(), lengths, norm.weight, norm.bias, num_groups, norm.epsilon)
     return y.type_as(x)
+
+
+def _normalize_by_masks(x: Tensor, lengths: Tensor, norm: Norm, num_groups: int) -> Tensor:
+    valid = (torch.arange(x.shape[2]) < lengths[:, None]).type_as(x)[:, None, :]
+    count = lengths.clamp(min=1).type_as(x)[:, None, None] * (len(norm.weight) // num_groups)
+
+    def mean(values: Tensor) -> Tensor:
+        """(B, C, S) to (B, C or 1, 1), over the group."""
+        sums = (values * valid).sum(dim=2, keepdim=True)
+        return (sums if num_groups == len(norm.weight) else sums.sum(dim=1, keepdim=True)) / count
+
+    centered = x - mean(x)
+    return centered * torch.rsqrt(mean(centered.square()) + norm.epsilon) * norm.weight[:, None] + norm.bias[:, None]
 
 
 class _ValidGroupNorm(torch.autograd.Function):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speechssl.checkpoint.transformers_config import to_transformers_config
 from speechssl.data.batches import Example
 from speechssl.frames import MaskConfig
 from speechssl.model.ctc import CTCModel
@@ -219,31 +220,9 @@ def randomize(model: nn.Module) -> None:
 def transformers_settings() -> Callable[[EncoderConfig], dict[str, Any]]:
     """What a Wav2Vec2Config must say for the peer of an encoder, without any noise."""
 
-    def settings(config: EncoderConfig) -> dict[str, Any]:
-        convolutions, context = config.feature_encoder, config.context
-        return {
-            "conv_dim": convolutions.dims,
-            "conv_kernel": convolutions.kernels,
-            "conv_stride": convolutions.strides,
-            "conv_bias": convolutions.bias,
-            "feat_extract_norm": convolutions.norm,
-            "num_hidden_layers": context.num_layers,
-            "hidden_size": context.model_dim,
-            "num_attention_heads": context.num_heads,
-            "intermediate_size": context.ffn_dim,
-            "do_stable_layer_norm": context.norm_first,
-            "num_conv_pos_embeddings": context.position_kernel,
-            "num_conv_pos_embedding_groups": context.position_groups,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "feat_proj_dropout": 0.0,
-            "feat_quantizer_dropout": 0.0,
-            "final_dropout": 0.0,
-            "layerdrop": 0.0,
-        }
-
-    return settings
+    noise = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
+    quiet = dict.fromkeys((*noise, "feat_quantizer_dropout"), 0.0)
+    return lambda config: to_transformers_config(config) | quiet
 
 
 @pytest.fixture(scope="session")

@@ -14,65 +14,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.checkpoint.transformers_names import to_transformers
+from speechssl.export.torchaudio import to_torchaudio, torchaudio_arguments
 from speechssl.model.ctc import CTCModel, ctc_losses
 from speechssl.model.encoder import SpeechEncoder, normalize_waveforms
 
 Case = Any  # of conftest.py, which pytest does not let a test import
 Theirs = Any
 Make = Callable[[CTCModel], Theirs]
+NOISE = ("dropout", "layer_drop")
 
 
 @pytest.fixture(scope="session")
-def to_theirs() -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Weights or gradients of a CTC model as torchaudio names them."""
-    places = (
-        ("wav2vec2.encoder.", "encoder.transformer."),
-        ("wav2vec2.feature_projection.", "encoder.feature_projection."),
-    )
-
-    def renamed(name: str) -> str:
-        for theirs, here in (*places, ("wav2vec2.", ""), ("lm_head.", "aux.")):
-            if name.startswith(theirs):
-                return here + name.removeprefix(theirs)
-        raise AssertionError(name)
-
-    def convert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        result = {renamed(name): tensor for name, tensor in to_transformers(weights).items()}
-        del result["masked_spec_embed"]  # the one thing that is not there
-        return result
-
-    return convert
-
-
-@pytest.fixture(scope="session")
-def make_theirs(peer: Callable[[str], ModuleType], to_theirs: Any) -> Make:
+def make_theirs(peer: Callable[[str], ModuleType]) -> Make:
     """Build the torchaudio model that is a CTC model of ours, weight by weight, in evaluation mode."""
     module = peer("torchaudio.models")
 
     def make(model: CTCModel) -> Theirs:
-        convolutions, context = model.encoder.config.feature_encoder, model.encoder.config.context
-        theirs = module.wav2vec2_model(
-            extractor_mode=f"{convolutions.norm}_norm",
-            extractor_conv_layer_config=list(
-                zip(convolutions.dims, convolutions.kernels, convolutions.strides, strict=True)
-            ),
-            extractor_conv_bias=convolutions.bias,
-            encoder_embed_dim=context.model_dim,
-            encoder_projection_dropout=0.0,
-            encoder_pos_conv_kernel=context.position_kernel,
-            encoder_pos_conv_groups=context.position_groups,
-            encoder_num_layers=context.num_layers,
-            encoder_num_heads=context.num_heads,
-            encoder_attention_dropout=0.0,
-            encoder_ff_interm_features=context.ffn_dim,
-            encoder_ff_interm_dropout=0.0,
-            encoder_dropout=0.0,
-            encoder_layer_norm_first=context.norm_first,
-            encoder_layer_drop=0.0,
-            aux_num_out=model.head.out_features,
-        ).eval()
-        theirs.load_state_dict(to_theirs(model.state_dict()))  # strict: every name of theirs
+        quiet = {name: 0.0 for name in torchaudio_arguments(model.encoder.config, None) if name.endswith(NOISE)}
+        arguments = torchaudio_arguments(model.encoder.config, model.head.out_features) | quiet
+        theirs = module.wav2vec2_model(**arguments).eval()
+        theirs.load_state_dict(to_torchaudio(model.state_dict()))  # strict: every name of theirs
         return theirs
 
     return make
@@ -121,9 +82,7 @@ class TestCTC:
         if lengths is not None:
             assert found.frame_lengths.tolist() == lengths.tolist()
 
-    def test_gradients_of_the_loss(
-        self, case: Case, model: CTCModel, theirs: Theirs, to_theirs: Any, assert_gradients: Any
-    ) -> None:
+    def test_gradients_of_the_loss(self, case: Case, model: CTCModel, theirs: Theirs, assert_gradients: Any) -> None:
         labels, label_lengths = torch.tensor([1, 2, 2, 3, 5, 10, 9, 4]), torch.tensor([3, 4, 1])
         logits, _ = theirs(case.waveforms, case.lengths)
         expected = nn.functional.ctc_loss(
@@ -133,7 +92,7 @@ class TestCTC:
             model(case.waveforms, case.lengths), labels, case.valid.sum(dim=1).tolist(), label_lengths.tolist(), 0
         ).sum()
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert_gradients(model, found, theirs, expected, to_theirs)
+        assert_gradients(model, found, theirs, expected, to_torchaudio)
 
 
 class TestDeviations:

@@ -1,0 +1,168 @@
+"""An exported folder is a model of transformers: the same numbers and text, with nothing of ours."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from speechssl.checkpoint.reader import read_model
+from speechssl.data.units import Letters
+from speechssl.errors import CheckpointError
+from speechssl.export.export import export_model
+from speechssl.export.huggingface import write_huggingface
+from speechssl.model.encoder import EncoderConfig
+
+transformers = pytest.importorskip("transformers")
+
+Sound = Callable[..., Tensor]
+OURS = ("base", "large", "prompts")
+
+
+def their_input(encoder: EncoderConfig, waveform: Tensor) -> Tensor:
+    """What the model is given after our own normalization."""
+    return F.layer_norm(waveform, waveform.shape)[None] if encoder.normalize_waveforms else waveform[None]
+
+
+def load(kind: Any, folder: Path) -> Any:
+    """A model of theirs, of which no weight is missing, left over or of another shape."""
+    model, report = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_logits_are_ours(name: str, save: Any, encoders: Any, sound: Sound, tmp_path: Path) -> None:
+    ours, out = save(encoders[name]), tmp_path / "out"
+    export_model(ours.folder, out, "huggingface")
+    theirs = load(transformers.AutoModelForCTC, out)
+    assert type(theirs).__name__ == "Wav2Vec2ForCTC"
+    for num_samples in (9_000, 23_457):
+        waveform = sound(num_samples)
+        with torch.no_grad():
+            expected = ours.model(waveform[None]).log_probs
+            found = theirs(their_input(encoders[name], waveform)).logits.log_softmax(dim=2)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+        assert expected.argmax(dim=2).unique().numel() > 4  # something is said
+
+
+@pytest.mark.parametrize("name", ["large", "prompts"])
+def test_a_padded_batch_with_its_mask(name: str, save: Any, encoders: Any, sound: Sound, tmp_path: Path) -> None:
+    ours, out = save(encoders[name]), tmp_path / "out"
+    export_model(ours.folder, out, "huggingface")
+    theirs = load(transformers.AutoModelForCTC, out)
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    waveforms = [sound(20_000), sound(13_000), sound(7_777)]
+    batch = processor([w.numpy() for w in waveforms], sampling_rate=16_000, return_tensors="pt", padding=True)
+    assert "attention_mask" in batch
+    with torch.no_grad():
+        found = theirs(**batch).logits.log_softmax(dim=2)
+        for row, waveform in enumerate(waveforms):
+            expected = ours.model(waveform[None]).log_probs[0]
+            assert (found[row, : len(expected)] - expected).norm() <= 1e-4 * expected.norm()  # by their own epsilon
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_pipeline_says_what_we_say(name: str, save: Any, encoders: Any, sound: Sound, tmp_path: Path) -> None:
+    ours, out = save(encoders[name]), tmp_path / "out"
+    export_model(ours.folder, out, "huggingface")
+    said = transformers.pipeline("automatic-speech-recognition", model=str(out))
+    waveform = sound(40_000)
+    text = ours.transcribe(waveform)
+    assert len(set(text)) > 3
+    assert " ".join(said(waveform.numpy())["text"].split()) == text
+
+
+@pytest.mark.parametrize("kept", ["processor_config.json", "preprocessor_config.json"])
+def test_either_processor_file_suffices(kept: str, save: Any, encoders: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_model(save(encoders["large"]).folder, out, "huggingface")
+    for name in {"processor_config.json", "preprocessor_config.json"} - {kept}:
+        (out / name).unlink()
+    if transformers.__version__ < "5" and kept == "processor_config.json":
+        pytest.skip("transformers 4 reads preprocessor_config.json")
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    assert processor.feature_extractor.do_normalize
+    assert processor.feature_extractor.return_attention_mask
+    assert processor.tokenizer("a'é b").input_ids == [2, 8, 7, 1, 3]
+    assert processor.tokenizer.pad_token_id == 0
+
+
+def test_an_encoder_alone(save: Any, encoders: Any, sound: Sound, tmp_path: Path) -> None:
+    ours, out = save(encoders["large"], None), tmp_path / "out"
+    export_model(ours.folder, out, "huggingface")
+    theirs = load(transformers.AutoModel, out)
+    assert type(theirs).__name__ == "Wav2Vec2Model"
+    extract = transformers.AutoFeatureExtractor.from_pretrained(out)
+    assert extract.do_normalize
+    waveform = sound(12_345)
+    expected = ours.model.encode(waveform[None]).context
+    with torch.no_grad():
+        found = theirs(their_input(encoders["large"], waveform)).last_hidden_state
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_files_name_what_theirs_name(save: Any, encoders: Any, tmp_path: Path) -> None:
+    """The names of all weights, a positional convolution in its two parts, and settings of their types."""
+    out = tmp_path / "out"
+    export_model(save(encoders["prompts"]).folder, out, "huggingface")
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    known = transformers.Wav2Vec2Config().to_dict()
+    for name, value in config.items():
+        if name != "dtype" and known.get(name) is not None and value is not None:
+            expected = int if type(known[name]) is int and name not in ("layerdrop",) else type(known[name])
+            assert type(value) is expected or {type(value), expected} <= {tuple, list}, name
+    theirs = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config.from_pretrained(out))
+    from safetensors import safe_open
+
+    with safe_open(out / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+        assert file.metadata() == {"format": "pt"}
+    assert names == theirs.state_dict().keys()
+    assert "wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original0" in names
+    assert "wav2vec2.encoder.pos_conv_embed.conv.weight" not in names
+
+
+def test_a_blank_anywhere_and_special_units(save: Any, encoders: Any, sound: Sound, tmp_path: Path) -> None:
+    letters = Letters(("A", "<unk>", "[PAD]", "|", "B", "C", "D"))
+    ours, out = save(encoders["base"], letters), tmp_path / "out"
+    export_model(ours.folder, out, "huggingface")
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    assert (processor.tokenizer.pad_token_id, processor.tokenizer.unk_token_id) == (2, 1)
+    assert load(transformers.AutoModelForCTC, out).config.pad_token_id == 2
+    waveform = sound(30_000)
+    said = transformers.pipeline("automatic-speech-recognition", model=str(out))(waveform.numpy())["text"]
+    assert " ".join(said.replace("<unk>", "").split()) == ours.transcribe(waveform)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "expected"),
+    [
+        ("feature_encoder", {"norm": "utterance"}, "norm: expected group or layer, found utterance"),
+        ("feature_encoder", {"activation": "relu"}, "activation: expected gelu, found relu"),
+        ("feature_encoder", {"log_compression": True}, "log_compression: expected none"),
+        ("feature_encoder", {"frame_norm": False}, "frame_norm: expected one, found none"),
+        ("context", None, "expected wav2vec 2.0's transformer as context network, found causal"),
+    ],
+)
+def test_what_theirs_cannot_compute_is_refused(
+    part: str, settings: Any, expected: str, save: Any, encoders: Any, tmp_path: Path
+) -> None:
+    config = encoders["base"]
+    changed = getattr(config, part).model_copy(update=settings) if settings else encoders["wav2vec"].context
+    folder = save(config.model_copy(update={part: changed})).folder
+    for export_format in ("huggingface", "torchaudio"):
+        with pytest.raises(CheckpointError, match=expected):
+            export_model(folder, tmp_path / "out", export_format)
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_units_of_another_kind_are_refused(save: Any, encoders: Any, tmp_path: Path) -> None:
+    saved = read_model(save(encoders["base"]).folder)
+    object.__setattr__(saved, "vocabulary", object())
+    with pytest.raises(CheckpointError, match="expected a vocabulary of letters"):
+        write_huggingface(tmp_path, saved)
