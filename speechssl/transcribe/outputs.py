@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
@@ -173,15 +174,17 @@ class OutputFolder:
 
 
 def prepare_file(output: Path) -> None:
-    """Make the folder of a file, so that what cannot be written is found out before the work.
+    """Make the folder of a file and try to write there, so that what cannot be written is found out before the work.
 
     Raises:
         ConfigError: it cannot be written.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output.parent):
+            pass
     except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror or error}") from None
+        raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
     if output.is_dir():
         raise ConfigError(f"{output}: expected a file to write, found a folder")
 
