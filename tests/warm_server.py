@@ -25,7 +25,6 @@ import speechssl
 LATER = (  # what the package imports where it needs it
     "av",
     "librosa.core.audio",
-    "librosa.filters",
     "numpy.ma",
     "rich.progress",
     "sklearn.cluster",

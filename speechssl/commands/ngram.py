@@ -34,7 +34,9 @@ def ngram(
         from speechssl.decode.arpa import write_arpa
         from speechssl.decode.kneser_ney import estimate_ngrams
         from speechssl.decode.texts import read_texts
+        from speechssl.transcribe.outputs import prepare_file
 
+        prepare_file(output)
         if output.exists() and any(path.exists() and path.samefile(output) for path in texts):
             raise LanguageModelError(f"{output}: expected another file than those with the texts")
         model = estimate_ngrams(read_texts(texts, normalize), order)

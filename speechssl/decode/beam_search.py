@@ -33,7 +33,11 @@ class BeamSearch:
 
     def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
-        assert units.delimiter_id is not None, "words end with a delimiter"
+        if units.delimiter_id is None:
+            raise LanguageModelError(
+                f"{config.lm}: a language model of words needs a CTC model with a unit that ends a word, such as '|', "
+                f"found none among its {len(units)}"
+            )
         self.config, self.units, self.sentence_frames = config, units, sentence_frames
         self._delimiter_id = units.delimiter_id
         self._letters = [units.decode([unit]) for unit in range(len(units))]

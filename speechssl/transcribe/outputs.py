@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
@@ -156,8 +157,10 @@ def prepare_file(output: Path) -> None:
     """Make the folder of a file; a `ConfigError` says before the work that the file cannot be written."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output.parent):
+            pass
     except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror or error}") from None
+        raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
     if output.is_dir():
         raise ConfigError(f"{output}: expected a file to write, found a folder")
 
