@@ -156,3 +156,22 @@ def join(blocks: Iterable[Waveform]) -> Waveform:
     """Join one or more blocks; one alone is not copied."""
     parts = list(blocks)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def mix(block: Waveform, channel: int | None) -> Waveform:
+    """Return one of the channels, counted from 1, or the mean of all: (n, channels) to (n,)."""
+    if channel is None and block.shape[1] > 1:
+        return np.asarray(block.mean(axis=1), np.float32)
+    return np.ascontiguousarray(block[:, (channel or 1) - 1])
+
+
+def gather(parts: Iterable[Waveform], num_samples: int) -> Iterator[Waveform]:
+    """Join parts, which from PyAV are a few hundredths of a second each, to blocks of so many samples or more."""
+    waiting: list[Waveform] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= num_samples:
+            yield join(waiting)
+            waiting = []
+    if waiting:
+        yield join(waiting)

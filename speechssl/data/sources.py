@@ -20,19 +20,23 @@ AudioInput = str | os.PathLike[str] | BinaryIO
 binary mode, which is read from where it stands to its end. What cannot seek, such as a pipe, is copied first."""
 
 
+Patches = tuple[tuple[int, bytes], ...]  # places, and the bytes to find there
+
+
 class _ByteRange(io.RawIOBase):
     """A part of a file object as a file with its own position, so that several can be read at once.
 
-    It ends where reading fails, because libsndfile cannot be told; `errors` keeps what failed.
+    It ends where reading fails, because libsndfile cannot be told; `errors` keeps what failed. Some bytes of it can be
+    replaced by others.
     """
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self.file, self.start, self.size = file, start, size
+    def __init__(self, file: BinaryIO, start: int, size: int, patches: Patches = ()) -> None:
+        self.file, self.start, self.size, self.patches = file, start, size, patches
         self.position = 0
         self.errors: list[Exception] = []
 
     def open(self) -> BinaryIO:
-        part = _ByteRange(self.file, self.start, self.size)
+        part = _ByteRange(self.file, self.start, self.size, self.patches)
         part.errors = self.errors
         return io.BufferedReader(part, _BUFFER_BYTES)
 
@@ -56,6 +60,10 @@ class _ByteRange(io.RawIOBase):
                 num_read += len(block)
         except (OSError, ValueError, TypeError) as error:
             self.errors.append(error)
+        for place, content in self.patches:
+            for at, byte in enumerate(content, place - self.position):
+                if 0 <= at < num_read:
+                    buffer[at] = byte
         self.position += num_read
         return num_read
 
@@ -101,6 +109,20 @@ def open_source(source: AudioInput, name: str) -> Iterator[File]:
 def open_bytes(file: File) -> BinaryIO:
     """Open the bytes that `open_source` found; several can be open at once."""
     return file.open() if isinstance(file, _ByteRange) else Path(file).open("rb")
+
+
+@contextmanager
+def patched(file: File, patches: Patches) -> Iterator[File]:
+    """Replace some bytes of what `open_source` found by others."""
+    if not patches:
+        yield file
+    elif isinstance(file, str):
+        with Path(file).open("rb") as stream:
+            yield _ByteRange(stream, 0, Path(file).stat().st_size, patches)
+    else:
+        part = _ByteRange(file.file, file.start, file.size, patches)
+        part.errors = file.errors
+        yield part
 
 
 @contextmanager
