@@ -9,7 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from speechssl.data.packets import Contents, another_from, cut_off, inspect_flac, inspect_mp3, inspect_ogg
+from speechssl.data.packets import (
+    Contents,
+    another_from,
+    begins_with_mp3,
+    cut_off,
+    inspect_flac,
+    inspect_mp3,
+    inspect_ogg,
+)
 from speechssl.data.sources import File
 
 _Order = Literal["big", "little"]
@@ -20,6 +28,7 @@ _MATROSKA, _MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_OTHER_KINDS = rb"ID3|#!AMR|wvpk|MAC |TTA1|MPCK|MP\+|\x00\x00\x01\xba|G.{187}G|\xff[\xf0\xf1\xf8\xf9][\x40-\xbf]"
 _MP4_NEEDED = (b"moov", b"moof", b"mdat")
 
 
@@ -41,6 +50,11 @@ def inspect(stream: BinaryIO) -> Contents:
         if re.match(magic, head, re.DOTALL):
             return inspect_kind(stream, head, found)
     return inspect_mp3(stream, 0, found)
+
+
+def begins_like_recording(head: bytes) -> bool:
+    """Return whether these are the first bytes of a file of a kind that is known, rather than samples."""
+    return any(re.match(magic, head, re.DOTALL) for magic in (*_KINDS, _OTHER_KINDS)) or begins_with_mp3(head)
 
 
 def inspect_file(file: File) -> Contents:

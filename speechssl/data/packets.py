@@ -76,6 +76,11 @@ def inspect_mp3(stream: BinaryIO, start: int, found: int) -> Contents:
     return Contents(has_true_mp3_tag=True, patches=tuple(patches))
 
 
+def begins_with_mp3(head: bytes) -> bool:
+    """Return whether frames of MP3 follow each other from the first of these bytes on."""
+    return len(head) > 2 and _next_mp3_frame(head, 0) == 0
+
+
 def _count_mp3_frames(stream: BinaryIO, position: int, found: int) -> tuple[int, int]:
     """Count the whole frames of a file from a position on, across what is between them; and find their end."""
     frame_bytes = _mp3_frame_bytes()

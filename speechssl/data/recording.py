@@ -1,5 +1,6 @@
 """The one reader of recordings: any common format, rate and number of channels -> mono float32 samples, in blocks."""
 
+import io
 import math
 import os
 import warnings
@@ -13,12 +14,13 @@ import numpy.typing as npt
 import soundfile
 
 from speechssl.data.audio import Waveform, check_values, gather, join, mix, resample_blocks, to_16_khz
-from speechssl.data.container import inspect_file
+from speechssl.data.container import begins_like_recording, inspect_file
 from speechssl.data.packets import Contents, find_another
 from speechssl.data.pyav import AVStream, open_with_av
 from speechssl.data.sources import (
     AudioInput,
     File,
+    Source,
     is_pipe,
     open_bytes,
     open_source,
@@ -131,7 +133,7 @@ class Recording:
     ) -> None:
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
-        self.source, self._name = source, source_name(source)
+        self.source, self._name = _as_file(source), source_name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
         self._was_read = False
@@ -146,7 +148,7 @@ class Recording:
             yield from resample_blocks(blocks, rate) if self._was_read else to_16_khz(self._name, blocks, rate)
             self._was_read = True
 
-    def _rewound(self) -> AudioInput:
+    def _rewound(self) -> Source:
         """Return the source, or the copy of what can be read only once, where it stood at first."""
         with translated(self._name):
             if is_pipe(self.source):
@@ -246,10 +248,20 @@ class _Reader:
             warnings.warn(f"{self.name}: {self.contents.remark}", stacklevel=2)
 
 
+def _as_file(source: AudioInput) -> Source:
+    if not isinstance(source, bytes | bytearray | memoryview):
+        return source
+    content = bytes(source)
+    if not begins_like_recording(content[:4096]):
+        advice = "for samples without a header, write numpy.frombuffer(data, numpy.int16) and their sample_rate"
+        raise AudioError(f"buffer: expected the bytes of an audio file, found others ({advice})")
+    return io.BytesIO(content)
+
+
 @contextmanager
 def _opened(source: AudioInput, name: str) -> Iterator[_Reader]:
     with ExitStack() as stack:
-        file = stack.enter_context(open_source(source, name))
+        file = stack.enter_context(open_source(_as_file(source), name))
         with translated(name):
             contents = inspect_file(file)
             file = stack.enter_context(patched(file, contents.patches))

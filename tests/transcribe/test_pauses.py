@@ -3,6 +3,7 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -64,6 +65,15 @@ def test_a_long_piece_is_cut_in_its_longest_pause_or_else_in_equal_parts() -> No
     assert b == c == pytest.approx(25.25, abs=0.03)
     assert spans(sound(70))[-1][1] == 70
     assert all(stop - start <= MAX_PIECE_SECONDS for start, stop in spans(sound(70)))
+
+
+@given(st.integers(1, 40_000), st.integers(0, 99))
+def test_speech_is_found_where_librosa_finds_it(num_samples: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    levels = np.repeat(10 ** generator.uniform(-4, -1, num_samples // 800 + 1), 800)[:num_samples]
+    samples = (levels * generator.standard_normal(num_samples)).astype(np.float32)
+    expected = librosa.effects.split(samples, top_db=35, frame_length=400, hop_length=160)
+    assert find_speech_by_energy(samples) == [tuple(span) for span in expected.tolist()]
 
 
 def test_silence_has_no_pieces() -> None:
