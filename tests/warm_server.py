@@ -24,7 +24,6 @@ import speechssl
 
 LATER = (  # what the package imports where it needs it
     "av",
-    "librosa.core.audio",
     "numpy.ma",
     "rich.progress",
     "sklearn.cluster",

@@ -60,7 +60,9 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
         if not isinstance(values, dict) or values.get("format") != "speechssl":
             raise CheckpointError(f'{file}: expected "format": "speechssl"')
         description = ModelDescription.from_dict(values, str(file))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
@@ -82,8 +84,11 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         CheckpointError: it is missing or damaged.
     """
     try:
+        file.open("rb").close()  # safetensors calls missing what may not be read
         return safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None

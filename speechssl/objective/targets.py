@@ -4,7 +4,6 @@ Shapes: B batch, T samples, S frames, F mel bands.
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,20 +16,6 @@ _EPSILON = 1e-8  # added to the variance of a recording
 NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
 NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
 _SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
-
-
-def mel_filters(num_samples: int, num_bands: int) -> npt.NDArray[np.float32]:
-    """Return triangles on the mel scale from 0 to half the sampling rate, each 1 at its peak.
-
-    Returns:
-        (num_samples // 2 + 1, num_bands) float32: the weight of each frequency of a spectrum in each band.
-    """
-    frequencies = np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE)[:, None]
-    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)  # of the scale of O'Shaughnessy (1987) and HTK
-    edges = 700 * (10 ** (np.linspace(0, highest, num_bands + 2) / 2595) - 1)
-    rising = (frequencies - edges[:-2]) / np.diff(edges)[:-1]
-    falling = (edges[2:] - frequencies) / np.diff(edges)[1:]
-    return np.minimum(rising, falling).clip(min=0).astype(np.float32)
 
 
 class LogMel(nn.Module):
@@ -51,7 +36,7 @@ class LogMel(nn.Module):
         num_samples = geometry.receptive_field_samples
         self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
         self.register_buffer("slope", torch.tensor(_SLOPE), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(mel_filters(num_samples, num_bands)), persistent=False)
+        self.register_buffer("filters", mel_filters(num_samples, num_bands), persistent=False)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -78,6 +63,16 @@ class LogMel(nn.Module):
         around = bands[rows, neighbors]  # (B, S, 5, F)
         change = torch.einsum("bsnf,n->bsf", around, self.slope)
         return torch.cat((around[:, :, 2], change), dim=2)
+
+
+def mel_filters(num_samples: int, num_bands: int) -> Tensor:
+    """Return triangles of height 1 on HTK's mel scale up to 8 kHz: (num_samples // 2 + 1, num_bands)."""
+    hertz = np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE)[:, None]
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, num_bands + 2) / 2595) - 1)
+    rising = (hertz - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - hertz) / np.diff(edges)[1:]
+    return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
 
 
 class Cepstra(nn.Module):

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from speechssl.data.manifest import read_manifest
 from speechssl.data.recording import Recording
-from speechssl.data.scan import find_recordings, read_text
+from speechssl.data.scan import closed_folder, find_recordings, read_text
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.terminal import escaped
 
 STDIN = "-"
 
@@ -34,8 +36,8 @@ class InputFile:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
-        return "<stdin>" if self.path == STDIN else self.path
+        """What lines of text call it."""
+        return "<stdin>" if self.path == STDIN else escaped(self.path)
 
     def open(self) -> Recording:
         """Open the recording; an `AudioError` says that standard input is closed, reading raises the others."""
@@ -69,9 +71,10 @@ def find_inputs(
     inputs: dict[str, InputFile] = {}
     errors: list[SpeechSSLError] = []
     for path in paths:
-        found = list(_expand(os.fspath(path)))
-        if not found:
-            errors.append(AudioError(f"{os.fspath(path) or repr('')}: expected recordings, found none"))
+        num_errors = len(errors)
+        found = list(_expand(os.fspath(path), errors))
+        if not found and len(errors) == num_errors:
+            errors.append(AudioError(f"{escaped(os.fspath(path)) or repr('')}: expected recordings, found none"))
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
             inputs.setdefault(key, InputFile(file, name, channel, start, end))
@@ -117,22 +120,33 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
     return texts
 
 
-def _expand(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the files that a path means, each with its name."""
+def _expand(path: str, errors: list[SpeechSSLError]) -> Iterator[tuple[str, str]]:
+    """Yield the files that a path means, each with its name; note the folders that cannot be read."""
     if path == STDIN:
         yield path, "stdin"
     elif not path:
         return  # an unset variable, and not the current folder
     elif os.path.isdir(path):  # noqa: PTH112, which raises for long names
-        for file in find_recordings(Path(path)):
+        for file in find_recordings(Path(path), errors):
             yield str(file), str(file.relative_to(path).with_suffix(""))
     elif glob.has_magic(path) and not os.path.lexists(path):
+        errors += _closed_folders(path)
         for match in sorted(glob.glob(path, recursive=True)):  # noqa: PTH207
             # `**` matches folders beside the files in them.
             if not Path(match).is_dir() or "**" not in path:
-                yield from _expand(match)
+                yield from _expand(match, errors)
     else:
         yield path, Path(path).stem
+
+
+def _closed_folders(pattern: str) -> Iterator[SpeechSSLError]:
+    """Yield an error for each folder that a pattern means and that cannot be read, of which `glob` says nothing."""
+    folder = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    closed: list[OSError] = []
+    walk = os.walk(folder, onerror=closed.append)
+    for _ in walk if "**" in pattern else islice(walk, 1):
+        pass
+    yield from (closed_folder(error) for error in closed if not isinstance(error, FileNotFoundError))
 
 
 def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> str | None:

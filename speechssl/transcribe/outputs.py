@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
+from speechssl.terminal import escaped
 
 if TYPE_CHECKING:
     from speechssl.transcribe.inputs import InputFile
@@ -60,7 +61,7 @@ class Printer:
 
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
-        name = f"{file.path}\t" if self.is_named and self.format is Format.TXT else ""
+        name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
         sys.stdout.write(name + _render(file, transcript, self.format, self.words))
         sys.stdout.flush()
 

@@ -58,6 +58,12 @@ def test_several_files_are_named(loaded: CTCCheckpoint, plant) -> None:
     assert result.stderr.startswith("2 files, 0 failed, ")
 
 
+def test_a_name_with_a_tab_or_a_line_break_stays_in_its_line(loaded: CTCCheckpoint, plant) -> None:
+    first, second = plant("one", "a\tb\nc.wav"), plant("two", "2.wav")
+    result = run("--model", "m", first, second)
+    assert result.stdout == f"{first.parent}/a\\tb\\nc.wav\tone\n{second}\ttwo\n"
+
+
 def test_folders_patterns_and_standard_input(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     one, two = plant("one", "1.wav"), plant("two", "2.wav")
     assert run("--model", "m", tmp_path).stdout == f"{one}\tone\n{two}\ttwo\n"

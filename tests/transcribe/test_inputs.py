@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,32 @@ def test_folders_and_patterns_without_recordings_are_errors(folder: Path) -> Non
         "empty: expected recordings, found none",
         "*.ogg: expected recordings, found none",
     ]
+
+
+@pytest.mark.parametrize("pattern", ["closed", "closed/*.wav", "**/*.wav", "."])
+def test_a_folder_that_cannot_be_read_is_an_error(folder: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "closed").mkdir()
+    (folder / "closed" / "z.wav").touch()
+    original = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == Path("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    inputs, errors = find_inputs([pattern])
+    [error] = map(str, errors)
+    assert error.endswith("closed: expected a folder that may be read: Permission denied")
+    assert not any("z.wav" in file.path for file in inputs)
+    assert bool(inputs) == (pattern in ("**/*.wav", "."))
+
+
+def test_names_stay_in_their_line(folder: Path) -> None:
+    _, errors = find_inputs(["a\nb*", "c\td*"])
+    assert [str(error).partition(":")[0] for error in errors] == [r"a\nb*", r"c\td*"]
+    [[file], _] = find_inputs(["a\tb\n.wav"])
+    assert (file.path, file.label) == ("a\tb\n.wav", r"a\tb\n.wav")
 
 
 def test_names_that_are_no_utf8(folder: Path) -> None:
