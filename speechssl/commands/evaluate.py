@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, LanguageModelFile
+from speechssl.commands.options import (
+    Device,
+    FinetunedModel,
+    InferencePrecision,
+    Language,
+    LanguageModelFile,
+    WordsOnly,
+)
 from speechssl.terminal import exit_on_error
 
 
@@ -25,6 +32,8 @@ def evaluate(
     device: Device = None,
     precision: InferencePrecision = None,
     lm: LanguageModelFile = None,
+    normalize: WordsOnly = False,
+    language: Language = None,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
 
@@ -37,5 +46,15 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device, lm, precision.value if precision else None):
+        is_done = evaluate_manifests(
+            model,
+            manifests,
+            output,
+            device,
+            lm,
+            precision.value if precision else None,
+            words_only=normalize,
+            language=language,
+        )
+        if not is_done:
             sys.exit(1)

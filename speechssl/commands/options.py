@@ -67,6 +67,23 @@ LanguageModelFile = Annotated[
     ),
 ]
 
+WordsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--normalize",
+        help="Score words alone: punctuation and the kind of apostrophe are no errors. Letter case never is one.",
+    ),
+]
+
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="Of texts whose language no manifest states: tr and az have capitals of their own, İ and I.",
+    ),
+]
+
 Configurations = Annotated[
     list[Path], typer.Argument(metavar="CONFIG.toml", help="Settings that differ from the defaults; later files win.")
 ]

@@ -14,9 +14,11 @@ from typer.core import TyperCommand
 from speechssl.commands.options import (
     Device,
     InferencePrecision,
+    Language,
     LanguageModelFile,
     Recordings,
     Version,
+    WordsOnly,
     make_app,
 )
 from speechssl.terminal import exit_on_error
@@ -133,6 +135,8 @@ def transcribe(
     vad: SpeechDetection = VAD.ENERGY,
     lm: LanguageModelFile = None,
     reference: Reference = None,
+    normalize: WordsOnly = False,
+    language: Language = None,
     device: Device = None,
     precision: InferencePrecision = None,
     batch_seconds: BatchSeconds = 60.0,
@@ -154,6 +158,7 @@ def transcribe(
         ),
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
         (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
+        ((normalize or language) and not reference, "--normalize, --language", "expected --reference beside it"),
         (vad != VAD.ENERGY and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
     ):
         if is_wrong:
@@ -174,7 +179,8 @@ def transcribe(
             writer = OutputFolder(output_dir, formats, words, overwrite, settings)
         load = partial(_load, model, device, lm, precision.value if precision else None)
         options["batch_seconds"] = batch_seconds
-        if not transcribe_files(inputs, failures, writer, load, reference, quiet, **options):
+        scoring = {"words_only": normalize, "language": language}
+        if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, **options):
             sys.exit(1)
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -92,6 +92,14 @@ def find_inputs(
     return list(inputs.values()), errors
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is said in a recording; an empty text says that nothing is."""
+
+    text: str
+    language: str | None = None
+
+
 @contextmanager
 def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     """Yield inputs that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it."""
@@ -104,7 +112,7 @@ def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
         yield [replace(file, file=copy) if file.path == STDIN else file for file in inputs]
 
 
-def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, str]:
+def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, Reference]:
     """Read what is said in recordings, for scoring. One without a text is a warning.
 
     Args:
@@ -149,20 +157,22 @@ def _expand(path: str) -> Iterator[tuple[str, str]]:
         yield path, Path(path).stem
 
 
-def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> str | None:
+def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> Reference | None:
+    name = Path(file.name).name
+    paths = [folder / f"{file.name}.txt", *([folder / f"{name}.txt"] if times_named[name] == 1 else [])]
     beside = Path(file.path).with_suffix(".txt")
     if file.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
-        return read_text(beside)
-    text = read_text(folder / f"{file.name}.txt")
-    name = Path(file.name).name
-    return text if text is not None or times_named[name] > 1 else read_text(folder / f"{name}.txt")
+        paths = [beside]
+    return next((Reference(text) for path in paths if (text := read_text(path)) is not None), None)
 
 
-def _texts_of_manifest(path: Path) -> dict[str, str]:
+def _texts_of_manifest(path: Path) -> dict[str, Reference]:
     """Read the text of each recording of a manifest, by its real path."""
-    texts: dict[str, str] = {}
-    for utterance in sorted(read_manifest(path), key=lambda utterance: utterance.start):
-        if utterance.text is not None:
-            key = os.path.realpath(utterance.path)
-            texts[key] = f"{texts[key]} {utterance.text}" if key in texts else utterance.text
-    return texts
+    manifest = read_manifest(path)
+    texts: dict[str, list[str]] = defaultdict(list)
+    languages: dict[str, str | None] = {}
+    for utterance in sorted(manifest, key=lambda utterance: utterance.start) if manifest.has_texts else []:
+        key = os.path.realpath(utterance.path)
+        texts[key] += [utterance.text] if utterance.text else []
+        languages[key] = utterance.language
+    return {key: Reference(" ".join(said), languages[key]) for key, said in texts.items()}
