@@ -103,9 +103,10 @@ SpeechDetection = Annotated[
 Reference = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.tsv|DIR",
-        help="What is really said: a manifest with texts, or a folder of .txt files named as the recordings. Word and "
-        "character error rates with 95 % intervals go to stderr, over all recordings that have a text.",
+        metavar="FILE|DIR",
+        help="What is really said: a manifest with texts, any other labels that recipes/own_data takes, or a folder of "
+        ".txt files named as the recordings. Word and character error rates with 95 % intervals go to stderr, over all "
+        "recordings that have a text; an empty one says that nothing is said.",
     ),
 ]
 BatchSeconds = Annotated[

@@ -137,6 +137,15 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return Manifest(path, prefix, hashlib.sha256(content).hexdigest(), first_line, columns)
 
 
+def is_manifest(path: str | os.PathLike[str]) -> bool:
+    """Tell a manifest from another table by its first line, the root folder; what cannot be read counts as one."""
+    try:
+        with Path(path).open("rb") as file:
+            return Path(path).suffix == ".tsv" and b"\t" not in file.readline()
+    except OSError:
+        return True
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
     """Write a manifest atomically; columns in which every cell would be empty are left out.
 

@@ -7,18 +7,25 @@ import sys
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
-from speechssl.data.manifest import read_manifest
+from speechssl.data.labels.files import read_labels
+from speechssl.data.labels.names import RecordingNames
+from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import find_recordings, read_text
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.terminal import count
 
 STDIN = "-"
+
+Span = tuple[str, float, str, str | None]
+"""A recording's real path, when something is said in it in seconds, what, and in which language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +123,9 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
     """Read what is said in recordings, for scoring. One without a text is a warning.
 
     Args:
-        reference: A manifest with texts (those of several spans of a recording are joined), or a folder with a
-            ``.txt`` file a recording: beside it if the recording lies in that folder, else with the recording's name,
-            in the same subfolders or, if no other recording is called so, in none.
+        reference: A manifest with texts or another file of labels (those of several spans of a recording are joined),
+            or a folder with a ``.txt`` file a recording: beside it if the recording lies in that folder, else with the
+            recording's name, in the same subfolders or, if no other recording is called so, in none.
         inputs: The recordings.
 
     Raises:
@@ -128,7 +135,7 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
         times_named = Counter(Path(file.name).name for file in inputs)
         found = [_text_in_folder(reference, file, times_named) for file in inputs]
     else:
-        said = _texts_of_manifest(reference)
+        said = _join(_spans_of_manifest(reference) if is_manifest(reference) else _spans_of_labels(reference, inputs))
         found = [said.get(os.path.realpath(file.path)) for file in inputs]
     texts = {file: text for file, text in zip(inputs, found, strict=True) if text is not None}
     missing = [file.path for file in inputs if file not in texts]
@@ -166,13 +173,29 @@ def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int
     return next((Reference(text) for path in paths if (text := read_text(path)) is not None), None)
 
 
-def _texts_of_manifest(path: Path) -> dict[str, Reference]:
-    """Read the text of each recording of a manifest, by its real path."""
+def _spans_of_manifest(path: Path) -> Iterator[Span]:
     manifest = read_manifest(path)
+    for utterance in manifest if manifest.has_texts else []:
+        start = utterance.start / utterance.sample_rate
+        yield os.path.realpath(utterance.path), start, utterance.text or "", utterance.language
+
+
+def _spans_of_labels(path: Path, inputs: Sequence[InputFile]) -> Iterator[Span]:
+    unusable: list[str] = []
+    labels = read_labels(path, lambda reason, what: unusable.append(f"{reason}: {what}"))
+    names = RecordingNames([Path(file.path) for file in inputs if file.is_file], [path.parent])
+    for label in labels:
+        if (recording := names.find(*label.paths)) is not None:
+            yield os.path.realpath(recording), label.start, label.text, label.language
+    if unusable:
+        warnings.warn(f"{path}: {count(len(unusable), 'label')} not used, such as {unusable[0]}", stacklevel=2)
+
+
+def _join(spans: Iterable[Span]) -> dict[str, Reference]:
+    """Return what is said in each recording, by its real path."""
     texts: dict[str, list[str]] = defaultdict(list)
     languages: dict[str, str | None] = {}
-    for utterance in sorted(manifest, key=lambda utterance: utterance.start) if manifest.has_texts else []:
-        key = os.path.realpath(utterance.path)
-        texts[key] += [utterance.text] if utterance.text else []
-        languages[key] = utterance.language
-    return {key: Reference(" ".join(said), languages[key]) for key, said in texts.items()}
+    for recording, _, text, language in sorted(spans, key=itemgetter(1)):
+        texts[recording] += [text] if text else []
+        languages[recording] = language
+    return {recording: Reference(" ".join(said), languages[recording]) for recording, said in texts.items()}

@@ -448,21 +448,6 @@ class TestTexts:
         assert warning.startswith(f"warning: {len(rare)} letters")
         assert all(f"{letter} (U+{ord(letter):04X})" in warning for letter in rare)
 
-
-def seconds(utterances: Sequence[Utterance] | Manifest) -> float:
-    return sum(utterance.seconds for utterance in utterances)
-
-
-def assert_held_out(manifests: dict[str, Manifest]) -> None:
-    """No recording is in two labeled splits, and none of dev and test in pretraining."""
-    paths = {name: {utterance.path for utterance in manifest} for name, manifest in manifests.items()}
-    assert paths["train"].isdisjoint(paths["dev"] | paths["test"])
-    assert paths["dev"].isdisjoint(paths["test"])
-    assert paths["pretrain_train"].isdisjoint(paths["dev"] | paths["test"])
-    assert paths["pretrain_dev"].isdisjoint(paths["test"])
-    spans = {name: {(u.path, u.start) for u in manifests[name]} for name in PRETRAIN}
-    assert spans["pretrain_train"].isdisjoint(spans["pretrain_dev"])
-
     def test_capitals_are_those_of_the_language(self, recordings: Path, tmp_path: Path) -> None:
         names = list(miniature_own_data.clips())
         lines = [f"{name};IŞIK İ;{'en' if number % 2 else ''}" for number, name in enumerate(names)]
@@ -477,6 +462,21 @@ def assert_held_out(manifests: dict[str, Manifest]) -> None:
         programs.prepare(recordings, tmp_path / "out", folder, None, False, tiers=["said"])
         with pytest.raises(ManifestError, match=r"found 0: .*20 file without the tier asked for"):
             programs.prepare(recordings, tmp_path / "out", folder, None, False, tiers=["other"])
+
+
+def seconds(utterances: Sequence[Utterance] | Manifest) -> float:
+    return sum(utterance.seconds for utterance in utterances)
+
+
+def assert_held_out(manifests: dict[str, Manifest]) -> None:
+    """No recording is in two labeled splits, and none of dev and test in pretraining."""
+    paths = {name: {utterance.path for utterance in manifest} for name, manifest in manifests.items()}
+    assert paths["train"].isdisjoint(paths["dev"] | paths["test"])
+    assert paths["dev"].isdisjoint(paths["test"])
+    assert paths["pretrain_train"].isdisjoint(paths["dev"] | paths["test"])
+    assert paths["pretrain_dev"].isdisjoint(paths["test"])
+    spans = {name: {(u.path, u.start) for u in manifests[name]} for name in PRETRAIN}
+    assert spans["pretrain_train"].isdisjoint(spans["pretrain_dev"])
 
 
 class TestSplits:

@@ -151,6 +151,26 @@ def test_references_from_a_manifest(folder: Path) -> None:
         read_references(folder / "said.tsv", sources)
 
 
+def test_references_from_labels_of_other_forms(folder: Path) -> None:
+    sources = find_inputs(["a.wav", "talks/b.FLAC"])[0]
+    rows = [
+        "file;start;text;lang",
+        "b;9,5;later;tr",
+        "TALKS/b.flac;0:01,5;first;tr",
+        "a.wav;;;",
+        "c.wav;;no;",
+        "a.wav;-1;no;",
+    ]
+    (folder / "said.csv").write_text("\n".join(rows), "utf-8")
+    with pytest.warns(UserWarning, match=r"said\.csv: 1 label not used, such as times that make no span: .*:6$"):
+        found = list(read_references(folder / "said.csv", sources).values())
+    assert found == [Reference(""), Reference("first later", "tr")]
+    (folder / "talks" / "b.srt").write_text("0:05 --> 0:06\nb\n\n0:01 --> 0:02\na\n")
+    assert read_references(folder / "talks" / "b.srt", sources[1:]) == {sources[1]: Reference("a b")}
+    (folder / "said.tsv").write_text("path\ttext\na.wav\tone\n")
+    assert read_references(folder / "said.tsv", sources[:1]) == {sources[0]: Reference("one")}
+
+
 CONTAINERS = {"wav": {}, "flac": {}, "ogg": {}, "aiff": {}, "mp3": {"format": "MP3"}}
 
 

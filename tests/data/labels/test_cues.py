@@ -32,17 +32,26 @@ lost
 4
 00:00:05,000 --> 00:00:05,000
 no length
+
 5
 00:00:06,000 --> 00:00:07,000
 a <font color="red">b</font>
+6
+00:00:08,000 --> 00:00:09,000
+c
 
 an orphan
 """
     found, dropped = read(tmp_path / "talk.en.srt", content)
-    assert found == [(1.0, 2.5, "one two & three", None), (3600.5, 3601.5, "1984", None), (6.0, 7.0, "a b", None)]
+    assert found == [
+        (1.0, 2.5, "one two & three", None),
+        (3600.5, 3601.5, "1984", None),
+        (6.0, 7.0, "a b", None),
+        (8, 9, "c", None),
+    ]
     assert dropped == [
         *(("times that make no span", where) for where in ("11", "15")),
-        ("text without times", "21: 'an orphan'"),
+        ("text without times", "25: 'an orphan'"),
     ]
 
 
