@@ -16,7 +16,7 @@ from speechssl.checkpoint.foreign import Names, listed, read_json, to_ours
 from speechssl.checkpoint.hub import WEIGHTS
 from speechssl.checkpoint.native import read_safetensors
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
-from speechssl.checkpoint.tokenizer import read_tokenizer
+from speechssl.checkpoint.tokenizer import has_languages, read_tokenizer
 from speechssl.checkpoint.transformers_names import FAMILIES, PREFIXES
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
@@ -173,6 +173,7 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
         f"transformers {family}",
         FAMILIES[family],
         tuple(remarks),
+        has_languages(folder),
     )
 
 

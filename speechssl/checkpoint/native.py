@@ -66,8 +66,6 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    if language is not None:
-        raise CheckpointError(f"{folder}: expected a model with a choice of languages, found one without")
     vocabulary = load_units(folder / _VOCABULARY) if description.kind == "ctc" else None
     weights = folder / _WEIGHTS
     return SavedModel(description, vocabulary, (weights,), partial(_read_weights, weights))

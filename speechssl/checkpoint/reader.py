@@ -34,10 +34,19 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     for candidate in (path, path / "best", path / "latest"):
         for read in FORMATS:
             if (model := read(candidate, language)) is not None:
+                if language is not None and not model.has_languages:
+                    raise CheckpointError(
+                        f"{candidate}: expected a model with a choice of languages, found one without"
+                    )
                 return model
     if not path.exists():
         raise CheckpointError(f"{path}: no such model folder")
     raise CheckpointError(f"{path}: expected a model folder with config.json or a training run with best/config.json")
+
+
+def language_for(path: Path | str, language: str | None) -> str | None:
+    """Return the language if the model has a choice of languages; else None, for `read_model`."""
+    return language if read_model(path).has_languages else None
 
 
 def load_encoder(

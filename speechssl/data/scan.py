@@ -76,13 +76,13 @@ def closed_folder(error: OSError) -> ManifestError:
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
-    """Return the content of a text file with single spaces for all white space; None if it is missing or empty.
+    """Return the content of a text file with single spaces for all white space; None if it is missing.
 
     Raises:
         ManifestError: it cannot be read or is not UTF-8.
     """
     try:
-        return " ".join(Path(path).read_text("utf-8-sig").split()) or None
+        return " ".join(Path(path).read_text("utf-8-sig").split())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
