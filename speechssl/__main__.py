@@ -6,6 +6,7 @@ from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
+from speechssl.commands.inspect import inspect
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
@@ -29,6 +30,7 @@ app.command("tune-lm")(tune_lm)
 app.command()(compare)
 app.command()(curves)
 app.command()(extract)
+app.command()(inspect)
 app.command()(manifest)
 app.command()(unpack)
 app.command()(check)

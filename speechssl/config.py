@@ -110,7 +110,7 @@ def _anchored(values: dict[str, Any], owner: type[Config], folder: Path) -> dict
     for name, field in owner.model_fields.items():
         value = values.get(name)
         options = (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str) and Path in options:
+        if isinstance(value, str) and Path in options and (str not in options or (folder / value).exists()):
             anchored[name] = str(folder / value)
         elif isinstance(value, dict):
             for option in options:

@@ -17,7 +17,7 @@ from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.fairseq_settings import ENCODER, Contents, TaskSettings, checked, parse_layers, take_apart
 from speechssl.checkpoint.foreign import Names, shortened, to_ours
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, describe_foreign
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names
 from speechssl.config import Config
 from speechssl.data.tokens import Tokens
@@ -115,8 +115,9 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
         tokens,
         (file,),
         partial(to_ours, weights, names, encoder, file),
-        "fairseq",
+        f"fairseq {encoder.context.kind}",
         names,
+        (NO_LICENSE,),
     )
 
 

@@ -1,19 +1,19 @@
 """Folders of Hugging Face's transformers: wav2vec 2.0 and its family, with or without a CTC head."""
 
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from speechssl.checkpoint.foreign import Names, listed, read_json, to_ours
+from speechssl.checkpoint.hub import WEIGHTS
 from speechssl.checkpoint.native import read_safetensors
+from speechssl.checkpoint.pickles import read_pickle, read_tensors
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
 from speechssl.checkpoint.tokenizer import read_tokenizer
 from speechssl.checkpoint.transformers_names import FAMILIES, PREFIXES
@@ -24,7 +24,6 @@ from speechssl.files import path_inside
 from speechssl.model.encoder import EncoderConfig
 
 _CONFIG, _CARD = "config.json", "README.md"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _EPSILON, _OMNI_EPSILON = 1e-7, 1e-5
 
@@ -208,7 +207,7 @@ def _read_normalization(folder: Path, family: str, remarks: list[str]) -> bool |
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:
     """The files with the weights, in safetensors rather than pickles, in one piece or in several."""
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         file = folder / name
         if file.is_file():
             if file.suffix != ".json":
@@ -218,7 +217,7 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
             if not isinstance(names, dict) or not names or not all(isinstance(part, str) for part in names.values()):
                 raise CheckpointError(f"{file}: expected a weight_map of names and files")
             return tuple(path_inside(folder, part, str(file)) for part in sorted({*names.values()}))
-    return (folder / _WEIGHTS[0],)
+    return (folder / WEIGHTS[0],)
 
 
 def _find_adapter(folder: Path, encoder: EncoderConfig, language: str | None) -> Path | None:
@@ -237,8 +236,11 @@ def _read_weights(files: tuple[Path, ...], family: str, encoder: EncoderConfig, 
     names = FAMILIES[family]
     weights: dict[str, Tensor] = {}
     for file in files:
-        read: Callable[[Path], dict[str, Tensor]] = read_safetensors if file.suffix == ".safetensors" else _read_pickle
-        tensors = _with_prefix(read(file), PREFIXES[family], names)
+        if file.suffix == ".safetensors":
+            tensors = read_safetensors(file)
+        else:
+            tensors = read_tensors(read_pickle(file), Names({}), file)
+        tensors = _with_prefix(tensors, PREFIXES[family], names)
         if file.name.startswith("adapter."):
             _check_adapter(file, tensors, weights)
         weights |= tensors
@@ -266,19 +268,6 @@ def _check_adapter(file: Path, adapter: Mapping[str, Tensor], weights: Mapping[s
     if wrong:
         found = listed(f"{name} {'missing' if name in expected else 'beside them'}" for name in wrong)
         raise CheckpointError(f"{file}: expected the adapters of all layers and the head, found {found}")
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: expected tensors and nothing else: {reason}") from None
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{file}: expected tensors by name, found {type(weights).__name__}")
-    return weights
 
 
 def read_license(card: Path) -> str | None:

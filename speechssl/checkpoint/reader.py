@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from speechssl.checkpoint import huggingface, native, pytorch_files
+from speechssl.checkpoint.hub import find_model
 from speechssl.checkpoint.saved_model import CTCCheckpoint, SavedModel
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import SpeechEncoder
@@ -22,13 +23,15 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     """Read a model, or the ``best`` or else the ``latest`` one of a training run; its weights follow when needed.
 
     Args:
-        path: A model or a training run.
+        path: A model folder of ours or of transformers, a single file of another toolkit, a training run, or a name
+            on the Hugging Face Hub: ``owner/name`` or ``owner/name@revision``. A path that exists is never taken for
+            a name.
         language: Of a model with adapters and a vocabulary for each, such as "fra"; None is its own choice.
 
     Raises:
         CheckpointError: there is no model, or its description is malformed, or it lacks the language.
     """
-    path = Path(path)
+    path = find_model(path, language)
     for candidate in (path, path / "best", path / "latest"):
         for read in FORMATS:
             if (model := read(candidate, language)) is not None:
@@ -44,7 +47,7 @@ def load_encoder(
     """Load the encoder of any model, pretrained or fine-tuned, in evaluation mode.
 
     Args:
-        path: A model or a training run.
+        path: As for `read_model`.
         device: Where to; None is the GPU if there is one, else the CPU.
         language: As for `read_model`.
 

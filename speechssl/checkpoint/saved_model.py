@@ -65,6 +65,10 @@ def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = Fals
     )
 
 
+NO_LICENSE = "no license in the file"
+NO_SETTINGS = "no settings in the file: heads, strides and normalization are those of published models of its sizes"
+
+
 @dataclass(frozen=True)
 class CTCCheckpoint:
     """A CTC model in evaluation mode, on the device asked for."""
@@ -106,6 +110,15 @@ class SavedModel:
         return self.read_weights()
 
     @property
+    def encoder_weights(self) -> dict[str, Tensor]:
+        """Those of the encoder, by their names in it."""
+        return {
+            name.removeprefix(_ENCODER_PREFIX): tensor
+            for name, tensor in self.weights.items()
+            if name.startswith(_ENCODER_PREFIX)
+        }
+
+    @property
     def digest(self) -> str:
         """The SHA-256 of the weights' files, one after another.
 
@@ -128,12 +141,7 @@ class SavedModel:
             CheckpointError: the weights are damaged or those of another architecture, or there is no such device.
         """
         encoder = SpeechEncoder(self.description.encoder)
-        weights = {
-            name.removeprefix(_ENCODER_PREFIX): tensor
-            for name, tensor in self.weights.items()
-            if name.startswith(_ENCODER_PREFIX)
-        }
-        self.fill(encoder, weights)
+        self.fill(encoder, self.encoder_weights)
         return encoder.eval().to(resolve_device(device))
 
     def ctc(self, device: torch.device | str | None = None) -> CTCCheckpoint:
@@ -150,7 +158,12 @@ class SavedModel:
         return CTCCheckpoint(model.eval().to(resolve_device(device)), self.vocabulary, self.description)
 
     def fill(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Give a model these weights of the file.
+        """Give a model these weights of the files; as for `check`."""
+        self.check(model, weights)
+        model.load_state_dict(weights)
+
+    def check(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Compare the weights of the files with those of a model.
 
         Raises:
             CheckpointError: names or shapes are others than the model's; all are listed.
@@ -160,10 +173,10 @@ class SavedModel:
         wrong = []
         for name in sorted({*expected, *found}):
             if expected.get(name) != found.get(name):
-                theirs = self.names and (self.names.theirs(name) or self.names.theirs(f"{_ENCODER_PREFIX}{name}"))
+                known = name if name in self.weights else f"{_ENCODER_PREFIX}{name}"
+                theirs = self.names.theirs(known) if self.names else None
                 wanted = tuple(expected[name]) if name in expected else "no such weight"
                 there = tuple(found[name]) if name in found else "none"
                 wrong.append(f"{theirs or name}: expected {wanted}, found {there}")
         if wrong:
             raise CheckpointError(f"{self.weights_file}: {listed(wrong)}")
-        model.load_state_dict(weights)

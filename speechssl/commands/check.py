@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from speechssl.commands.options import Language
 from speechssl.errors import ManifestError
 from speechssl.terminal import exit_on_error, print_error
 
@@ -32,6 +33,7 @@ def check(
             help="Take frame lengths and letters from this model. Default: the frames of wav2vec 2.0, any letters.",
         ),
     ] = None,
+    language: Language = None,
     report_format: Annotated[ReportFormat, typer.Option("--format", help="How the report is printed.")] = (
         ReportFormat.TXT
     ),
@@ -54,7 +56,7 @@ def check(
         if model is not None:
             from speechssl.checkpoint.reader import read_model
 
-            saved = read_model(model)
+            saved = read_model(model, language)
             geometry, vocabulary = saved.description.encoder.feature_encoder.geometry, saved.vocabulary
         read = []
         for path in manifests:

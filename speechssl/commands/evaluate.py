@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, LanguageModelFile
+from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language, LanguageModelFile
 from speechssl.terminal import exit_on_error
 
 
@@ -25,6 +25,7 @@ def evaluate(
     device: Device = None,
     precision: InferencePrecision = None,
     lm: LanguageModelFile = None,
+    language: Language = None,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
 
@@ -37,5 +38,7 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device, lm, precision.value if precision else None):
+        if not evaluate_manifests(
+            model, manifests, output, device, lm, precision.value if precision else None, language
+        ):
             sys.exit(1)

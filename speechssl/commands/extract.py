@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import AnyModel, Device, InferencePrecision, Recordings
+from speechssl.commands.options import AnyModel, Device, InferencePrecision, Language, Recordings
 from speechssl.terminal import exit_on_error
 
 
@@ -25,6 +25,7 @@ def extract(
     ] = None,
     device: Device = None,
     precision: InferencePrecision = None,
+    language: Language = None,
 ) -> None:
     """Write the features of recordings: the output of the encoder at each frame.
 
@@ -39,5 +40,5 @@ def extract(
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.extract import extract_files
 
-        if not extract_files(model, files, layer, output, device, precision.value if precision else None):
+        if not extract_files(model, files, layer, output, device, precision.value if precision else None, language):
             sys.exit(1)

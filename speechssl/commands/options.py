@@ -40,10 +40,15 @@ Recordings = Annotated[
     ),
 ]
 
-AnyModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A model, or the run folder that holds it.")]
+_SOURCES = "a model folder (ours or Hugging Face's), a run folder, or a name on the Hugging Face Hub"
 
-FinetunedModel = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A fine-tuned model, or the run folder that holds it.")
+AnyModel = Annotated[Path, typer.Argument(metavar="MODEL", help=f"{_SOURCES[0].upper()}{_SOURCES[1:]}.")]
+
+FinetunedModel = Annotated[Path, typer.Argument(metavar="MODEL", help=f"A fine-tuned model: {_SOURCES}.")]
+
+Language = Annotated[
+    str | None,
+    typer.Option("--language", metavar="CODE", help="Of a model with adapters for languages (MMS), such as fra."),
 ]
 
 Device = Annotated[

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from speechssl.commands.options import (
     Device,
     InferencePrecision,
+    Language,
     LanguageModelFile,
     Recordings,
     Version,
@@ -56,7 +57,11 @@ class _Command(TyperCommand):
 Model = Annotated[
     Path,
     typer.Option(
-        "--model", metavar="DIR", envvar="SPEECHSSL_MODEL", help="A fine-tuned model, or the run folder that holds it."
+        "--model",
+        metavar="MODEL",
+        envvar="SPEECHSSL_MODEL",
+        help="A fine-tuned model: a model folder (ours or Hugging Face's), a run folder, or a name on the Hugging Face "
+        "Hub.",
     ),
 ]
 Formats = Annotated[
@@ -135,6 +140,7 @@ def transcribe(
     reference: Reference = None,
     device: Device = None,
     precision: InferencePrecision = None,
+    language: Language = None,
     batch_seconds: BatchSeconds = 60.0,
     quiet: Quiet = False,
     version: Version = False,
@@ -170,9 +176,9 @@ def transcribe(
             writer = Printer(formats[0], words, is_named=[file.path for file in inputs[:1]] != files)
         else:
             part = {"channel": channel, "start": start, "end": end, "words": words}
-            settings = describe_settings(model, lm, precision=precision, **options, **part)
+            settings = describe_settings(model, lm, precision=precision, language=language, **options, **part)
             writer = OutputFolder(output_dir, formats, words, overwrite, settings)
-        load = partial(_load, model, device, lm, precision.value if precision else None)
+        load = partial(_load, model, device, lm, precision.value if precision else None, language)
         options["batch_seconds"] = batch_seconds
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, **options):
             sys.exit(1)

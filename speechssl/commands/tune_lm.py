@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Device, FinetunedModel, InferencePrecision
+from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language
 from speechssl.terminal import exit_on_error
 
 
@@ -26,6 +26,7 @@ def tune_lm(
     ] = 300,
     device: Device = None,
     precision: InferencePrecision = None,
+    language: Language = None,
 ) -> None:
     """Find how much a language model should count beside a model.
 
@@ -47,4 +48,5 @@ def tune_lm(
             num_utterances,
             device,
             precision.value if precision else None,
+            language,
         )

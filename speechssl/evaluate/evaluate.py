@@ -125,6 +125,7 @@ def evaluate_manifests(
     device: str | None = None,
     lm: Path | None = None,
     precision: Precision | None = None,
+    language: str | None = None,
 ) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
@@ -134,7 +135,7 @@ def evaluate_manifests(
         model: A model folder or a training run.
         manifests: Paths of manifests with texts.
         output: Where to write everything as JSON, if anywhere.
-        device, lm, precision: As for `Transcriber.load`.
+        device, lm, precision, language: As for `Transcriber.load`.
 
     Returns:
         Whether all manifests went well.
@@ -144,7 +145,7 @@ def evaluate_manifests(
     """
     if output is not None:
         prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision)
+    transcriber = Transcriber.load(model, device, lm, precision, language)
     evaluations = []
     for path in manifests:
         try:
@@ -172,7 +173,9 @@ def evaluate_manifests(
 def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -> str:
     """Return a row of RESULTS.md, its cells as `evaluate_manifests` heads them."""
     description = checkpoint.description
-    training = "; ".join(f"{data.stage} {data.hours:.2f} h" for data in description.training_data)
+    training = "; ".join(
+        data.stage if data.hours is None else f"{data.stage} {data.hours:.2f} h" for data in description.training_data
+    )
     cells = (
         date.today().isoformat(),
         model,

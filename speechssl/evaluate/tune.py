@@ -33,6 +33,7 @@ def tune_weights(
     num_utterances: int = 300,
     device: str | None = None,
     precision: Precision | None = None,
+    language: str | None = None,
 ) -> None:
     """Search for the weights with the lowest word error rate, and write the best so far as TOML.
 
@@ -43,7 +44,7 @@ def tune_weights(
         output: The TOML file; its ``lm`` is relative if it lies in the file's folder or below.
         num_trials: Weights to try.
         num_utterances: Utterances to try them on, drawn at random if there are more.
-        device, precision: As for `Transcriber.load`.
+        device, precision, language: As for `Transcriber.load`.
 
     Raises:
         SpeechSSLError: something cannot be read or written, or an utterance has no text.
@@ -51,7 +52,7 @@ def tune_weights(
     if output.suffix != ".toml":
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
     prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision)
+    transcriber = Transcriber.load(model, device, lm, precision, language)
     search = transcriber.beam_search
     assert search is not None
     best = search.config

@@ -17,7 +17,7 @@ from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters
 from speechssl.decode.greedy import greedy_path
-from speechssl.errors import ManifestError
+from speechssl.errors import ConfigError, ManifestError
 from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import Losses, Term
@@ -35,7 +35,9 @@ class FinetuneConfig(RunConfig):
     """Everything about a fine-tuning run; the defaults are wav2vec 2.0 base's for 10 minutes to 10 hours of labels.
 
     Attributes:
-        init: The model whose encoder is fine-tuned; None starts from scratch.
+        init: The model whose encoder is fine-tuned, as for `read_model`; None starts from scratch.
+        language: Of ``init``, as for `read_model`.
+        keep_head: Whether the head and the vocabulary of ``init``, which is fine-tuned already, go on learning.
         encoder: The architecture, if from scratch.
         feature_encoder_is_frozen: Whether the convolutions stay as they are.
         head_only_steps: Updates at the start in which nothing but the head learns.
@@ -43,7 +45,9 @@ class FinetuneConfig(RunConfig):
             is too weak for whole words.
     """
 
-    init: Path | None = None
+    init: Path | str | None = None
+    language: str | None = None
+    keep_head: bool = False
     encoder: EncoderConfig | None = None
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)
@@ -58,6 +62,8 @@ class FinetuneConfig(RunConfig):
     def _one_encoder(self) -> Self:
         if (self.init is None) == (self.encoder is None):
             raise ValueError("give either init, a model to start from, or encoder, the architecture to start afresh")
+        if self.init is None and (self.keep_head or self.language):
+            raise ValueError("keep_head and language need init, a model to start from")
         return self
 
 
@@ -115,7 +121,9 @@ def make_task(
     encoder = config.encoder if saved is None else saved.description.encoder
     assert encoder is not None
     ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
-    if saved is not None:
+    if saved is not None and config.keep_head:
+        ctc.load_state_dict(saved.ctc("cpu").model.state_dict())
+    elif saved is not None:
         ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     model = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
     everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
@@ -176,12 +184,18 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
             raise ManifestError(f"{manifest.path}: expected transcripts in a column text, found none")
     saved = None
     if config.init is not None:
-        saved = read_model(config.init)
+        saved = read_model(config.init, config.language)
         inputs["init"] = saved.digest
     encoder = config.encoder if saved is None else saved.description.encoder
     assert encoder is not None, "the configuration has one of the two"
     geometry = encoder.feature_encoder.geometry
-    vocabulary = _make_vocabulary(*manifests)
+    vocabulary: Units | None
+    if saved is not None and config.keep_head:
+        vocabulary = saved.vocabulary
+        if vocabulary is None:
+            raise ConfigError(f"keep_head: expected a fine-tuned model with a vocabulary, found none in {config.init}")
+    else:
+        vocabulary = _make_vocabulary(*manifests)
 
     def find_problems() -> Sequence[Problem]:
         return [found for manifest in manifests for found in check_before_training(manifest, geometry, vocabulary, 0)]

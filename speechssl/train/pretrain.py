@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from speechssl.checkpoint.native import save_model
-from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
+from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batches import TaskBatch
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
@@ -33,10 +35,12 @@ class PretrainConfig(RunConfig):
     """Everything about a pretraining run; the defaults are wav2vec 2.0 base.
 
     Attributes:
-        encoder: The architecture.
+        init: The model whose encoder goes on learning, as for `read_model`; None starts from scratch.
+        encoder: The architecture; with ``init`` it is that of the model, and this section stays out.
         objective: What is learned, of the kind that its ``kind`` names.
     """
 
+    init: Path | str | None = None
     encoder: EncoderConfig = EncoderConfig()
     objective: ContrastiveConfig | MaskedPredictionConfig | SpectralContrastConfig | Wav2vecConfig = Field(
         ContrastiveConfig(), discriminator="kind"
@@ -66,9 +70,13 @@ class PretrainModel(nn.Module):
         return losses
 
 
-def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest) -> Task[TaskBatch]:
-    """Make the task of pretraining, with fresh weights."""
+def make_task(
+    config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest, saved: SavedModel | None = None
+) -> Task[TaskBatch]:
+    """Make the task of pretraining the encoder of a saved model, or a fresh one."""
     model = PretrainModel(config.encoder, config.objective)
+    if saved is not None:
+        model.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
     train, dev = (
         Batches.of_manifest(manifest, config.batches, collate, config.data, config.seed, crop=True)
@@ -86,7 +94,7 @@ def make_task(config: PretrainConfig, train_manifest: Manifest, dev_manifest: Ma
             step=step,
             encoder=config.encoder,
             objective=config.objective.to_dict(),
-            training_data=(data,),
+            training_data=(*(saved.description.training_data if saved else ()), data),
         )
         save_model(folder, description, split_weights(model)[0])
 
@@ -113,6 +121,12 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
             stopped the run.
     """
     manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    inputs = {"train": manifests[0].digest, "dev": manifests[1].digest}
+    saved = None
+    if config.init is not None:
+        saved = read_model(config.init)
+        inputs["init"] = saved.digest
+        config = _with_encoder(config, saved.description.encoder)
     geometry = config.encoder.feature_encoder.geometry
 
     def prepare(task: Task[TaskBatch], ranks: Ranks) -> None:
@@ -130,8 +144,14 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         folder,
         STAGE,
         config,
-        {"train": manifests[0].digest, "dev": manifests[1].digest},
+        inputs,
         lambda: [problem for manifest in manifests for problem in check_before_training(manifest, geometry, None, 0)],
-        lambda: make_task(config, *manifests),
+        lambda: make_task(config, *manifests, saved),
         prepare,
     )
+
+
+def _with_encoder(config: PretrainConfig, encoder: EncoderConfig) -> PretrainConfig:
+    if config.encoder not in (EncoderConfig(), encoder):
+        raise ConfigError(f"encoder: expected no such section beside init, found one that differs from {config.init}")
+    return PretrainConfig.from_dict({**config.to_dict(), "encoder": encoder.to_dict()}, "init")

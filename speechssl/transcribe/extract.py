@@ -41,6 +41,7 @@ def extract_files(
     output: Path,
     device: str | None = None,
     precision: Precision | None = None,
+    language: str | None = None,
 ) -> bool:
     """Write the features of recordings into one file, as the command does.
 
@@ -55,7 +56,7 @@ def extract_files(
             (S, D) float32, in ``path:times`` the centers of the frames (S,) float64 in seconds; with all layers,
             ``path:0``, ``path:1`` and so on instead of ``path``. Metadata: ``model``, ``layer``, ``hop_seconds``
             (npz: a JSON object in ``__metadata__``).
-        device, precision: As for `Transcriber.load`.
+        device, precision, language: As for `Transcriber.load`.
 
     Returns:
         Whether all recordings went well; each failure costs a line on stderr.
@@ -70,7 +71,7 @@ def extract_files(
     inputs, failures = find_inputs(files)
     for failure in failures:
         print_error(failure)
-    encoder = load_encoder(model, device)
+    encoder = load_encoder(model, device, language)
     inference = make_inference(encoder, _parse_layer(layer, encoder.config.context.num_layers), precision)
     arrays: dict[str, Array] = {}
     num_failed = len(failures)

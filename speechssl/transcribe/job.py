@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechssl.checkpoint.hub import WEIGHTS, find_model
 from speechssl.errors import SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
 from speechssl.transcribe.inputs import InputFile, read_references, spooled_stdin
@@ -86,8 +87,8 @@ def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str,
 
         config = BeamSearchConfig.read(lm)
         language_model = config.to_dict() | {"lm": _describe_file(config.lm)}
-    # Of a run, or of a model.
-    weights = [folder / "model.safetensors" for folder in (model / "best", model)]
+    model = find_model(model, options.get("language"))
+    weights = [folder / name for folder in (model / "best", model) for name in WEIGHTS]  # of a run, or of a model
     return {
         "model": _describe_file(next(filter(Path.is_file, weights), model)),
         "language_model": language_model,

@@ -65,11 +65,12 @@ class Transcriber:
         device: str | None = None,
         lm: str | os.PathLike[str] | None = None,
         precision: Precision | None = None,
+        language: str | None = None,
     ) -> Self:
-        """Load a model folder, or the best model of a run folder.
+        """Load a fine-tuned model.
 
         Args:
-            path: The folder.
+            path: As for `read_model`, as is ``language``.
             device: A torch device such as ``cpu`` or ``cuda:1``; None is the GPU if there is one.
             lm: A language model for beam search: an ARPA file, or the TOML file that ``speechssl tune-lm`` wrote; None
                 is greedy decoding.
@@ -81,7 +82,7 @@ class Transcriber:
             LanguageModelError: the language model cannot be read, or has no word that the model can spell.
         """
         config = None if lm is None else BeamSearchConfig.read(Path(lm))
-        checkpoint = load_ctc(Path(path), device)
+        checkpoint = load_ctc(os.fspath(path), device, language)
         return cls(checkpoint, None if config is None else make_beam_search(config, checkpoint), precision)
 
     def transcribe(
