@@ -109,7 +109,8 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
     renamed = our_names(weights, names)
     encoder = encoder_config(renamed, _unseen(settings, parts.task, convolutions, _DISTANCES in renamed), file)
     _compare(encoder, settings, convolutions, file)
-    tokens = _tokens(parts, len(renamed["head.weight"]), file) if "head.weight" in renamed else None
+    remarks = [NO_LICENSE]
+    tokens = _tokens(parts, len(renamed["head.weight"]), file, remarks) if "head.weight" in renamed else None
     return SavedModel(
         describe_foreign(file.name, encoder, has_head=tokens is not None, step=parts.num_updates),
         tokens,
@@ -117,7 +118,7 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
         partial(to_ours, weights, names, encoder, file),
         f"fairseq {encoder.context.kind}",
         names,
-        (NO_LICENSE,),
+        tuple(remarks),
     )
 
 
@@ -171,7 +172,7 @@ def _compare(encoder: EncoderConfig, stated: _Settings, convolutions: tuple[tupl
         raise CheckpointError(f"{file}: expected settings of these weights, found {shortened('; '.join(wrong), 500)}")
 
 
-def _tokens(parts: Contents, num_symbols: int, file: Path) -> Tokens:
+def _tokens(parts: Contents, num_symbols: int, file: Path, remarks: list[str]) -> Tokens:
     """The dictionary in the file, that beside it, or the letters of LibriSpeech's models."""
     label = parts.task.labels if re.fullmatch("[A-Za-z0-9_-]+", parts.task.labels or "") else "ltr"
     beside = file.with_name(f"dict.{label}.txt")
@@ -183,6 +184,7 @@ def _tokens(parts: Contents, num_symbols: int, file: Path) -> Tokens:
         if len(symbols) != num_symbols:
             expected = f"expected a dictionary of {num_symbols} symbols in it or in {beside.name} beside it"
             raise CheckpointError(f"{file}: {expected}, found none")
+        remarks.append(f"no dictionary in the file, nor {beside.name}: the letters are those of LibriSpeech's models")
     if len(symbols) != num_symbols:
         raise CheckpointError(f"{where}: expected a dictionary of {num_symbols} symbols, found {len(symbols)}")
     return dictionary.tokens(symbols, where)
