@@ -23,8 +23,9 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     """Read a model, or the ``best`` or else the ``latest`` one of a training run; its weights follow when needed.
 
     Args:
-        path: A model folder of ours or of transformers, a training run, or a name on the Hugging Face Hub:
-            ``owner/name`` or ``owner/name@revision``. A path that exists is never taken for a name.
+        path: A model folder of ours or of transformers, a single file of another toolkit, a training run, or a name
+            on the Hugging Face Hub: ``owner/name`` or ``owner/name@revision``. A path that exists is never taken for
+            a name.
         language: Of a model with adapters and a vocabulary for each, such as "fra"; None is its own choice.
 
     Raises:

@@ -65,6 +65,10 @@ def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = Fals
     )
 
 
+NO_LICENSE = "no license in the file"
+NO_SETTINGS = "no settings in the file: heads, strides and normalization are those of published models of its sizes"
+
+
 @dataclass(frozen=True)
 class CTCCheckpoint:
     """A CTC model in evaluation mode, on the device asked for."""
