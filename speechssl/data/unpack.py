@@ -12,6 +12,7 @@ from pathlib import Path
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.levels import AudioWarning
 from speechssl.data.manifest import Manifest, Utterance, path_below, write_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
@@ -82,7 +83,7 @@ def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), _open(temporary) as file:
-            warnings.simplefilter("ignore")  # silence is not this program's business
+            warnings.simplefilter("ignore", AudioWarning)  # what should be mended is not this program's business
             file.comment = source
             for block in Recording(path):
                 file.write(block)

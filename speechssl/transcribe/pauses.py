@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
+from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.data.levels import SILENCE_PEAK
 from speechssl.errors import ConfigError
 from speechssl.transcribe.windows import Piece
 
