@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -64,7 +64,8 @@ def find_inputs(
         channel, start, end: As for `Recording`.
 
     Returns:
-        The recordings, and an error for each folder or pattern without any.
+        The recordings, those of one name from several folders named by their paths, and an error for each folder or
+        pattern without any.
     """
     inputs: dict[str, InputFile] = {}
     errors: list[SpeechSSLError] = []
@@ -75,7 +76,7 @@ def find_inputs(
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
             inputs.setdefault(key, InputFile(file, name, channel, start, end))
-    return list(inputs.values()), errors
+    return _told_apart(list(inputs.values())), errors
 
 
 @contextmanager
@@ -133,6 +134,20 @@ def _expand(path: str) -> Iterator[tuple[str, str]]:
                 yield from _expand(match)
     else:
         yield path, Path(path).stem
+
+
+def _told_apart(inputs: list[InputFile]) -> list[InputFile]:
+    """Give recordings of one name from several folders the paths below the folder that has all of these."""
+    folders: defaultdict[str, set[str]] = defaultdict(set)
+    for file in inputs:
+        folders[file.name].add(os.path.dirname(os.path.abspath(file.path)))  # noqa: PTH100, PTH120
+    named = []
+    for file in inputs:
+        if len(folders[file.name]) > 1 and file.path != STDIN:
+            above = os.path.commonpath(folders[file.name])
+            file = replace(file, name=os.path.splitext(os.path.relpath(file.path, above))[0])  # noqa: PTH122
+        named.append(file)
+    return named
 
 
 def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> str | None:

@@ -265,6 +265,17 @@ def test_the_second_recording_of_a_name_costs_a_line(loaded: CTCCheckpoint, plan
     assert [(tmp_path / "out" / name).read_text() for name in ("a.txt", "b.txt")] == ["one\n", "three\n"]
 
 
+def test_recordings_of_one_name_from_two_folders_keep_their_paths(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    for folder in "first", "second":
+        (tmp_path / folder).mkdir()
+        plant(folder, f"{folder}/a.wav")
+    out = tmp_path / "out"
+    arguments = ["--model", "m", "--output-dir", out, tmp_path / "first", tmp_path / "second"]
+    assert run(*arguments).exit_code == 0
+    assert [(out / folder / "a.txt").read_text() for folder in ("first", "second")] == ["first\n", "second\n"]
+    assert "2 finished before" in run(*arguments).stderr
+
+
 def test_an_output_that_cannot_be_written_is_one_line(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     path = plant("one")
     assert run("--model", "m", "--output-dir", path, path).stderr.startswith(f"error: {path}: ")
