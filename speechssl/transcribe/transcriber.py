@@ -17,7 +17,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.decode.words import Word, words_of_path
+from speechssl.decode.words import Word, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
@@ -159,7 +159,7 @@ class Transcriber:
 
         def make_transcript(outputs: Outputs) -> Transcript:
             words = find_words(outputs)
-            return Transcript(" ".join(word.text for word in words), outputs.num_samples / SAMPLE_RATE, words)
+            return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words)
 
         yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
