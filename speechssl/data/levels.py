@@ -35,8 +35,8 @@ class Fault:
 class Levels:
     """The levels of a recording, or of one of its channels, taken block by block in constant memory."""
 
-    def __init__(self, sample_rate: int, num_channels: int, first_channel: int = 1) -> None:
-        self.sample_rate, self.num_channels, self.first_channel = sample_rate, num_channels, first_channel
+    def __init__(self, sample_rate: int, num_channels: int) -> None:
+        self.sample_rate, self.num_channels = sample_rate, num_channels
         self.num_samples = 0
         self.sums = np.zeros(num_channels)
         self.products = np.zeros((num_channels, num_channels))
@@ -91,7 +91,7 @@ class Levels:
         covariances = self.products / self.num_samples - np.outer(means, means)
         sums = covariances.diagonal()[:, None] + covariances.diagonal()
         is_opposite = sums + 2 * covariances < 2 * MIN_REMAINING_POWER * sums
-        for one, two in (np.argwhere(np.triu(is_opposite, 1)) + self.first_channel).tolist():
+        for one, two in (np.argwhere(np.triu(is_opposite, 1)) + 1).tolist():
             detail = f"channels {one} and {two} cancel each other in their mean; use one of them (--channel)"
             faults.append(Fault("opposite phase", detail))
         return faults
@@ -105,5 +105,5 @@ class Levels:
     def _channels(self, which: npt.NDArray[np.bool_]) -> str:
         if self.num_channels == 1:
             return ""
-        numbers = [str(number) for number in np.flatnonzero(which) + self.first_channel]
+        numbers = [str(number) for number in np.flatnonzero(which) + 1]
         return f" in channel{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

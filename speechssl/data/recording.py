@@ -174,7 +174,7 @@ class _Reader:
 
     def levels(self, channel: int | None) -> Levels:
         """Return what measures a channel, or all."""
-        return Levels(self.sample_rate, 1 if channel else self.num_channels, channel or 1)
+        return Levels(self.sample_rate, 1 if channel else self.num_channels)
 
     def blocks(self, start: int, stop: float, channel: int | None, levels: Levels | None = None) -> Iterator[Waveform]:
         """Yield the samples from ``start`` until ``stop`` or the end, mono, (n,) at a time.

@@ -17,9 +17,9 @@ BURSTS = np.repeat([0.0, 1.0, 0.0, 0.3], RATE // 2)
 SPEECH = 0.12 * BURSTS * np.random.default_rng(0).standard_normal(len(BURSTS))  # -18 dB where it is loudest
 
 
-def kinds(*channels: np.ndarray, first_channel: int = 1, block: int = 10 * RATE) -> list[str]:
+def kinds(*channels: np.ndarray, block: int = 10 * RATE) -> list[str]:
     samples = np.stack(channels, axis=1).astype(np.float32)
-    levels = Levels(RATE, len(channels), first_channel)
+    levels = Levels(RATE, len(channels))
     for at in range(0, len(samples), block):
         levels.add(samples[at : at + block])
     return [fault.kind for fault in levels.faults()]
@@ -90,7 +90,7 @@ def test_each_reader_says_it_in_a_line_and_training_not_at_all(tmp_path: Path) -
         read_utterance(Utterance(str(path), len(SPEECH)))
 
 
-def test_the_channel_that_was_chosen_is_named_as_in_the_file(tmp_path: Path) -> None:
+def test_channels_are_named_if_none_was_chosen(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([SPEECH, SPEECH + 0.1, SPEECH], axis=1), RATE)
     with pytest.warns(AudioWarning, match=r"a.wav: offset: the mean is 0.100 of full scale in channel 2$"):
         read_audio(tmp_path / "a.wav")

@@ -166,6 +166,16 @@ def test_lines_are_cut_between_what_is_read_as_a_letter(letters: list[str], are_
     assert sum(width(line) for line in lines) >= 10 * len(lines) or len(lines) <= 2
 
 
+@pytest.mark.parametrize("cluster", ["กำ", "🇩🇪", "e\u0301", "👨‍👩‍👧‍👦"])
+def test_a_cluster_that_does_not_fit_is_not_cut(cluster: str) -> None:
+    for length in (40, 41, 42):
+        cues = shape_cues([[Word("x" * length + cluster, 0.0, 5.0, 1.0)]], 9.0)
+        lines = [line for cue in cues for line in cue.lines]
+        assert "".join(lines) == "x" * length + cluster
+        assert lines[-1].endswith(cluster)
+        assert len(lines) == (1 if length + width(cluster) <= 42 else 2)
+
+
 def test_a_line_of_han_is_half_as_long() -> None:
     cues = shape_cues([[Word("汉" * 50, 0.0, 5.0, 1.0)]], 9.0)
     assert [cue.lines for cue in cues] == [("汉" * 21, "汉" * 21), ("汉" * 8,)]
