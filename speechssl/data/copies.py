@@ -1,4 +1,4 @@
-"""Utterances that are copies of others, found in one pass over the audio with about 90 bytes of memory for each."""
+"""Utterances that are copies of others, found in one pass over the audio with 80 bytes of memory for each."""
 
 import hashlib
 from array import array
