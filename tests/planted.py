@@ -37,14 +37,13 @@ Plant = Callable[..., Path]
 def _planted_waveform(text: str) -> npt.NDArray[np.float32]:
     """Two frames a symbol, then one of blank."""
     ids = [level for symbol in VOCABULARY.encode(text) for level in (symbol, symbol, 0)]
-    return np.repeat(np.array([*ids, 0], dtype=np.float32) * LEVEL, FRAME)
+    levels = np.repeat(np.array([*ids, 0], dtype=np.float32) * LEVEL, FRAME)
+    levels[1::2] *= -1
+    return levels
 
 
 class PlantedModel(nn.Module):
-    """Says of each frame the symbol whose id is the frame's level in hundredths, and remembers how it was called.
-
-    The sign of the level says nothing.
-    """
+    """Says of each frame the symbol whose id is the frame's loudness in hundredths, and remembers how it was called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class PlantedModel(nn.Module):
         self.inference_modes.append(torch.is_inference_mode_enabled())
         if lengths is None:
             lengths = torch.full((len(waveforms),), waveforms.shape[1])
-        levels = waveforms.unfold(1, FRAME, FRAME).mean(dim=2).abs() / LEVEL
+        levels = waveforms.abs().unfold(1, FRAME, FRAME).mean(dim=2) / LEVEL
         symbols = nn.functional.one_hot(levels.round().long(), len(VOCABULARY))
         return CTCOutput((self.sureness * symbols).log_softmax(dim=2), lengths // FRAME)
 

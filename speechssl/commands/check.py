@@ -35,8 +35,10 @@ def check(
     than stated, labels that do not fit their frames, characters outside
     the model's vocabulary, missing texts, splits that share audio.
 
-    Warnings: clipping, silence, recordings longer than stated, splits
-    that share texts.
+    Warnings: recordings that are silent, quiet, loud, clipped, shifted
+    by an offset, longer than stated, or whose channels have opposite
+    phase; recordings that sound like others, whatever their level and
+    format; splits that share texts or speakers.
     """
     with exit_on_error():
         from speechssl.data.check import BASE_GEOMETRY, check_manifests

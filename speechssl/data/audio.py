@@ -1,7 +1,6 @@
 """Samples in memory: checked, mixed down to one channel and brought to 16 kHz."""
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from speechssl.data.levels import Levels
 from speechssl.data.sources import is_buffer
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000
-SILENCE_PEAK = 1e-4
-"""A recording that never exceeds this (-80 dBFS, three steps of 16 bits) is silence."""
 
 _MAX_PEAK = 10.0  # 20 dB over full scale: not a gain that is too high but integers taken for floats
 _MAX_CHANNELS = 8  # more rows than this are samples
@@ -25,7 +23,7 @@ Waveform = npt.NDArray[np.float32]
 
 
 def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
-    """Turn samples that are already in memory into a waveform at 16 kHz; silence is a warning.
+    """Turn samples that are already in memory into a waveform at 16 kHz; `Levels` says what is a warning.
 
     Args:
         samples: (T,) or (T, channels), or (channels, T) if T is more than the channels and than 8; floats in [-1, 1],
@@ -50,10 +48,14 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
             raise AudioError(f"array: expected sample_rate={sample_rate} as stated, found a sampling_rate of {found}")
         samples, sample_rate = samples["array"], samples["sampling_rate"]
     rate = whole_rate(sample_rate)
-    waveform = mono_samples(samples)
-    if not len(waveform):
+    channels = _as_channels(samples)
+    if not len(channels):
         raise AudioError("array: expected samples (T,) or (T, channels), found none")
-    return join(to_16_khz("array", [waveform], rate))
+    waveform = _mixed(channels)
+    levels = Levels(rate, channels.shape[1])
+    levels.add(channels)
+    levels.warn("array")
+    return join(resample_blocks([waveform], rate))
 
 
 def whole_rate(sample_rate: Any) -> int:
@@ -70,6 +72,11 @@ def whole_rate(sample_rate: Any) -> int:
 
 def mono_samples(samples: Any) -> Waveform:
     """Turn samples as for `as_waveform`, of which there may be none, into (T,) float32 at their own rate."""
+    return _mixed(_as_channels(samples))
+
+
+def _as_channels(samples: Any) -> npt.NDArray[np.float32]:
+    """Turn samples into (T, channels) float32."""
     if is_buffer(samples):
         raise AudioError(
             "array: expected samples, found bytes; numpy.frombuffer(data, numpy.int16) makes samples of them"
@@ -85,16 +92,21 @@ def mono_samples(samples: Any) -> Waveform:
     if array.ndim not in (1, 2):
         raise AudioError(f"array: expected samples (T,) or (T, channels), found the shape {array.shape}")
     if not array.size:
-        return np.empty(0, np.float32)
+        return np.empty((0, 1), np.float32)
     if scale is None and array.dtype.kind != "f":
         raise AudioError(f"array: expected floats in [-1, 1], int16, int32 or uint8, found {array.dtype}")
     waveform = array.astype(np.float32)
     if scale is not None:
         waveform = (waveform - scale) / scale if array.dtype.kind == "u" else waveform / scale
-    if waveform.ndim == 2:
-        is_channels_first = waveform.shape[1] > max(waveform.shape[0], _MAX_CHANNELS)
-        waveform = waveform.mean(axis=0 if is_channels_first else 1)
-    check_values("array", waveform)
+    if waveform.ndim == 1:
+        return waveform[:, None]
+    return waveform.T if waveform.shape[1] > max(waveform.shape[0], _MAX_CHANNELS) else waveform
+
+
+def _mixed(channels: npt.NDArray[np.float32]) -> Waveform:
+    waveform: Waveform = channels.mean(axis=1)
+    if len(waveform):
+        check_values("array", waveform)
     return waveform
 
 
@@ -119,16 +131,6 @@ def check_values(name: str, samples: Waveform, first: int = 0) -> None:
 def _peak_of(samples: Waveform) -> float:
     """Return the largest magnitude, without a copy of the samples; not finite if one of them is not."""
     return float(np.maximum(samples.max(), -samples.min()))
-
-
-def to_16_khz(name: str, blocks: Iterable[Waveform], sample_rate: int) -> Iterator[Waveform]:
-    """Resample a recording as `resample_blocks` does, and warn at its end if all of it is silence."""
-    peak = 0.0
-    for block in resample_blocks(blocks, sample_rate):
-        peak = max(peak, _peak_of(block))
-        yield block
-    if peak < SILENCE_PEAK:
-        warnings.warn(f"{name}: silence", stacklevel=2)
 
 
 def resample_blocks(

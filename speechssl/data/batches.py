@@ -6,7 +6,6 @@ Shapes: B batch, T samples.
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import wait
@@ -207,6 +206,4 @@ def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np
     wanted = -(-length * utterance.sample_rate // SAMPLE_RATE)
     wanted = min(wanted, utterance.num_samples - first)
     part = replace(utterance, start=utterance.start + first, num_samples=wanted)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*: silence$")  # a pause in the recording is none of its faults
-        return read_utterance(part)[:length]  # other rates can give a sample too many, never too few
+    return read_utterance(part)[:length]  # other rates can give a sample too many, never too few

@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from itertools import combinations
 from unicodedata import category
 
-import numpy as np
-
-from speechssl.data.audio import SILENCE_PEAK
+from speechssl.data.copies import Copies, listen
 from speechssl.data.headers import Header, read_headers
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.recording import read_span
+from speechssl.data.manifest import Manifest
 from speechssl.data.scan import parallel_map
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
+from speechssl.terminal import count
 
 BASE_GEOMETRY = FrameGeometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
 """Of wav2vec 2.0's feature encoder."""
 
-WARNINGS = frozenset({"length differs", "clipping", "silence", "repeated text"})
+WARNINGS = frozenset(
+    {"silence", "quiet", "loud", "clipped", "offset", "opposite phase", "length differs", "repeated text"}
+    | {"shared speakers", "duplicate", "near duplicate", "near duplicate in another split"}
+)
 """The kinds of problem that are suspicious only; all others are errors."""
 
-_FULL_SCALE = 0.999
+_AT_ONCE = 10_000  # utterances of which all is in memory
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,30 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
     """
     headers = read_headers(utterance.path for manifest in manifests for utterance in manifest)
     problems: list[Problem] = []
-    for manifest in manifests:
+    copies = Copies()
+    for number, manifest in enumerate(manifests):
         file_problems = list(_find_file_problems(manifest, headers))
         problems += file_problems
         problems += _find_differing_lengths(manifest, headers)
         problems += _find_short_utterances(manifest, geometry.receptive_field_samples)
-        problems += _find_audio_problems(manifest, headers, {problem.where for problem in file_problems})
+        bad = {problem.where for problem in file_problems}
+        readable = [
+            row
+            for row, utterance in enumerate(manifest)
+            if not isinstance(headers[utterance.path], AudioError) and manifest.where(row) not in bad
+        ]
+        problems += _find_audio_problems(manifest, number, readable, copies)
         # A manifest without any text is for pretraining.
         texts = [utterance.text.replace(WORD_DELIMITER, "") for utterance in manifest if utterance.text]
         if any(split_words(text) for text in texts):
             problems += _find_label_problems(manifest, geometry, vocabulary or Letters.from_texts(texts))
-    return problems + _find_overlaps(manifests) + _find_repeated_texts(manifests)
+    return [
+        *problems,
+        *_find_duplicates(manifests, copies),
+        *_find_overlaps(manifests),
+        *_find_repeated_texts(manifests),
+        *_find_shared_speakers(manifests),
+    ]
 
 
 def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
@@ -131,33 +145,39 @@ def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary
                 yield Problem("labels too long", where, detail)
 
 
-def _find_audio_problems(manifest: Manifest, headers: Mapping[str, Header], known: set[str]) -> Iterator[Problem]:
-    indices = [
-        i
-        for i, utterance in enumerate(manifest)
-        if not isinstance(headers[utterance.path], AudioError) and manifest.where(i) not in known
-    ]
-    utterances = [manifest[i] for i in indices]
-    for i, found in zip(indices, parallel_map(_listen, utterances, f"reading {manifest.path}"), strict=True):
-        if found is not None:
-            yield Problem(found[0], manifest.where(i), found[1])
+def _find_audio_problems(manifest: Manifest, number: int, rows: Sequence[int], copies: Copies) -> Iterator[Problem]:
+    for first in range(0, len(rows), _AT_ONCE):
+        part = rows[first : first + _AT_ONCE]
+        title = f"reading {manifest.path}" + (f", {first} of {len(rows)} done" if first else "")
+        for row, heard in zip(part, parallel_map(listen, [manifest[row] for row in part], title), strict=True):
+            if isinstance(heard, AudioError):
+                yield Problem("unreadable", manifest.where(row), str(heard))
+                continue
+            copies.add((number, row), heard)
+            for fault in heard.faults:
+                yield Problem(fault.kind, manifest.where(row), f"{manifest[row].path}: {fault.detail}")
 
 
-def _listen(utterance: Utterance) -> tuple[str, str] | None:
-    """The kind and detail of what is wrong with the samples."""
-    try:
-        samples, _ = read_span(utterance.path, start=utterance.start, num_samples=utterance.num_samples)
-    except AudioError as error:
-        return "unreadable", str(error)
-    levels = np.abs(samples)
-    if levels.max() < SILENCE_PEAK:
-        return "silence", f"{utterance.path}: no sample exceeds {SILENCE_PEAK} of full scale"
-    # One sample at full scale is what normalizing to the peak leaves; a flat top is longer.
-    full = levels >= _FULL_SCALE
-    num_flat = int((full[:-2] & full[1:-1] & full[2:]).sum())
-    if num_flat:
-        return "clipping", f"{utterance.path}: three samples in a row at full scale, {num_flat} times"
-    return None
+def _find_duplicates(manifests: Sequence[Manifest], copies: Copies) -> Iterator[Problem]:
+    for found in copies.find():
+        (one, first), (two, second) = found.original, found.copy
+        original, copy = manifests[one][first], manifests[two][second]
+        if one != two and os.path.realpath(original.path) == os.path.realpath(copy.path):
+            continue  # an overlap
+        kind = ("" if found.is_exact else "near ") + "duplicate" + (" in another split" if one != two else "")
+        verb = "has the same samples as" if found.is_exact else "sounds like"
+        detail = f"{copy.path}: {verb} {original.path} ({manifests[one].where(first)})"
+        yield Problem(kind, manifests[two].where(second), detail)
+
+
+def _find_shared_speakers(manifests: Sequence[Manifest]) -> Iterator[Problem]:
+    """Find speakers who are in two manifests; one problem a pair of manifests."""
+    speakers = [{utterance.speaker for utterance in manifest if utterance.speaker} for manifest in manifests]
+    for (one, known), (two, names) in combinations(zip(manifests, speakers, strict=True), 2):
+        if shared := sorted(known & names):
+            listed = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+            detail = f"{len(shared)} of {count(len(names), 'speaker')} are also in {one.path}: {listed}"
+            yield Problem("shared speakers", str(two.path), detail)
 
 
 def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform, resampled_length
+from speechssl.data.audio import SAMPLE_RATE, Waveform, join, resample_blocks, resampled_length
 from speechssl.data.columns import Array, Columns, join_parts, pack_texts
-from speechssl.data.recording import read_audio
+from speechssl.data.recording import read_span
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 
@@ -178,12 +178,8 @@ def read_utterance(utterance: Utterance) -> Waveform:
     Raises:
         AudioError: the recording cannot be read or is not what the utterance says, its rate included.
     """
-    return read_audio(
-        utterance.path,
-        start=utterance.start,
-        num_samples=utterance.num_samples,
-        sample_rate=utterance.sample_rate,
-    )
+    waveform, _ = read_span(utterance.path, utterance.start, utterance.num_samples, sample_rate=utterance.sample_rate)
+    return join(resample_blocks([waveform], utterance.sample_rate))
 
 
 def path_below(root: str | os.PathLike[str], path: str, where: str) -> str:

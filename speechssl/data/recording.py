@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from speechssl.data.audio import Waveform, check_values, gather, join, mix, resample_blocks, to_16_khz
+from speechssl.data.audio import Waveform, check_values, gather, join, mix, resample_blocks
 from speechssl.data.container import begins_like_recording, inspect_file
+from speechssl.data.levels import Levels
 from speechssl.data.packets import Contents, find_another
 from speechssl.data.pyav import AVStream, open_with_av
 from speechssl.data.sources import (
@@ -72,7 +73,7 @@ def read_audio(
     sample_rate: int | None = None,
     channel: int | None = None,
 ) -> Waveform:
-    """Read a recording, or a span of it, as a waveform at 16 kHz; silence is a warning.
+    """Read a recording, or a span of it, as a waveform at 16 kHz; an `AudioWarning` says what should be mended in it.
 
     Args:
         source: As `AudioInput` says.
@@ -89,30 +90,35 @@ def read_audio(
         AudioError: the recording is missing, cut off, damaged or no audio, has not that rate, channel or span, or does
             not fit into memory.
     """
-    samples, rate = read_span(source, start=start, num_samples=num_samples, channel=channel)
-    name = source_name(source)
-    if sample_rate is not None and rate != sample_rate:
-        raise AudioError(f"{name}: expected {sample_rate} samples a second, found {rate}")
-    return join(to_16_khz(name, [samples], rate))
+    waveform, levels = read_span(source, start, num_samples, channel, sample_rate)
+    levels.warn(source_name(source))
+    return join(resample_blocks([waveform], levels.sample_rate))
 
 
 def read_span(
-    source: AudioInput, *, start: int = 0, num_samples: int | None = None, channel: int | None = None
-) -> tuple[Waveform, int]:
-    """Read as `read_audio` does, but at the recording's own rate, and return that rate too; silence is no warning."""
+    source: AudioInput,
+    start: int = 0,
+    num_samples: int | None = None,
+    channel: int | None = None,
+    sample_rate: int | None = None,
+) -> tuple[Waveform, Levels]:
+    """Read as `read_audio` does, but at the recording's own rate, with the levels of its channels."""
     name = source_name(source)
     if start < 0 or (num_samples is not None and num_samples < 1):
         raise AudioError(f"{name}: expected a span inside the recording, found {num_samples} from {start}")
     stop = math.inf if num_samples is None else start + num_samples
     with _opened(source, name) as reader:
+        if sample_rate is not None and reader.sample_rate != sample_rate:
+            raise AudioError(f"{name}: expected {sample_rate} samples a second, found {reader.sample_rate}")
+        levels = reader.levels(channel)
         try:
-            samples = join(reader.blocks(start, stop, channel))
+            samples = join(reader.blocks(start, stop, channel, levels))
         except MemoryError:
             raise AudioError(f"{name}: expected audio that fits into memory") from None
     if num_samples is not None and len(samples) < num_samples:
         at = f" from sample {start} on" if start else ""
         raise AudioError(f"{name}: expected {num_samples} samples{at}, found {len(samples)}")
-    return samples, reader.sample_rate
+    return samples, levels
 
 
 class Recording:
@@ -139,13 +145,18 @@ class Recording:
         self._was_read = False
 
     def __iter__(self) -> Iterator[Waveform]:
-        """Yield (n,) float32 blocks; silence is a warning, the first time, and errors are those of `read_audio`."""
+        """Yield (n,) float32 blocks; an `AudioWarning` at the end, the first time, says what should be mended.
+
+        Errors are those of `read_audio`.
+        """
         with _opened(self._rewound(), self._name) as reader:
             rate = reader.sample_rate
             start = round(self.start * rate)
             stop = math.inf if self.end is None else max(start + 1, round(self.end * rate))
-            blocks = reader.blocks(start, stop, self.channel)
-            yield from resample_blocks(blocks, rate) if self._was_read else to_16_khz(self._name, blocks, rate)
+            levels = reader.levels(self.channel)
+            yield from resample_blocks(reader.blocks(start, stop, self.channel, levels), rate)
+            if not self._was_read:
+                levels.warn(self._name)
             self._was_read = True
 
     def _rewound(self) -> Source:
@@ -173,7 +184,11 @@ class _Reader:
     num_channels: int
     num_samples: int | None  # None if only decoding tells
 
-    def blocks(self, start: int, stop: float, channel: int | None) -> Iterator[Waveform]:
+    def levels(self, channel: int | None) -> Levels:
+        """Return what measures a channel, or all."""
+        return Levels(self.sample_rate, 1 if channel else self.num_channels)
+
+    def blocks(self, start: int, stop: float, channel: int | None, levels: Levels | None = None) -> Iterator[Waveform]:
         """Yield the samples from ``start`` until ``stop`` or the end, mono, (n,) at a time.
 
         Only these are decoded, except that MP3, GSM and what only PyAV reads are decoded from their start. A file that
@@ -184,18 +199,21 @@ class _Reader:
         if math.isinf(stop) or (self.num_samples is not None and stop > self.num_samples):
             self.check_complete()
         first = start
-        for samples in gather(self._parts(start, stop, channel), _BLOCK_SECONDS * self.sample_rate):
+        for block in gather(self._parts(start, stop), _BLOCK_SECONDS * self.sample_rate):
+            samples = mix(block, channel)
             check_values(self.name, samples, first)
             first += len(samples)
+            if levels is not None:
+                levels.add(block if channel is None else block[:, channel - 1 : channel])
             yield samples
 
-    def _parts(self, start: int, stop: float, channel: int | None) -> Iterator[Waveform]:
+    def _parts(self, start: int, stop: float) -> Iterator[_Block]:
         total = 0
         for position, block in self.decode(start, stop):
             total = position + len(block)
             part = block[max(start - position, 0) : int(min(stop - position, len(block)))]
             if len(part):
-                yield mix(part, channel)
+                yield part
             if total >= stop:
                 return
         if self.num_samples is None:

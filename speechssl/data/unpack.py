@@ -13,6 +13,7 @@ from typing import Any
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.levels import AudioWarning
 from speechssl.data.manifest import Manifest, path_below, write_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
@@ -93,7 +94,7 @@ def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), _open(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as file:
-            warnings.filterwarnings("ignore", ".*: silence$")  # not this program's business
+            warnings.simplefilter("ignore", AudioWarning)  # what should be mended is not this program's business
             file.comment = source
             for block in Recording(path):
                 file.write(block)

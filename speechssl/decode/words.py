@@ -1,15 +1,20 @@
 """The words of a CTC path, with their times and confidences."""
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from wcwidth import iter_graphemes
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units
 from speechssl.decode.greedy import PathToken
 from speechssl.frames import FrameGeometry
+
+_SCRIPTS_WITHOUT_SPACES = {"CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +25,22 @@ class Word:
     start: float  # in seconds, as the end; never before the end of the previous word
     end: float
     confidence: float  # from 0 to 1, the geometric mean of the probabilities of its symbols
+    is_joined: bool = False  # to the word before it, without a space
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the word as plain JSON types, times to the millisecond."""
-        return {
+        """Return the word as plain JSON types, times to the millisecond; "joined" only if it is."""
+        values = {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "text": self.text,
             "confidence": round(self.confidence, 4),
         }
+        return {**values, "joined": True} if self.is_joined else values
+
+
+def join_words(words: Sequence[Word]) -> str:
+    """Return the text of words."""
+    return "".join(word.text if word.is_joined else f" {word.text}" for word in words).strip()
 
 
 def words_of_path(
@@ -38,25 +50,50 @@ def words_of_path(
 
     A frame stands for the hop in the middle of the samples that it sees. A word lasts from the first frame of its
     first letter to the last frame of its last one; as CTC says blank where it is sure enough, a letter's frames lie
-    inside its sound rather than fill it. No word reaches beyond ``num_samples`` at 16 kHz. Separated by spaces, the
-    words are the text that the units decode to.
+    inside its sound rather than fill it. No word reaches beyond ``num_samples`` at 16 kHz. In scripts without spaces
+    each letter (grapheme cluster) is a word, joined to the one before it. `join_words` gives the text that the units
+    decode to.
     """
     silent_ids = {units.delimiter_id, *units.special_ids}
     starts = units.word_starts([token.symbol_id for token in tokens])
     firsts = [position for position, is_start in enumerate(starts) if is_start]
-    words = []
+    words: list[Word] = []
     for first, stop in pairwise([*firsts, len(tokens)]):
         letters = [token for token in tokens[first:stop] if token.symbol_id not in silent_ids]
-        confidence = math.exp(sum(letter.log_prob for letter in letters) / len(letters))
-        words.append(
-            Word(
-                units.decode(letter.symbol_id for letter in letters),
-                frame_seconds(letters[0].first_frame, geometry, num_samples),
-                frame_seconds(letters[-1].last_frame + 1, geometry, num_samples),
-                min(confidence, 1.0),
-            )
-        )
+        text = units.decode(letter.symbol_id for letter in letters)
+        for part, of_part, is_joined in _divided(text, letters, units):
+            confidence = math.exp(sum(letter.log_prob for letter in of_part) / len(of_part))
+            start = frame_seconds(of_part[0].first_frame, geometry, num_samples)
+            end = frame_seconds(of_part[-1].last_frame + 1, geometry, num_samples)
+            # Letters of one unit, and marks that follow theirs, share frames.
+            start = max(start, words[-1].end) if is_joined else start
+            words.append(Word(part, start, max(start, end), min(confidence, 1.0), is_joined))
     return tuple(words)
+
+
+def _divided(text: str, letters: Sequence[PathToken], units: Units) -> Iterator[tuple[str, Sequence[PathToken], bool]]:
+    """Divide a word where its script has no spaces: yield parts, their units, whether they are joined to the last."""
+    of_character: list[PathToken] = []
+    if any(map(_has_no_spaces, text)):
+        of_character = [letter for letter in letters for _ in units.decode([letter.symbol_id])]
+    if len(of_character) != len(text):
+        yield text, letters, False
+        return
+    first = begin = 0
+    clusters = list(iter_graphemes(text))
+    for number, cluster in enumerate(clusters):
+        stop = first + len(cluster)
+        following = clusters[number + 1] if number + 1 < len(clusters) else ""
+        # Words of other scripts stay whole.
+        if not following or _has_no_spaces(cluster[0]) or _has_no_spaces(following[0]):
+            yield text[begin:stop], of_character[begin:stop], begin > 0
+            begin = stop
+        first = stop
+
+
+def _has_no_spaces(character: str) -> bool:
+    """Return whether a character is of a script that is written without spaces between words."""
+    return unicodedata.name(character, "").partition(" ")[0] in _SCRIPTS_WITHOUT_SPACES
 
 
 def frame_seconds(frame: int, geometry: FrameGeometry, num_samples: int) -> float:

@@ -188,6 +188,12 @@ class PositionalConvolution(nn.Module):
         self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
         self._by_fourier = cpu.FourierConvolution()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the weights; torch refuses to pickle what is parametrized."""
+        sizes = self.conv.in_channels, self.conv.kernel_size[0], self.conv.groups
+        learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
+        return _restored_convolution, (sizes, self.state_dict(), learns, self.training)
+
     def reset_parameters(self) -> None:
         """As the table of the network says."""
         deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
@@ -202,6 +208,16 @@ class PositionalConvolution(nn.Module):
         else:
             positions = self.conv(x)
         return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
+
+
+def _restored_convolution(
+    sizes: tuple[int, int, int], weights: dict[str, Tensor], learns: dict[str, bool], training: bool
+) -> PositionalConvolution:
+    convolution = PositionalConvolution(*sizes).train(training)
+    convolution.load_state_dict(weights, assign=True)
+    for name, parameter in convolution.named_parameters():
+        parameter.requires_grad_(learns[name])
+    return convolution
 
 
 class TransformerLayer(nn.Module):

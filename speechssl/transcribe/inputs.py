@@ -72,7 +72,8 @@ def find_inputs(
         channel, start, end: As for `Recording`.
 
     Returns:
-        The recordings, and an error for each folder or pattern without any.
+        The recordings, those of one name from several folders named by their paths, and an error for each folder or
+        pattern without any.
     """
     inputs: dict[str, InputFile] = {}
     errors: list[SpeechSSLError] = []
@@ -84,7 +85,7 @@ def find_inputs(
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
             inputs.setdefault(key, InputFile(file, name, channel, start, end))
-    return list(inputs.values()), errors
+    return _told_apart(list(inputs.values())), errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,20 @@ def _closed_folders(pattern: str) -> Iterator[SpeechSSLError]:
     for _ in walk if "**" in pattern else islice(walk, 1):
         pass
     yield from (closed_folder(error) for error in closed if not isinstance(error, FileNotFoundError))
+
+
+def _told_apart(inputs: list[InputFile]) -> list[InputFile]:
+    """Give recordings of one name from several folders the paths below the folder that has all of these."""
+    folders: defaultdict[str, set[str]] = defaultdict(set)
+    for file in inputs:
+        folders[file.name].add(os.path.dirname(os.path.abspath(file.path)))  # noqa: PTH100, PTH120
+    named = []
+    for file in inputs:
+        if len(folders[file.name]) > 1 and file.path != STDIN:
+            above = os.path.commonpath(folders[file.name])
+            file = replace(file, name=os.path.splitext(os.path.relpath(file.path, above))[0])  # noqa: PTH122
+        named.append(file)
+    return named
 
 
 def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> Reference | None:

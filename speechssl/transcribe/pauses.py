@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
+from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.data.levels import SILENCE_PEAK
 from speechssl.errors import ConfigError
 from speechssl.transcribe.windows import Piece
 

@@ -1,13 +1,14 @@
 """Timed words -> cues that can be read on a screen -> SRT, WebVTT and TSV."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import accumulate
 
-if TYPE_CHECKING:
-    from speechssl.decode.words import Word
+from wcwidth import iter_graphemes, width
 
-LINE_CHARACTERS = 42
+from speechssl.decode.words import Word, join_words
+
+LINE_WIDTH = 42  # columns: a Han character takes two, a combining mark none
 CUE_SECONDS = (1.0, 7.0)
 """The shortest and the longest time that a cue is shown; it is shorter where the next one follows immediately."""
 
@@ -23,7 +24,7 @@ class Cue:
     lines: tuple[str, ...]  # one or two
 
 
-def group_words(words: Sequence["Word"], fits: Callable[[list["Word"]], bool]) -> list[tuple["Word", ...]]:
+def group_words(words: Sequence[Word], fits: Callable[[list[Word]], bool]) -> list[tuple[Word, ...]]:
     """Divide words into groups that fit, at pauses where there are any.
 
     Each group but the last ends at the longest pause in the later half of what would fit, at the last of several.
@@ -47,8 +48,8 @@ def group_words(words: Sequence["Word"], fits: Callable[[list["Word"]], bool]) -
     return [*groups, tuple(group)] if group else groups
 
 
-def shape_cues(groups: Sequence[Sequence["Word"]], seconds: float) -> list[Cue]:
-    """Make cues of words: at most two lines of 42 characters, from 1 to 7 seconds long, none overlapping.
+def shape_cues(groups: Sequence[Sequence[Word]], seconds: float) -> list[Cue]:
+    """Make cues of words: at most two lines of 42 columns, from 1 to 7 seconds long, none overlapping.
 
     Args:
         groups: Words that may share a cue, in time order; what is too much for a cue becomes several.
@@ -67,7 +68,7 @@ def shape_cues(groups: Sequence[Sequence["Word"]], seconds: float) -> list[Cue]:
     return cues
 
 
-def format_srt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
+def format_srt(groups: Sequence[Sequence[Word]], seconds: float) -> str:
     """Write SubRip. It has no escapes, so the arrow between times cannot occur in a text and becomes →."""
     cues = [
         f"{number}\n{_clock(cue.start, ',')} {_TIMING_ARROW} {_clock(cue.end, ',')}\n"
@@ -77,7 +78,7 @@ def format_srt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
     return "\n".join(cues)
 
 
-def format_vtt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
+def format_vtt(groups: Sequence[Sequence[Word]], seconds: float) -> str:
     """Write WebVTT (https://www.w3.org/TR/webvtt1/)."""
     cues = [
         f"\n{_clock(cue.start, '.')} {_TIMING_ARROW} {_clock(cue.end, '.')}\n"
@@ -87,38 +88,44 @@ def format_vtt(groups: Sequence[Sequence["Word"]], seconds: float) -> str:
     return "".join(["WEBVTT\n", *cues])
 
 
-def format_tsv(groups: Sequence[Sequence["Word"]]) -> str:
+def format_tsv(groups: Sequence[Sequence[Word]]) -> str:
     """Write a header, then a row for each group: start and end in milliseconds, and the text."""
-    rows = [
-        f"{round(1000 * group[0].start)}\t{round(1000 * group[-1].end)}\t{' '.join(word.text for word in group)}\n"
-        for group in groups
-    ]
+    rows = [f"{round(1000 * group[0].start)}\t{round(1000 * group[-1].end)}\t{join_words(group)}\n" for group in groups]
     return "".join(["start\tend\ttext\n", *rows])
 
 
-def _short_words(words: Sequence["Word"]) -> Iterator["Word"]:
-    """Cut words longer than a line (scripts without spaces) into lines that share their time evenly."""
+def _short_words(words: Sequence[Word]) -> Iterator[Word]:
+    """Cut words wider than a line, between grapheme clusters, into lines that share their time evenly."""
     for word in words:
-        per_character = (word.end - word.start) / len(word.text)
-        for first in range(0, len(word.text), LINE_CHARACTERS):
-            text = word.text[first : first + LINE_CHARACTERS]
-            start = word.start + first * per_character
-            yield replace(word, text=text, start=start, end=start + len(text) * per_character)
+        lines = [""]
+        for cluster in iter_graphemes(word.text):
+            if lines[-1] and width(lines[-1] + cluster) > LINE_WIDTH:
+                lines.append("")
+            lines[-1] += cluster
+        start, per_character = word.start, (word.end - word.start) / len(word.text)
+        for number, line in enumerate(lines):
+            end = start + len(line) * per_character
+            yield Word(line, start, end, word.confidence, word.is_joined or number > 0)
+            start = end
 
 
-def _fits_a_cue(words: Sequence["Word"]) -> bool:
+def _fits_a_cue(words: Sequence[Word]) -> bool:
     return words[-1].end - words[0].start <= CUE_SECONDS[1] and bool(_lines(words))
 
 
-def _lines(words: Sequence["Word"]) -> tuple[str, ...]:
+def _lines(words: Sequence[Word]) -> tuple[str, ...]:
     """Set the text on one line, or on two of lengths as equal as can be; return nothing if it does not fit."""
-    texts = [word.text for word in words]
-    text = " ".join(texts)
-    if len(text) <= LINE_CHARACTERS:
-        return (text,)
-    pairs = [(" ".join(texts[:index]), " ".join(texts[index:])) for index in range(1, len(texts))]
-    best = min(pairs, key=lambda pair: max(map(len, pair)), default=None)
-    return best if best and max(map(len, best)) <= LINE_CHARACTERS else ()
+    spaces = [0 if word.is_joined else 1 for word in words]
+    # Where each word ends, if all stand on one line.
+    ends = list(accumulate((width(word.text) + space for word, space in zip(words, spaces, strict=True))))
+    if ends[-1] - spaces[0] <= LINE_WIDTH or len(words) == 1:
+        return (join_words(words),)
+
+    def wider(second: int) -> int:
+        return max(ends[second - 1] - spaces[0], ends[-1] - ends[second - 1] - spaces[second])
+
+    best = min(range(1, len(words)), key=wider)
+    return (join_words(words[:best]), join_words(words[best:])) if wider(best) <= LINE_WIDTH else ()
 
 
 def _clock(milliseconds: int, decimal_mark: str) -> str:

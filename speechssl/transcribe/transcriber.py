@@ -18,8 +18,9 @@ from speechssl.data.recording import Recording
 from speechssl.data.sources import is_buffer, source_name
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.decode.words import Word, words_of_path
+from speechssl.decode.words import Word, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
+from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
 from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, Source
 from speechssl.transcribe.pauses import VAD, cut_at_pauses, speech_finder
@@ -48,7 +49,7 @@ class Transcriber:
         self.beam_search = beam_search
         self.geometry = checkpoint.model.encoder.geometry
         self.inference = Inference(
-            lambda waveforms, lengths: [checkpoint.model(waveforms, lengths).log_probs],
+            partial(_run, checkpoint.model),  # which can be pickled
             self.geometry,
             next(checkpoint.model.parameters()).device,
             precision,
@@ -161,7 +162,7 @@ class Transcriber:
 
         def make_transcript(outputs: Outputs) -> Transcript:
             words = find_words(outputs)
-            return Transcript(" ".join(word.text for word in words), outputs.num_samples / SAMPLE_RATE, words)
+            return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words)
 
         yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
@@ -229,6 +230,10 @@ def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "Be
 
     hop_samples = checkpoint.model.encoder.geometry.hop_samples
     return BeamSearch(config, checkpoint.vocabulary, round(WINDOW_SECONDS * SAMPLE_RATE / hop_samples))
+
+
+def _run(model: CTCModel, waveforms: Tensor, lengths: Tensor | None) -> list[Tensor]:
+    return [model(waveforms, lengths).log_probs]
 
 
 def _log_probs(outputs: Outputs) -> Iterator[Tensor]:

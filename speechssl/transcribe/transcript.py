@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from speechssl.decode.words import Word
+from speechssl.decode.words import Word, join_words
 from speechssl.transcribe.subtitles import format_srt, format_tsv, format_vtt, group_words
 
 JSON_FORMAT, JSON_VERSION = "speechssl-transcript", 1
@@ -24,8 +24,8 @@ class Segment:
 
     @property
     def text(self) -> str:
-        """Return the words, separated by single spaces."""
-        return " ".join(word.text for word in self.words)
+        """Return the text of the words."""
+        return join_words(self.words)
 
     @property
     def start(self) -> float:
@@ -51,7 +51,7 @@ class Segment:
 class Transcript:
     """What was said in a recording."""
 
-    text: str  # the words, separated by single spaces
+    text: str  # of the words, which single spaces separate, except in scripts without spaces
     seconds: float  # length of the recording, or of its part up to the end that was asked for
     words: tuple[Word, ...] = ()
 
@@ -76,6 +76,8 @@ class Transcript:
             {"format": "speechssl-transcript", "version": 1, "path": ..., "seconds": ..., "text": ...,
              "segments": [{"start": ..., "end": ..., "text": ...,
                            "words": [{"start": ..., "end": ..., "text": ..., "confidence": ...}, ...]}, ...]}
+
+        In scripts without spaces each letter is a word, with ``"joined": true`` if no space stands before it.
 
         Args:
             path: The recording, null if it has no name.

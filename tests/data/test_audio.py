@@ -143,6 +143,5 @@ def test_bad_arrays(samples: Any, sample_rate: int | None, message: str) -> None
 
 
 def test_a_silent_array_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"array: silence$"):
-        samples = as_waveform(np.zeros(100, np.float32), 16_000)
-    np.testing.assert_array_equal(samples, np.zeros(100, np.float32))
+    with pytest.warns(UserWarning, match=r"array: silence: no sample exceeds"):
+        as_waveform(np.zeros(100, np.float32), 16_000)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import check, headers, recording
+from speechssl.data import copies, headers, recording
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_report, make_report
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
@@ -18,9 +18,8 @@ VOCABULARY = Letters.from_texts(["abc"])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
-    for name in ("a", "b"):
-        soundfile.write(tmp_path / f"{name}.wav", noise, 16_000)
+    for seed, name in enumerate(("a", "b")):
+        soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(seed).uniform(-0.1, 0.1, 16_000), 16_000)
     (tmp_path / "broken.wav").write_text("no audio")
     return tmp_path
 
@@ -58,7 +57,7 @@ def test_planted_errors_are_found_without_decoding(folder: Path, monkeypatch: py
             Utterance(str(a), 16_000, text="a"),
         ],
     )
-    monkeypatch.setattr(check, "read_span", None)
+    monkeypatch.setattr(copies, "read_span", None)
     problems = check_before_training(manifest, BASE_GEOMETRY, VOCABULARY, 400)
     assert kinds(problems) == [
         ("unreadable", "3"),
@@ -123,8 +122,8 @@ def test_what_states_no_length_is_not_decoded_before_training(folder: Path, monk
 
 
 def test_what_only_listening_finds(folder: Path) -> None:
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
-    once, flat, broken = noise.copy(), np.clip(noise * 4, -1, 1), noise.copy()
+    noises = np.random.default_rng(9).uniform(-0.5, 0.5, (4, 16_000))
+    once, flat, broken, noise = noises[0], np.clip(noises[1], -0.2, 0.2), noises[2], noises[3]
     once[5] = 1.0
     broken[7] = np.inf
     soundfile.write(folder / "peak.wav", once, 16_000)
@@ -140,13 +139,13 @@ def test_what_only_listening_finds(folder: Path) -> None:
     problems = check_manifests([make_manifest(folder, rows)], BASE_GEOMETRY, None)
     assert sorted(kinds(problems), key=lambda found: int(found[1])) == [
         ("length differs", "3"),
-        ("clipping", "4"),
+        ("clipped", "4"),
         ("silence", "5"),
         ("unreadable", "6"),
         ("unreadable", "7"),
         ("unreadable", "8"),
     ]
-    assert [problem.kind for problem in problems if not problem.is_error] == ["length differs", "clipping", "silence"]
+    assert [problem.kind for problem in problems if not problem.is_error] == ["length differs", "clipped", "silence"]
     assert any(
         problem.detail == f"{folder / 'inf.wav'}: expected finite samples, found inf at sample 7"
         for problem in problems

@@ -129,9 +129,9 @@ def test_a_length_may_be_unknown(name: str, at: int, unknown: bytes) -> None:
 def heard(content: bytes) -> int:
     """How many samples all ways of reading find, at the recording's own rate."""
     num_samples = audio_info(io.BytesIO(content)).num_samples
-    samples, rate = read_span(io.BytesIO(content))
+    samples, levels = read_span(io.BytesIO(content))
     assert len(samples) == num_samples
-    assert sum(map(len, Recording(io.BytesIO(content)))) == -(-num_samples * 16_000 // rate)
+    assert sum(map(len, Recording(io.BytesIO(content)))) == -(-num_samples * 16_000 // levels.sample_rate)
     return num_samples
 
 

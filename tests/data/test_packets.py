@@ -25,9 +25,9 @@ def written(
 
 def heard(content: bytes) -> np.ndarray:
     """The samples at the recording's own rate, of which all ways of reading find as many."""
-    samples, rate = read_span(io.BytesIO(content))
+    samples, levels = read_span(io.BytesIO(content))
     assert audio_info(io.BytesIO(content)).num_samples == len(samples)
-    num_resampled = -(-len(samples) * 16_000 // rate)
+    num_resampled = -(-len(samples) * 16_000 // levels.sample_rate)
     assert len(read_audio(io.BytesIO(content))) == sum(map(len, Recording(io.BytesIO(content)))) == num_resampled
     return samples
 

@@ -12,7 +12,7 @@ from torch import nn
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
 from speechssl.data.units import Letters
 from speechssl.decode.greedy import PathToken, join_repeats
-from speechssl.decode.words import Word, words_of_path
+from speechssl.decode.words import Word, join_words, words_of_path
 from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
@@ -53,6 +53,40 @@ def test_times_rise_inside_the_recording_and_nothing_is_lost(symbols: list[int],
     assert times == sorted(times)
     assert all(0 <= word.start < word.end <= num_samples / 16_000 for word in words)
     assert all(word.confidence == pytest.approx(math.exp(-0.5)) for word in words)
+
+
+def path_of(text: str, frames: list[int], letters: str = "") -> tuple[list[PathToken], Letters]:
+    units = Letters.from_texts([letters or text])
+    ids = [units.delimiter_id if letter == " " else units.symbols.index(letter) for letter in text]
+    return [PathToken(i, frame, frame, -0.5) for i, frame in zip(ids, frames, strict=True)], units
+
+
+def test_letters_of_a_script_without_spaces_have_their_own_times() -> None:
+    text = "你好 世界ab漢 cd"
+    frames = [3, 9, 10, 20, 30, 31, 32, 40, 41, 50, 51]
+    tokens, units = path_of(text, frames)
+    words = words_of_path(tokens, units, GEOMETRY, 10_000)
+    assert [(word.text, word.is_joined) for word in words] == [
+        ("你", False),
+        ("好", True),
+        ("世", False),
+        ("界", True),
+        ("ab", True),
+        ("漢", True),
+        ("cd", False),
+    ]
+    starts = [(4 * frame + 1) / 16_000 for frame in (3, 9, 20, 30, 31, 40, 50)]
+    assert [word.start for word in words] == starts
+    assert join_words(words) == text == units.decode(token.symbol_id for token in tokens)
+
+
+def test_marks_stay_with_their_letters() -> None:
+    tokens, units = path_of("กำที่", [1, 2, 3, 4, 5])
+    words = words_of_path(tokens, units, GEOMETRY, 10_000)
+    assert [word.text for word in words] == ["กำ", "ที่"]
+    assert words[1].end == (4 * 6 + 1) / 16_000
+    tokens, units = path_of("क्षि te", [1, 2, 3, 4, 5, 6, 7])  # written with spaces
+    assert [word.text for word in words_of_path(tokens, units, GEOMETRY, 10_000)] == ["क्षि", "te"]
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])

@@ -54,6 +54,21 @@ def test_folders_are_searched_and_keep_their_subfolders(folder: Path) -> None:
     assert found("talks/2/c.mp3", "talks/") == [("talks/2/c.mp3", "c"), ("talks/b.FLAC", "b")]
 
 
+def test_recordings_of_one_name_are_told_apart_by_their_folders(folder: Path) -> None:
+    for name in ("x/1/a.wav", "x/2/a.flac", "y/a.wav", "y/b.wav", "y/b.mp3"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert found("x/1", "x/2") == [("x/1/a.wav", "1/a"), ("x/2/a.flac", "2/a")]
+    assert found("x/1/a.wav", "y/a.wav", "talks/b.FLAC") == [
+        ("x/1/a.wav", "x/1/a"),
+        ("y/a.wav", "y/a"),
+        ("talks/b.FLAC", "b"),
+    ]
+    assert found("a.wav", str(folder / "y" / "a.wav")) == [("a.wav", "a"), (str(folder / "y" / "a.wav"), "y/a")]
+    assert found("x", "y/a.wav") == [("x/1/a.wav", "1/a"), ("x/2/a.flac", "2/a"), ("y/a.wav", "a")]
+    assert found("y/b.wav", "y/b.mp3") == [("y/b.wav", "b"), ("y/b.mp3", "b")]  # no folder tells these apart
+
+
 def test_patterns_are_expanded_if_no_file_has_that_name(folder: Path) -> None:
     assert found("*.wav") == [("[1].wav", "[1]"), ("a.wav", "a")]
     assert found("talks/**/*.mp3") == [("talks/2/c.mp3", "c")]

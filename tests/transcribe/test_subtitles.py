@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wcwidth import iter_graphemes, width
 
 from speechssl.decode.words import Word
 from speechssl.transcribe.subtitles import shape_cues
@@ -82,7 +83,7 @@ def check_cues(cues: Cues, seconds: float) -> None:
     for start, end, lines in cues:
         assert 0 < end - start <= 7000
         assert 1 <= len(lines) <= 2
-        assert all(1 <= len(line) <= 42 and line == line.strip() for line in lines)
+        assert all(line and width(line) <= 42 and line == line.strip() for line in lines)
     for (_, end, _), (start, _, _) in pairwise(cues):
         assert end <= start
     for (start, end, _), (following, _, _) in pairwise(cues):
@@ -141,6 +142,45 @@ def test_tsv_is_read_back(transcript: Transcript, words: bool) -> None:
         assert texts == transcript.text.split()
 
 
+@given(
+    st.lists(st.sampled_from(["e\u0301", "你", "กำ", "क्षि", "👨‍👩‍👧‍👦", "🇩🇪", "a", "한"]), min_size=1, max_size=150),
+    st.booleans(),
+)
+def test_lines_are_cut_between_what_is_read_as_a_letter(letters: list[str], are_words: bool) -> None:
+    """By their width on a screen."""
+    text = "".join(letters)
+    times = [0.1 * number for number in range(len(letters) + 1)]
+    words = [Word(text, 0.0, times[-1], 1.0)]
+    if are_words:
+        words = [
+            Word(letter, *pair, 1.0, number > 0)
+            for number, (letter, pair) in enumerate(zip(letters, pairwise(times), strict=True))
+        ]
+    cues = shape_cues([words], times[-1])
+    lines = [line for cue in cues for line in cue.lines]
+    assert "".join(lines) == text
+    clusters = list(iter_graphemes(text))
+    assert [cluster for line in lines for cluster in iter_graphemes(line)] == clusters
+    assert all(width(line) <= 42 for line in lines)
+    assert all(len(cue.lines) <= 2 for cue in cues)
+    assert sum(width(line) for line in lines) >= 10 * len(lines) or len(lines) <= 2
+
+
+@pytest.mark.parametrize("cluster", ["กำ", "🇩🇪", "e\u0301", "👨‍👩‍👧‍👦"])
+def test_a_cluster_that_does_not_fit_is_not_cut(cluster: str) -> None:
+    for length in (40, 41, 42):
+        cues = shape_cues([[Word("x" * length + cluster, 0.0, 5.0, 1.0)]], 9.0)
+        lines = [line for cue in cues for line in cue.lines]
+        assert "".join(lines) == "x" * length + cluster
+        assert lines[-1].endswith(cluster)
+        assert len(lines) == (1 if length + width(cluster) <= 42 else 2)
+
+
+def test_a_line_of_han_is_half_as_long() -> None:
+    cues = shape_cues([[Word("汉" * 50, 0.0, 5.0, 1.0)]], 9.0)
+    assert [cue.lines for cue in cues] == [("汉" * 21, "汉" * 21), ("汉" * 8,)]
+
+
 def say(text: str, seconds_a_word: float = 0.3, pauses: dict[str, float] | None = None) -> list[Word]:
     words, time = [], 0.0
     for word in text.split():
@@ -177,8 +217,8 @@ def test_no_cue_lasts_over_seven_seconds() -> None:
 
 def test_scripts_without_spaces_are_cut_into_lines_that_share_the_time() -> None:
     cues = shape_cues([[Word("字" * 100, 0.0, 10.0, 1.0)]], 10.0)
-    assert [tuple(map(len, cue.lines)) for cue in cues] == [(42,), (42, 16)]
-    assert [(cue.start, cue.end) for cue in cues] == [(0, 4200), (4200, 10_000)]
+    assert [tuple(map(len, cue.lines)) for cue in cues] == [(21, 21), (21, 21), (16,)]
+    assert [(cue.start, cue.end) for cue in cues] == [(0, 4200), (4200, 8400), (8400, 10_000)]
 
 
 @pytest.mark.parametrize(
