@@ -50,13 +50,14 @@ class AudioInfo:
 def audio_info(source: AudioInput, *, decode: bool = True) -> AudioInfo:
     """Read the length, rate and channels of a recording.
 
-    What states no length, which only PyAV reads, is decoded, or without ``decode`` has the length 0.
+    What states no length, which only PyAV reads, is decoded, or without ``decode`` has the length 0. Nor are Ogg and
+    FLAC then searched for another recording behind the first, for which all of the file is read.
 
     Raises:
         AudioError: the recording is missing, empty, cut off or no audio.
     """
     with _opened(source, source_name(source)) as reader:
-        reader.check_complete()
+        reader.check_complete(is_thorough=decode)
         num_samples = reader.num_samples
         if num_samples is None:
             num_samples = sum(len(block) for _, block in reader.decode(0, math.inf)) if decode else 0
@@ -254,10 +255,10 @@ class _Reader:
             reason = error.error_string or "the file is damaged or cut off"
             raise AudioError(f"{self.name}: expected {stop} samples, found a decoding error: {reason}") from None
 
-    def check_complete(self) -> None:
+    def check_complete(self, is_thorough: bool = True) -> None:
         """Refuse a file that cannot be read to its end, and warn of what is suspicious in it."""
         problem = self.contents.problem
-        if problem is None and not isinstance(self.content, AVStream):
+        if is_thorough and problem is None and not isinstance(self.content, AVStream):
             with open_bytes(self.file) as stream:
                 problem = find_another(stream)
         if problem is not None:
