@@ -255,7 +255,8 @@ def test_clusters_are_found_once_and_kept(corpus: Any, tmp_path: Path, capsys: p
     objective = 'objective={kind="masked_prediction", num_clusters=8, num_bands=10, mask={span_frames=4}}'
     centers = []
     for num_steps in (2, 4):
-        pretrain(corpus.pretrain_config(objective, f"trainer.num_steps={num_steps}"), tmp_path / "run")
+        more = (f"trainer.num_steps={num_steps}", "schedule.on_extend=restart")
+        pretrain(corpus.pretrain_config(objective, *more), tmp_path / "run")
         centers.append(read_model(tmp_path / "run" / "latest").weights["objective.centers"])
     assert torch.equal(*centers)
     assert len(centers[0].unique(dim=0)) == 8
