@@ -11,7 +11,7 @@
 # LANGUAGE    the language of the texts: tr and az have capitals of their own
 # LICENSE     the license of the recordings, which is written into the models
 # SIZE        small (default: for a CPU, or little data) or base (for a GPU and much data)
-# INIT        a model of ours instead of pretraining
+# INIT        a model instead of pretraining one: ours, Hugging Face's, or a name on its Hub
 # UNPACK=1    decodes the recordings once, to WAV, instead of in every epoch
 # KEEP        an earlier OUT/data, whose dev and test are kept
 # TEXTS=asis  learns texts as they are written

@@ -98,9 +98,9 @@ def test_base_and_large_give_the_numbers_of_transformers(name: str, tmp_path: Pa
             for ours, expected in zip(
                 checkpoint.model.encoder.layer_outputs(frames), theirs.hidden_states, strict=True
             ):
-                torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-5)
             expected = theirs.logits[0].log_softmax(dim=1)
-            torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-5, atol=2e-5)
 
 
 def read(folder: Path) -> SavedModel:
