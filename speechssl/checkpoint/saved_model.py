@@ -173,8 +173,9 @@ class SavedModel:
         wrong = []
         for name in sorted({*expected, *found}):
             if expected.get(name) != found.get(name):
-                known = name if name in self.weights else f"{_ENCODER_PREFIX}{name}"
-                theirs = self.names.theirs(known) if self.names else None
+                theirs = (
+                    (self.names.theirs(name) or self.names.theirs(f"{_ENCODER_PREFIX}{name}")) if self.names else None
+                )
                 wanted = tuple(expected[name]) if name in expected else "no such weight"
                 there = tuple(found[name]) if name in found else "none"
                 wrong.append(f"{theirs or name}: expected {wanted}, found {there}")

@@ -196,6 +196,18 @@ def test_finetune_starts_from_it(source: Source, recording: Path, tmp_path: Path
     assert checkpoint.description.training_data[0].license == "unknown"
 
 
+@pytest.mark.parametrize("source", [s3prl, wavlm], indirect=True, ids=["s3prl", "wavlm"])
+def test_pretraining_goes_on_from_it(source: Source, recording: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "train.tsv", [Utterance(str(recording), len(SAMPLES))] * 4, tmp_path)
+    (tmp_path / "pretrain.toml").write_text(TRAINING.format(init=source.file, folder=tmp_path), "utf-8")
+    kind = "objective.kind=spectral_contrast"
+    result = run(app, "pretrain", tmp_path / "pretrain.toml", "-o", tmp_path / "run", "--set", kind)
+    assert result.exit_code == 0, result.stderr
+    before, after = load_encoder(source.file, "cpu").state_dict(), load_encoder(tmp_path / "run", "cpu").state_dict()
+    assert before.keys() == after.keys()
+    assert 0 < max((tensor - before[name]).abs().max() for name, tensor in after.items()) <= 1e-3
+
+
 def test_a_language_is_refused(source: Source, recording: Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected a model with a choice of languages, found one without$"):
         read_model(source.file, "fra")
