@@ -13,6 +13,7 @@ import soundfile
 import torch
 from click.testing import Result
 from fairseq2_files import PIECES, to_fairseq2, tokenizer
+from foreign_checks import greedy_text, layers_of
 from safetensors.torch import load_file
 from spidr_files import make_spidr
 from torch import nn
@@ -146,7 +147,7 @@ def test_transcribe_audio(source: Source, recording: Path) -> None:
         return
     assert result.exit_code == 0, result.stderr
     with torch.no_grad():
-        expected = foreign.greedy_text(source.peer(heard(source))[0][0], source.symbols)
+        expected = greedy_text(source.peer(heard(source))[0][0], source.symbols)
     assert len(set(expected)) > 3
     assert result.stdout == f"{expected}\n"
 
@@ -156,7 +157,7 @@ def test_extract(source: Source, recording: Path, tmp_path: Path) -> None:
     result = run(app, "extract", source.file, recording, "--layer", 1, "-o", output, "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     with torch.no_grad():
-        expected = foreign.layers_of(source.peer, heard(source))[0]
+        expected = layers_of(source.peer, heard(source))[0]
     found = load_file(output)[str(recording)]
     assert (found - expected[0]).norm() <= 1e-4 * expected.norm()  # as far as transcription's pieces differ
 
