@@ -8,7 +8,7 @@
 # LABELS      their texts: a csv, tsv or jsonl file, or a Kaldi folder; default: .txt files beside the recordings; none
 # LICENSE     the license of the recordings, which is written into the models
 # SIZE        small (default: for a CPU, or little data) or base (for a GPU and much data)
-# INIT        a model of ours instead of pretraining
+# INIT        a model instead of pretraining one: ours, Hugging Face's, or a name on its Hub
 # UNPACK=1    decodes the recordings once, to WAV, instead of in every epoch
 # KEEP        an earlier OUT/data, whose dev and test are kept
 # TEXTS=asis  learns texts as they are written

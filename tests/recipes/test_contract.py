@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import hf_models
 import pytest
 from miniature import RECIPES, TINY_ENCODER, run_recipe, set_all, start_recipe
 
@@ -72,6 +73,20 @@ def test_a_recipe_from_the_corpus_to_a_score(recipe: str, tmp_path: Path) -> Non
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(f"is finished after step {NUM_STEPS}") == 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+
+
+def test_ones_own_data_fine_tune_a_model_of_transformers(tmp_path: Path) -> None:
+    (tmp_path / "a corpus").mkdir()
+    settings = importlib.import_module("miniature_own_data").make_tree(tmp_path / "a corpus")
+    folder = hf_models.save(hf_models.build("wav2vec2-large"), tmp_path / "tiny")
+    out = tmp_path / "an output"
+    result = run_recipe("own_data", out, *SMALLEST, **settings, INIT=str(folder), TO="evaluate")
+    assert result.returncode == 0, result.stderr
+    assert f"not needed: INIT={folder}" in result.stderr
+    assert not (out / "pretrain").exists()
+    description = json.loads((out / "finetune" / "best" / "config.json").read_text("utf-8"))
+    assert [data["stage"] for data in description["training_data"]] == ["tiny (wav2vec2)", "finetune"]
+    assert "| greedy |" in result.stdout
 
 
 @pytest.mark.parametrize(
