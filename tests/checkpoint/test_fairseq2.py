@@ -8,6 +8,7 @@ import foreign
 import pytest
 import torch
 from fairseq2_files import PIECES, to_fairseq2, tokenizer
+from foreign_checks import assert_same_features, assert_same_scores
 from torch import nn
 
 from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
@@ -48,7 +49,7 @@ class TestModels:
         heads = ("quantizer.entries", "quantizer.entry_proj.weight", "final_target_proj.weight", "final_proj.weight")
         mask = {"masker.temporal_mask_embed": torch.rand(768)}
         peer, file = write(kind, False, **{name: torch.rand(3, 4) for name in heads}, **mask)
-        foreign.assert_same_features(file, peer, WAVEFORMS, HEARD[kind])
+        assert_same_features(file, peer, WAVEFORMS, HEARD[kind])
         saved = read_model(file)
         assert saved.vocabulary is None
         assert torch.equal(saved.weights["encoder.context.mask_embedding"], mask["masker.temporal_mask_embed"])
@@ -56,8 +57,8 @@ class TestModels:
     def test_fine_tuned(self, write: Write, kind: str) -> None:
         peer, file = write(kind)
         file.with_name("another.model").write_bytes(tokenizer(PIECES[:-1]))  # of another version
-        foreign.assert_same_features(file, peer, WAVEFORMS, HEARD[kind])
-        foreign.assert_same_scores(file, peer, WAVEFORMS, HEARD[kind])
+        assert_same_features(file, peer, WAVEFORMS, HEARD[kind])
+        assert_same_scores(file, peer, WAVEFORMS, HEARD[kind])
         vocabulary = load_ctc(file, "cpu").vocabulary
         assert (vocabulary.blank_id, vocabulary.delimiter_id, len(vocabulary)) == (0, 4, len(PIECES))
         assert vocabulary.special_ids == {0, 1, 2, 3}

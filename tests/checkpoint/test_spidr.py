@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import foreign
 import pytest
 import torch
+from foreign_checks import assert_same_features
 from spidr_files import make_spidr
 from torch import nn
 
@@ -23,7 +23,7 @@ def test_features(tmp_path: Path, has_biases: bool, is_training_state: bool) -> 
     if is_training_state:
         contents = {"model": {f"module.{name}": tensor for name, tensor in weights.items()}, "step": torch.zeros(1)}
     torch.save(contents, tmp_path / "spidr.pt")
-    foreign.assert_same_features(tmp_path / "spidr.pt", peer, WAVEFORMS, HEARD)
+    assert_same_features(tmp_path / "spidr.pt", peer, WAVEFORMS, HEARD)
     assert read_model(tmp_path / "spidr.pt").vocabulary is None
 
 

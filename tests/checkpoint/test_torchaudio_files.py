@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from foreign_checks import assert_same_features, assert_same_scores
 from torch import nn
 
 from speechssl.checkpoint.reader import load_ctc, read_model
@@ -47,7 +48,7 @@ def as_heard(kind: str) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["base", "large"])
 def test_pretrained(write: Write, kind: str) -> None:
     peer, file = write(kind)
-    foreign.assert_same_features(file, peer, WAVEFORMS, as_heard(kind))
+    assert_same_features(file, peer, WAVEFORMS, as_heard(kind))
     assert read_model(file).description.kind == "pretrained"
 
 
@@ -55,14 +56,14 @@ def test_pretrained(write: Write, kind: str) -> None:
 def test_wavlm(tmp_path: Path, kind: str) -> None:
     peer = foreign.make_wavlm(kind, **SMALL, encoder_num_buckets=320, encoder_max_distance=800)
     torch.save(peer.state_dict(), tmp_path / "a.pth")
-    foreign.assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
+    assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
 
 
 @pytest.mark.parametrize("kind", ["base", "large"])
 @pytest.mark.parametrize("left_out", [(), (1, 2, 3)])
 def test_fine_tuned(write: Write, kind: str, left_out: tuple[int, ...]) -> None:
     peer, file = write(kind, 29 + len(left_out))
-    foreign.assert_same_features(file, peer, WAVEFORMS, as_heard(kind))
+    assert_same_features(file, peer, WAVEFORMS, as_heard(kind))
     checkpoint = load_ctc(file, "cpu")
     kept = [output for output in range(29 + len(left_out)) if output not in left_out]
     with torch.no_grad():
@@ -156,6 +157,6 @@ def test_published_sizes(tmp_path: Path, name: str) -> None:
     peer = foreign.randomize(pipelines._wav2vec2.utils._get_model(bundle._model_type, bundle._params)).eval()
     torch.save(peer.state_dict(), tmp_path / "a.pth")
     kind = "large" if bundle._normalize_waveform else "base"
-    foreign.assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
+    assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
     if peer.aux is not None:
-        foreign.assert_same_scores(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
+        assert_same_scores(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))

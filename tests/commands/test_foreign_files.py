@@ -13,6 +13,7 @@ import soundfile
 import torch
 from click.testing import Result
 from fairseq2_files import PIECES, to_fairseq2, tokenizer
+from foreign_checks import greedy_text, layers_of
 from safetensors.torch import load_file
 from spidr_files import make_spidr
 from torch import nn
@@ -146,7 +147,7 @@ def test_transcribe_audio(source: Source, recording: Path) -> None:
         return
     assert result.exit_code == 0, result.stderr
     with torch.no_grad():
-        expected = foreign.greedy_text(source.peer(heard(source))[0][0], source.symbols)
+        expected = greedy_text(source.peer(heard(source))[0][0], source.symbols)
     assert len(set(expected)) > 3
     assert result.stdout == f"{expected}\n"
 
@@ -156,7 +157,7 @@ def test_extract(source: Source, recording: Path, tmp_path: Path) -> None:
     result = run(app, "extract", source.file, recording, "--layer", 1, "-o", output, "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     with torch.no_grad():
-        expected = foreign.layers_of(source.peer, heard(source))[0]
+        expected = layers_of(source.peer, heard(source))[0]
     found = load_file(output)[str(recording)]
     assert (found - expected[0]).norm() <= 1e-4 * expected.norm()  # as far as transcription's pieces differ
 
@@ -194,6 +195,18 @@ def test_finetune_starts_from_it(source: Source, recording: Path, tmp_path: Path
     assert checkpoint.vocabulary.decode(checkpoint.vocabulary.encode("ab c")) == "ab c"
     assert checkpoint.description.training_data[0].stage == source.file.name
     assert checkpoint.description.training_data[0].license == "unknown"
+
+
+@pytest.mark.parametrize("source", [s3prl, wavlm], indirect=True, ids=["s3prl", "wavlm"])
+def test_pretraining_goes_on_from_it(source: Source, recording: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "train.tsv", [Utterance(str(recording), len(SAMPLES))] * 4, tmp_path)
+    (tmp_path / "pretrain.toml").write_text(TRAINING.format(init=source.file, folder=tmp_path), "utf-8")
+    kind = "objective.kind=spectral_contrast"
+    result = run(app, "pretrain", tmp_path / "pretrain.toml", "-o", tmp_path / "run", "--set", kind)
+    assert result.exit_code == 0, result.stderr
+    before, after = load_encoder(source.file, "cpu").state_dict(), load_encoder(tmp_path / "run", "cpu").state_dict()
+    assert before.keys() == after.keys()
+    assert 0 < max((tensor - before[name]).abs().max() for name, tensor in after.items()) <= 1e-3
 
 
 def test_a_language_is_refused(source: Source, recording: Path) -> None:
