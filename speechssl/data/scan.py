@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from speechssl.data.labels.label import decode_text, single_spaced
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.recording import audio_info
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
@@ -79,14 +80,12 @@ def read_text(path: str | os.PathLike[str]) -> str | None:
     """Return the content of a text file with single spaces for all white space; None if it is missing.
 
     Raises:
-        ManifestError: it cannot be read or is not UTF-8.
+        ManifestError: it cannot be read or is neither UTF-8 nor UTF-16.
     """
     try:
-        return " ".join(Path(path).read_text("utf-8-sig").split())
+        return single_spaced(decode_text(Path(path), Path(path).read_bytes()))
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: expected text in UTF-8: {error.reason}") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from None
 

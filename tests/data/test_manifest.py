@@ -252,7 +252,7 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
     ]
     bad, latin, tab = map(str, failures)
     assert bad.startswith(f"{tmp_path / 'bad.wav'}: expected audio, found")
-    assert latin.startswith(f"{tmp_path / 'latin.txt'}: expected text in UTF-8: ")
+    assert latin.startswith(f"{tmp_path / 'latin.txt'}:1: expected UTF-8 or UTF-16, found the byte ")
     assert tab.endswith("tab\\t.wav': expected a path in UTF-8 without tabs and line breaks")
     with pytest.raises(ManifestError, match=r"nowhere: expected a folder, found none$"):
         scan_folder(tmp_path / "nowhere")

@@ -4,8 +4,16 @@ from typing import Any
 
 import pytest
 
-from speechssl.data.scan import find_recordings, scan_folder
+from speechssl.data.scan import find_recordings, read_text, scan_folder
 from speechssl.errors import ManifestError, SpeechSSLError
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_the_text_beside_a_recording(tmp_path: Path, encoding: str) -> None:
+    assert read_text(tmp_path / "a.txt") is None
+    for content, expected in ((" \n", ""), (" später\nam Tag\n", "später am Tag")):
+        (tmp_path / "a.txt").write_text(content, encoding)
+        assert read_text(tmp_path / "a.txt") == expected
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,18 @@ def make_small(language: Path, columns: tuple[str, ...] = COLUMNS, suffix: str =
         write_list(language / f"{split}.tsv", [line], columns)
 
 
+@pytest.mark.parametrize(("code", "expected"), [("tr", "ıb bi"), ("az", "ıb bi"), ("cy", "ib bi")])
+def test_capitals_are_those_of_the_language(tmp_path: Path, code: str, expected: str) -> None:
+    language = tmp_path / code
+    make_small(language, ("client_id", "path", "sentence"))
+    for split in ("train", "dev", "test"):
+        file = language / f"{split}.tsv"
+        file.write_text(file.read_text("utf-8").replace("Ab ba.", "IB Bİ."), "utf-8")
+    prepare.prepare(str(language), tmp_path / "data", None)
+    for split in ("train", "dev", "test"):
+        assert [utterance.text for utterance in read_manifest(tmp_path / "data" / f"{split}.tsv")] == [expected]
+
+
 @pytest.mark.parametrize(
     ("columns", "suffix"),
     [

@@ -127,9 +127,13 @@ def read_content(file: Path) -> str:
         raise ManifestError(f"{file}: expected a file, found none") from None
     except OSError as error:
         raise ManifestError(f"{file}: {error.strerror or error}") from None
-    encoding = _find_encoding(content)
+    return decode_text(file, content)
+
+
+def decode_text(file: Path, content: bytes) -> str:
+    """Return the text of a file's content, as `read_content`."""
     try:
-        return content.decode(encoding)
+        return content.decode(_find_encoding(content))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         advice = "convert the file, if it is in cp1252 by: iconv -f cp1252 -t utf-8"
