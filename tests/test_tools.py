@@ -180,3 +180,22 @@ def test_beam_search_beside_that_of_flashlight(
     assert list(found) == ["speechssl", "flashlight"]
     assert float(found["flashlight"]["times as slow as flashlight"]) == 1
     assert all(float(row[column]) > 0 for row in found.values() for column in list(row)[1:])
+
+
+def test_onnx_runtime_beside_pytorch(load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    program = load("bench_onnx")
+    printed = say(program, *spoken, "--repeats", "1", "--seconds", "1", "--mixed", "0.5", "1")
+    head, speeds, costs = printed.split("\n\n")
+    assert head.startswith("Seconds of audio a second of one core")
+    assert [row["input"] for row in rows(speeds)] == ["1 s", "0.5 + 1 s"]
+    for row in rows(speeds):
+        ratios = {name: float(row[name].split("(")[1].strip(")")) for name in program.NAMES}
+        assert ratios.pop("PyTorch") == 1
+        assert min(ratios.values()) > 0
+    sizes, peaks, errors = rows(costs)
+    assert float(sizes["ONNX Runtime int8"]) > 0
+    assert float(peaks["PyTorch"]) > float(peaks["ONNX Runtime"]) > 10
+    assert errors[""] == "CER % on few.tsv"
+    assert errors["PyTorch"] == errors["ONNX Runtime"]

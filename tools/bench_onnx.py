@@ -1,11 +1,12 @@
 """Our model in PyTorch against the same model in ONNX Runtime, in float32 and with 8-bit matrices, on a CPU.
 
-    python tools/bench_onnx.py [MODEL MANIFEST] [--threads 2] [--repeats 5]
+    python tools/bench_onnx.py [MODEL MANIFEST] [--repeats 5]
 
 Without MODEL it is wav2vec 2.0 base with a CTC head and random weights, on noise: how fast, how much memory, how large.
 With one, its manifest is transcribed too, greedily, and the character error rates are told. All run in this process, in
-turns, from waveforms to log probabilities, with the same number of threads; the best of the repeats counts, because
-whatever else the machine does only ever slows down. "PyTorch int8" is its dynamic quantization of the linear maps.
+turns, from waveforms to log probabilities, on one thread; it is the processor's time that counts, the best of the
+repeats, because whatever else the machine does only ever slows down. "PyTorch int8" is its dynamic quantization of the
+linear maps.
 
 Peak memory is that of a process which has only what it needs, while it reads the longest recording once.
 """
@@ -38,13 +39,13 @@ Array = npt.NDArray[np.float32]
 Score = Callable[[Array, npt.NDArray[np.int64]], Array]  # (B, T) and lengths to (B, S, V)
 
 
-def build(name: str, folder: Path, threads: int) -> Score:
+def build(name: str, folder: Path) -> Score:
     """What turns waveforms into log probabilities."""
     if name in FILES:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         file = folder / name.replace(" ", "_") / FILES[name]
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         return lambda batch, lengths: session.run(["logprobs"], {"input_values": batch, "input_lengths": lengths})[0]
@@ -52,7 +53,7 @@ def build(name: str, folder: Path, threads: int) -> Score:
 
     from speechssl.checkpoint.reader import load_ctc
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     model = load_ctc(folder / "model", "cpu").model
     if name == "PyTorch int8":
         with warnings.catch_warnings():
@@ -114,10 +115,10 @@ def measure_times(models: dict[str, Score], batches: Sequence[Sequence[float]], 
         best = dict.fromkeys(models, float("inf"))
         for repeat in range(repeats + 1):  # the first one warms up
             for name, score in models.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 score(batch, samples)
                 if repeat:
-                    best[name] = min(best[name], time.perf_counter() - started)
+                    best[name] = min(best[name], time.process_time() - started)
         speeds = [sum(lengths) / best[name] for name in models]
         cells = [f"{speed:.2f} ({speed / speeds[0]:.2f})" for speed in speeds]
         rows.append([" + ".join(f"{seconds:g}" for seconds in lengths) + " s", *cells])
@@ -145,24 +146,25 @@ def measure_errors(models: dict[str, Score], folder: Path, manifest: Path) -> li
     return [f"{100 * rate:.2f}" for rate in rates]
 
 
-def peak_memory(name: str, folder: Path, seconds: float, threads: int) -> float:
+def peak_memory(name: str, folder: Path, seconds: float) -> float:
     """MiB of this process while a recording is read."""
-    score = build(name, folder, threads)
+    score = build(name, folder)
     score(*noise([seconds]))
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
 
 
-def file_size(name: str, folder: Path) -> float:
-    """MB of the weights."""
+def file_size(name: str, folder: Path) -> str:
+    """MB of the weights; PyTorch makes its integers anew each time."""
+    if name == "PyTorch int8":
+        return "-"
     file = folder / name.replace(" ", "_") / FILES[name] if name in FILES else folder / "model" / "model.safetensors"
-    return file.stat().st_size / 1e6
+    return f"{file.stat().st_size / 1e6:.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare PyTorch with ONNX Runtime, in float32 and int8.")
     parser.add_argument("model", type=Path, nargs="?", help="a fine-tuned model")
     parser.add_argument("manifest", type=Path, nargs="?", help="what it is scored on")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, nargs="+", default=[5, 15], help="recordings read one by one")
     parser.add_argument("--mixed", type=float, nargs="+", default=[4, 6, 8, 12], help="recordings read together")
@@ -171,18 +173,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.memory_of:
         name, folder = arguments.memory_of
-        print(peak_memory(name, Path(folder), max(arguments.seconds), arguments.threads))
+        print(peak_memory(name, Path(folder), max(arguments.seconds)))
         return
     from bench_transcribe import print_table
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(arguments.model, folder, arguments.tiny)
-        models = {name: build(name, folder, arguments.threads) for name in NAMES}
+        models = {name: build(name, folder) for name in NAMES}
         batches = [*([seconds] for seconds in arguments.seconds), arguments.mixed]
-        print(f"Seconds of audio a second ({arguments.threads} threads), and as multiples of PyTorch in float32:\n")
+        print("Seconds of audio a second of one core, and as multiples of PyTorch in float32:\n")
         print_table(["input", *NAMES], measure_times(models, batches, arguments.repeats))
-        rows = [["file, MB", *(f"{file_size(name, folder):.1f}" for name in NAMES)]]
+        rows = [["file, MB", *(file_size(name, folder) for name in NAMES)]]
         peaks = []
         for name in NAMES:
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name, str(folder)]
