@@ -96,7 +96,8 @@ def _describe_model(saved: SavedModel) -> str:
 def _describe_training(saved: SavedModel) -> str:
     rows = ["| stage | hours | transcripts | license |", "|---|---|---|---|"]
     rows += [
-        f"| {data.stage} | {data.hours:.2f} | {'used' if data.labeled else 'not used'} | {data.license} |"
+        f"| {data.stage} | {'unknown' if data.hours is None else f'{data.hours:.2f}'} "
+        f"| {'used' if data.labeled else 'not used'} | {data.license} |"
         for data in saved.description.training_data
     ]
     compute = list(_describe_runs(saved.weights_file.resolve().parent.parent.parent))
