@@ -1,7 +1,6 @@
 """Writing files and folders: complete or not at all, and on the disk before what they replace goes."""
 
 import errno
-import fcntl
 import os
 import shutil
 import warnings
@@ -10,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from speechssl.errors import SpeechSSLError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def path_inside(folder: Path, name: str, where: str) -> Path:
@@ -103,8 +107,8 @@ def flush(path: Path) -> None:
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock of a file, which is made if need be.
 
-    The lock belongs to the process: a killed one cannot leave it behind, nor do its children keep it. On a file system
-    without locks there is a warning instead.
+    The lock belongs to the process: a killed one cannot leave it behind, nor do its children keep it. On a system or a
+    file system without such locks there is a warning instead.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -112,10 +116,12 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """
     with path.open("a") as file:
         try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise BlockingIOError(error.errno, error.strerror) from None
-            problem = f"this file system has no locks ({error.strerror})"
+            problem = f"no locks here ({error.strerror})"
             warnings.warn(f"{path}: {problem}: make sure that no other process writes here", stacklevel=3)
         yield

@@ -1,6 +1,7 @@
 """What every command does on a terminal: errors in one line, exit statuses, progress, and numbers in words."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from speechssl.errors import SpeechSSLError, StoppedError
 
 STOPPED_STATUS = 75
 """Exit status of a training that was asked to stop: EX_TEMPFAIL of sysexits.h, "run it again"."""
+
+_CONTROL = re.compile("[\1-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
@@ -40,6 +43,11 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print_status("interrupted")
         sys.exit(130)
+
+
+def escaped(name: str) -> str:
+    """Return a name without line breaks, tabs and what else would spoil a line, which become escape sequences."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
 
 
 def print_error(error: Exception) -> None:

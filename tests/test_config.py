@@ -327,3 +327,18 @@ class TestKinds:
         with pytest.raises(ConfigError) as excinfo:
             DrawingConfig.load([], ["title=a", override])
         assert expected in message(excinfo)
+
+
+class StartConfig(Config):
+    model: Path | str | None = None
+    folder: Path | None = None
+
+
+def test_a_setting_that_may_be_a_name_is_a_path_where_there_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('model = "owner/name"\nfolder = "owner/name"\n')
+    assert StartConfig.load([file], []).model == Path("owner/name")
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    found = StartConfig.load([file], [])
+    assert found.model == tmp_path / "owner/name"
+    assert found.folder == tmp_path / "owner/name"

@@ -77,6 +77,27 @@ def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+
+
+def imports_outside_try(node: ast.AST) -> Iterator[str]:
+    """Yield the modules that are imported whatever the system has."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module or ""
+        elif not isinstance(child, ast.Try):
+            yield from imports_outside_try(child)
+
+
+def test_what_not_every_system_has_is_tried() -> None:
+    assert [*imports_outside_try(ast.parse("def f():\n    import pwd\ntry:\n    import pty\nfinally: pass"))] == ["pwd"]
+    for file in python_files():
+        found = POSIX_ONLY & {*imports_outside_try(ast.parse(file.read_text("utf-8")))}
+        assert not found, f"{file} imports {found}"
+
+
 @pytest.mark.parametrize("file", python_files(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_each_part_imports_only_those_before_it(file: Path) -> None:
     part = part_of(file)

@@ -24,8 +24,6 @@ import speechssl
 
 LATER = (  # what the package imports where it needs it
     "av",
-    "librosa.core.audio",
-    "librosa.filters",
     "numpy.ma",
     "rich.progress",
     "sklearn.cluster",

@@ -110,7 +110,7 @@ import sys
 
 import torch
 
-for name in ("torchaudio", "transformers", "soundfile", "librosa.filters", "soxr", "jiwer", "pydantic", "rich",
+for name in ("torchaudio", "transformers", "soundfile", "soxr", "jiwer", "pydantic", "rich",
              "safetensors", "sklearn", "tensorboard", "threadpoolctl", "typer"):
     importlib.import_module(name)
 device = sys.argv[1]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from label_files import Row
-
 from speechssl.data.check import BASE_GEOMETRY
 from speechssl.data.corpus import Clip, Preparation
+from speechssl.data.labels.label import Label
+from speechssl.data.labels.names import RecordingNames
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.normalize import has_digits, normalize_labels
 from speechssl.data.scan import find_recordings
@@ -48,7 +48,6 @@ class Corpus:
         self.found = self._without_copies(find_recordings(self.folder))
         if not self.found:
             raise ManifestError(f"CORPUS={folder}: expected recordings (.wav, .flac, .mp3, ...), found none")
-        self._names = {Path(os.path.realpath(path)): path for path in self.found}
 
     def _without_copies(self, paths: Sequence[Path]) -> list[Path]:
         """Leave out the copies that UNPACK=1 made below the corpus, which would bring test into training."""
@@ -77,17 +76,6 @@ class Corpus:
         path = Path(path)
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
-    def locate(self, written: str, labels: Path | None) -> Path | None:
-        """Find the recording that a label names: from the corpus, from the labels' own folder, or by its whole path."""
-        for folder in (self.folder, *([] if labels is None else [labels if labels.is_dir() else labels.parent])):
-            try:
-                path = Path(os.path.realpath(folder / written))
-                if path.is_file():
-                    return self._names.get(path, path)
-            except (OSError, ValueError):  # a name that is too long, or has a zero byte
-                continue
-        return None
-
     def read_headers(self, elsewhere: Sequence[Path]) -> None:
         """Read the headers of all recordings."""
         paths = sorted({*self.found, *elsewhere}, key=self.name)
@@ -101,34 +89,38 @@ class Corpus:
         return Path(os.path.commonpath([self.folder, *(path.parent for path in self.headers)]))
 
 
-def label(
-    corpus: Corpus, rows: Sequence[Row], labels: Path | None, as_is: bool
+def make_utterances(
+    corpus: Corpus, rows: Sequence[Label], labels: Path | None, language: str | None, as_is: bool
 ) -> tuple[list[Utterance], dict[Path, set[str]]]:
-    """Turn rows into utterances; those that cannot be used are dropped.
+    """Turn labels into utterances; those that cannot be used are dropped.
 
     Args:
         corpus: The recordings, whose headers are read.
         rows: What is said in them.
         labels: The file or folder that says so.
+        language: Of texts that state none.
         as_is: Whether texts are learned as they are written.
 
     Returns:
         The utterances by recording and start, and who speaks in which recording by all rows, dropped ones too.
     """
-    located = [(row, corpus.locate(row.path, labels)) for row in rows]
+    folders = [] if labels is None else [labels if labels.is_dir() else labels.parent]
+    names = RecordingNames(corpus.found, [corpus.folder, *folders])
+    located = [(row, names.find(*row.paths)) for row in rows]
+    names.report(str(labels or corpus.folder))
     corpus.read_headers([path for _, path in located if path is not None])
     voices: dict[Path, set[str]] = defaultdict(set)
-    spans: dict[tuple[str, int, int], list[tuple[Row, Utterance]]] = defaultdict(list)
+    spans: dict[tuple[str, int, int], list[tuple[Label, Utterance]]] = defaultdict(list)
     for row, path in located:
         if path is None:
-            corpus.drop("text of a recording that is missing", f"{row.where}: {row.path}")
+            corpus.drop("text of a recording that is missing", f"{row.where}: {names.describe(*row.paths)}")
             continue
         if row.speaker:
             voices[path].add(row.speaker)
         if path not in corpus.headers:
-            corpus.drop("text of a recording that cannot be read", f"{row.where}: {row.path}")
+            corpus.drop("text of a recording that cannot be read", f"{row.where}: {path}")
             continue
-        utterance = _utterance(corpus, row, corpus.headers[path], as_is)
+        utterance = _utterance(corpus, row, corpus.headers[path], row.language or language, as_is)
         if utterance is not None:
             spans[corpus.name(path), utterance.start, utterance.num_samples].append((row, utterance))
     utterances = []
@@ -140,8 +132,8 @@ def label(
     return utterances, voices
 
 
-def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utterance | None:
-    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_labels(row.text)
+def _utterance(corpus: Corpus, row: Label, whole: Utterance, language: str | None, as_is: bool) -> Utterance | None:
+    text = unicodedata.normalize("NFC", row.text) if as_is else normalize_labels(row.text, language)
     start = round(row.start * whole.sample_rate)
     end = whole.num_samples if row.end is None else min(round(row.end * whole.sample_rate), whole.num_samples)
     if not start and whole.num_samples - end < _NEAR_END_SECONDS * whole.sample_rate:
@@ -152,7 +144,7 @@ def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utter
         corpus.drop(f"text with {WORD_DELIMITER}, which stands for the space", row.where)
     elif not as_is and has_digits(text):
         corpus.drop("text with digits: spell them out", f"{row.where}: {text}")
-    elif IMPOSSIBLE_IN_CELLS.search(text + (row.speaker or "")):
+    elif IMPOSSIBLE_IN_CELLS.search(text + (row.speaker or "") + (language or "")):
         corpus.drop("text or speaker with bytes that are no UTF-8", row.where)
     elif start >= end:
         corpus.drop("span outside its recording", f"{row.where}: {row.start:g} of {whole.seconds:.2f} s")
@@ -160,7 +152,8 @@ def _utterance(corpus: Corpus, row: Row, whole: Utterance, as_is: bool) -> Utter
         limit = f"longer than {MAX_LABELLED_SECONDS:.0f} s with a text: cut it, or give start and end"
         corpus.drop(limit, f"{row.where}: {(end - start) / whole.sample_rate:.1f} s")
     else:
-        utterance = replace(whole, start=start, num_samples=end - start, text=text, speaker=row.speaker)
+        said = {"text": text, "speaker": row.speaker, "language": language}
+        utterance = replace(whole, start=start, num_samples=end - start, **said)
         needed = num_frames_needed(Letters.from_texts([text]).encode(text))
         if needed <= BASE_GEOMETRY.num_frames(utterance.num_output_samples):
             return utterance

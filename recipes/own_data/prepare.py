@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from held_out import SEED, Splits, draw_splits, held_out_seconds, keep_splits
-from label_files import read_labels, read_texts_beside
-from labeled import Corpus, label
+from labeled import Corpus, make_utterances
 
 from speechssl.data.corpus import Preparation
+from speechssl.data.labels.files import read_labels, read_labels_beside
 from speechssl.data.manifest import Utterance
 from speechssl.data.subsets import random_key
 from speechssl.errors import ManifestError
@@ -35,15 +35,25 @@ _SLOW_SUFFIXES = ".aac .amr .avi .g722 .m4a .m4v .mka .mkv .mov .mp3 .mp4 .webm 
 _SLOW_SECONDS = 300.0
 
 
-def prepare(folder: Path, out: Path, labels: Path | None, kept: Path | None, as_is: bool) -> None:
+def prepare(
+    folder: Path,
+    out: Path,
+    labels: Path | None,
+    kept: Path | None,
+    as_is: bool,
+    language: str | None = None,
+    tiers: Sequence[str] = (),
+) -> None:
     """Write the manifests.
 
     Args:
         folder: The recordings.
         out: Where the manifests go.
-        labels: What is said in them, a file or a folder; None reads text files beside the recordings, NO_LABELS none.
+        labels: What is said in them, a file or a folder; None reads the files beside the recordings, NO_LABELS none.
         kept: The manifests of an earlier preparation, whose dev and test are kept.
         as_is: Whether texts are learned as they are written.
+        language: Of texts that state none.
+        tiers: Those of ELAN's and Praat's files that hold what is said.
 
     Raises:
         ManifestError: there is nothing to prepare, or something cannot be read or written.
@@ -54,12 +64,14 @@ def prepare(folder: Path, out: Path, labels: Path | None, kept: Path | None, as_
     preparation = Preparation(out)
     corpus = Corpus(folder, preparation)
     if labels is None or labels == NO_LABELS:
-        rows = [] if labels == NO_LABELS else read_texts_beside(corpus.found, corpus.drop)
+        rows = [] if labels == NO_LABELS else read_labels_beside(corpus.found, corpus.drop, tiers)
         expects_labels = bool(rows)
     else:
-        rows = read_labels(labels, corpus.drop)
+        rows = read_labels(labels, corpus.drop, tiers)
         expects_labels = True
-    utterances, voices = label(corpus, rows, labels, as_is)
+    if language:
+        print_status(f"texts that state no language are taken for {language}")
+    utterances, voices = make_utterances(corpus, rows, labels, language, as_is)
     warn_of_slow_recordings(corpus)
     splits = split(corpus, utterances, kept) if expects_labels else None
     manifests = for_pretraining(corpus, splits, voices)
@@ -87,7 +99,8 @@ def split(corpus: Corpus, utterances: Sequence[Utterance], kept: Path | None) ->
         return keep_splits(utterances, kept, corpus.drop) if kept else draw_splits(utterances, corpus.name)
     except ManifestError as error:
         reasons = ", ".join(f"{number} {reason}" for reason, number in corpus.num_dropped.most_common())
-        left_out = f"; left out: {reasons}" if reasons else ""
+        file = corpus.preparation.folder / "dropped.tsv"
+        left_out = f"; left out, as {file} says line by line: {reasons}" if reasons else ""
         raise ManifestError(f"{error}{left_out} (LABELS=none pretrains without any)") from None
 
 
@@ -198,12 +211,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the manifests of a folder of recordings.")
     parser.add_argument("recordings", type=Path, help="a folder; its subfolders are searched too")
     parser.add_argument("folder", type=Path, help="where the manifests go")
-    parser.add_argument("--labels", type=Path, help="a csv, tsv, jsonl or a Kaldi folder; none; default: .txt beside")
+    parser.add_argument("--labels", type=Path, help="a file or folder of labels; none; default: files beside")
+    parser.add_argument("--tiers", default="", help="names of the tiers with what is said, with commas between")
+    parser.add_argument("--language", help="of texts that state none, such as tr")
     parser.add_argument("--keep", type=Path, help="the folder of an earlier preparation whose dev and test are kept")
     parser.add_argument("--texts", choices=("normalized", "asis"), default="normalized", help="how texts are learned")
     arguments = parser.parse_args()
     with exit_on_error():
-        prepare(arguments.recordings, arguments.folder, arguments.labels, arguments.keep, arguments.texts == "asis")
+        prepare(
+            arguments.recordings,
+            arguments.folder,
+            arguments.labels,
+            arguments.keep,
+            arguments.texts == "asis",
+            arguments.language,
+            [name.strip() for name in arguments.tiers.split(",") if name.strip()],
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@
 #     CORPUS=recordings LABELS=labels.csv LICENSE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
 # CORPUS      the folder of recordings
-# LABELS      their texts: a csv, tsv or jsonl file, or a Kaldi folder; default: .txt files beside the recordings; none
+# LABELS      their texts: a table, JSON, ELAN, Praat, Audacity, subtitles, or a folder of such files or of Kaldi;
+#             default: such files beside the recordings; none
+# TIER        the tiers of ELAN's and Praat's files that hold what is said, with commas between
+# LANGUAGE    the language of the texts: tr and az have capitals of their own
 # LICENSE     the license of the recordings, which is written into the models
 # SIZE        small (default: for a CPU, or little data) or base (for a GPU and much data)
 # INIT        a model of ours instead of pretraining
@@ -49,6 +52,10 @@ case $SIZE in
         ;;
 esac
 
+if [[ -n ${LANGUAGE:-} && ! $LANGUAGE =~ ^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$ ]]; then # as the system sets it: en_US:en
+    echo "note: LANGUAGE=$LANGUAGE is no language of texts (such as tr or az-Latn) and is not used" >&2
+    LANGUAGE=
+fi
 if [[ -n ${LM_TEXTS:-} && ! -f $LM_TEXTS ]]; then
     echo "error: LM_TEXTS=$LM_TEXTS: expected a file, found none" >&2
     exit 1
@@ -72,7 +79,8 @@ if wanted prepare; then
         exit 1
     fi
     "$PYTHON" "$recipe/prepare.py" "$CORPUS" "$prepared" --texts "$TEXTS" \
-        ${LABELS:+--labels "$LABELS"} ${KEEP:+--keep "$KEEP"}
+        ${LABELS:+--labels "$LABELS"} ${KEEP:+--keep "$KEEP"} ${TIER:+--tiers "$TIER"} \
+        ${LANGUAGE:+--language "$LANGUAGE"}
 fi
 
 if wanted unpack; then
@@ -114,7 +122,7 @@ fi
 if wanted language_model; then
     stop_without_labels language_model
     texts=("$data/train.tsv" ${LM_TEXTS:+"$LM_TEXTS"})
-    [[ $TEXTS == asis ]] || texts+=(--normalize)
+    [[ $TEXTS == asis ]] || texts+=(--normalize ${LANGUAGE:+--language "$LANGUAGE"})
     language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "${texts[@]}"
 fi
 

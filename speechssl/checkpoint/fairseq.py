@@ -17,7 +17,7 @@ from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.fairseq_settings import ENCODER, Contents, TaskSettings, checked, parse_layers, take_apart
 from speechssl.checkpoint.foreign import Names, shortened, to_ours
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, describe_foreign
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names
 from speechssl.config import Config
 from speechssl.data.tokens import Tokens
@@ -109,14 +109,16 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
     renamed = our_names(weights, names)
     encoder = encoder_config(renamed, _unseen(settings, parts.task, convolutions, _DISTANCES in renamed), file)
     _compare(encoder, settings, convolutions, file)
-    tokens = _tokens(parts, len(renamed["head.weight"]), file) if "head.weight" in renamed else None
+    remarks = [NO_LICENSE]
+    tokens = _tokens(parts, len(renamed["head.weight"]), file, remarks) if "head.weight" in renamed else None
     return SavedModel(
         describe_foreign(file.name, encoder, has_head=tokens is not None, step=parts.num_updates),
         tokens,
         (file,),
         partial(to_ours, weights, names, encoder, file),
-        "fairseq",
+        f"fairseq {encoder.context.kind}",
         names,
+        tuple(remarks),
     )
 
 
@@ -170,7 +172,7 @@ def _compare(encoder: EncoderConfig, stated: _Settings, convolutions: tuple[tupl
         raise CheckpointError(f"{file}: expected settings of these weights, found {shortened('; '.join(wrong), 500)}")
 
 
-def _tokens(parts: Contents, num_symbols: int, file: Path) -> Tokens:
+def _tokens(parts: Contents, num_symbols: int, file: Path, remarks: list[str]) -> Tokens:
     """The dictionary in the file, that beside it, or the letters of LibriSpeech's models."""
     label = parts.task.labels if re.fullmatch("[A-Za-z0-9_-]+", parts.task.labels or "") else "ltr"
     beside = file.with_name(f"dict.{label}.txt")
@@ -182,6 +184,7 @@ def _tokens(parts: Contents, num_symbols: int, file: Path) -> Tokens:
         if len(symbols) != num_symbols:
             expected = f"expected a dictionary of {num_symbols} symbols in it or in {beside.name} beside it"
             raise CheckpointError(f"{file}: {expected}, found none")
+        remarks.append(f"no dictionary in the file, nor {beside.name}: the letters are those of LibriSpeech's models")
     if len(symbols) != num_symbols:
         raise CheckpointError(f"{where}: expected a dictionary of {num_symbols} symbols, found {len(symbols)}")
     return dictionary.tokens(symbols, where)

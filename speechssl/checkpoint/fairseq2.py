@@ -11,7 +11,7 @@ from typing import Any
 from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.foreign import Names, listed, to_ours
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
 from speechssl.checkpoint.sentencepiece import SPACE, read_pieces
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 from speechssl.data.tokens import Tokens
@@ -67,6 +67,7 @@ def read_fairseq2(contents: Any, file: Path) -> SavedModel | None:
         partial(to_ours, weights, names, encoder, file),
         "fairseq2",
         names,
+        (NO_LICENSE, NO_SETTINGS),
     )
 
 

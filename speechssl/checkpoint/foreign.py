@@ -131,13 +131,15 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file; None if there is no such file.
 
     Raises:
-        CheckpointError: it is no JSON.
+        CheckpointError: it is no JSON, or cannot be read.
     """
     try:
         return json.loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from speechssl.errors import CheckpointError
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """The files of a model folder that may hold its weights, or say which do, in the order in which they are tried."""
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SMALL = ("*.json", "README.md")
 _PARTS = (("model.safetensors", "model-*-of-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*-of-*.bin"))
 
@@ -42,10 +43,12 @@ def find_model(model: str | os.PathLike[str], language: str | None = None) -> Pa
 
 def _fetch(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     try:
-        from huggingface_hub import constants, errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download, utils
     except ImportError:
         reason = "no such model folder, and models on the hub need pip install 'speechssl[hub]'"
         raise CheckpointError(f"{name}: {reason}") from None
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()  # type: ignore[attr-defined]
     started = time.time()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))

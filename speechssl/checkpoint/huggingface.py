@@ -1,22 +1,21 @@
 """Folders of Hugging Face's transformers: wav2vec 2.0 and its family, with or without a CTC head."""
 
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from speechssl.checkpoint.foreign import Names, listed, read_json, to_ours
 from speechssl.checkpoint.hub import WEIGHTS
 from speechssl.checkpoint.native import read_safetensors
+from speechssl.checkpoint.pickles import read_pickle, read_tensors
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
-from speechssl.checkpoint.tokenizer import read_tokenizer
+from speechssl.checkpoint.tokenizer import has_languages, read_tokenizer
 from speechssl.checkpoint.transformers_names import FAMILIES, PREFIXES
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
@@ -173,6 +172,7 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
         f"transformers {family}",
         FAMILIES[family],
         tuple(remarks),
+        has_languages(folder),
     )
 
 
@@ -237,8 +237,11 @@ def _read_weights(files: tuple[Path, ...], family: str, encoder: EncoderConfig, 
     names = FAMILIES[family]
     weights: dict[str, Tensor] = {}
     for file in files:
-        read: Callable[[Path], dict[str, Tensor]] = read_safetensors if file.suffix == ".safetensors" else _read_pickle
-        tensors = _with_prefix(read(file), PREFIXES[family], names)
+        if file.suffix == ".safetensors":
+            tensors = read_safetensors(file)
+        else:
+            tensors = read_tensors(read_pickle(file), Names({}), file)
+        tensors = _with_prefix(tensors, PREFIXES[family], names)
         if file.name.startswith("adapter."):
             _check_adapter(file, tensors, weights)
         weights |= tensors
@@ -266,19 +269,6 @@ def _check_adapter(file: Path, adapter: Mapping[str, Tensor], weights: Mapping[s
     if wrong:
         found = listed(f"{name} {'missing' if name in expected else 'beside them'}" for name in wrong)
         raise CheckpointError(f"{file}: expected the adapters of all layers and the head, found {found}")
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: expected tensors and nothing else: {reason}") from None
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{file}: expected tensors by name, found {type(weights).__name__}")
-    return weights
 
 
 def read_license(card: Path) -> str | None:

@@ -60,12 +60,12 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
         if not isinstance(values, dict) or values.get("format") != "speechssl":
             raise CheckpointError(f'{file}: expected "format": "speechssl"')
         description = ModelDescription.from_dict(values, str(file))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:
         raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    if language is not None:
-        raise CheckpointError(f"{folder}: expected a model with a choice of languages, found one without")
     vocabulary = load_units(folder / _VOCABULARY) if description.kind == "ctc" else None
     weights = folder / _WEIGHTS
     return SavedModel(description, vocabulary, (weights,), partial(_read_weights, weights))
@@ -82,8 +82,11 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         CheckpointError: it is missing or damaged.
     """
     try:
+        file.open("rb").close()  # safetensors calls missing what may not be read
         return safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None

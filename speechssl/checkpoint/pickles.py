@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,14 @@ _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module)"
 _MAX_VALUES, _MAX_DEPTH = 200_000, 40  # of settings
 
 
+def _reason(error: Exception) -> str:
+    """What the unpickler found, without the paragraphs of advice around it."""
+    if isinstance(error, EOFError):
+        return "it ends too soon"
+    said = str(error).partition("\n\nCheck the documentation")[0].strip().rpartition("\n\n")[2].partition("\n")[0]
+    return shortened(said) or type(error).__name__
+
+
 def _placeholder(origin: str) -> type[Placeholder]:
     return type(origin.rpartition(".")[2], (Placeholder,), {"__slots__": (), "origin": origin})
 
@@ -108,11 +116,12 @@ def read_pickle(file: Path) -> Any:
             nor placeholders.
     """
     try:
-        is_zip = zipfile.is_zipfile(file)
+        with file.open("rb") as opened:
+            is_zip = opened.read(4) == b"PK\x03\x04"
         if is_zip:
             _check_archive(file)
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_SAFE):
-            return torch.load(file, "cpu", weights_only=True, mmap=is_zip)
+            contents = torch.load(file, "cpu", weights_only=True, mmap=is_zip)
     except CheckpointError:
         raise
     except OSError as error:
@@ -121,12 +130,10 @@ def read_pickle(file: Path) -> Any:
         if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED.search(str(error))):
             found = f"found {shortened(refused[1])}, which is refused: it could run code"
             raise CheckpointError(f"{file}: expected weights and settings, {found}") from None
-        problem = (
-            "it ends too soon"
-            if isinstance(error, EOFError)
-            else shortened(str(error).strip().rpartition("\n\n")[2].partition("\n")[0] or type(error).__name__)
-        )
-        raise CheckpointError(f"{file}: expected a complete PyTorch file: {problem}") from None
+        raise CheckpointError(f"{file}: expected a complete PyTorch file: {_reason(error)}") from None
+    if not isinstance(contents, dict):
+        return contents
+    return {name: _plain_dictionary(value) if isinstance(value, dict) else value for name, value in _items(contents)}
 
 
 def read_tensors(weights: Any, names: Names, file: Path) -> dict[str, Tensor]:
@@ -140,12 +147,13 @@ def read_tensors(weights: Any, names: Names, file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it has other things than named dense tensors, or they claim more than the file holds.
     """
-    if not isinstance(weights, Mapping):
+    if not isinstance(weights, dict):
         raise CheckpointError(f"{file}: expected named weights, found {_kind(weights)}")
-    weights = {name: value for name, value in weights.items() if not names.is_dropped(str(name))}
+    weights = {name: value for name, value in _items(weights) if not names.is_dropped(str(name))}
     storages = {}
     for name, tensor in weights.items():
-        if type(name) is not str or type(tensor) not in (Tensor, torch.nn.Parameter):
+        # Attributes of a tensor, which its pickle may set, would stand before its methods.
+        if type(name) is not str or type(tensor) not in (Tensor, torch.nn.Parameter) or vars(tensor):
             raise CheckpointError(f"{file}: expected named weights, found {shortened(repr(name))}: {_kind(tensor)}")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.dtype.is_floating_point:
             found = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
@@ -176,8 +184,8 @@ def plain_settings(value: Any, file: Path) -> Any:
         if isinstance(value, Placeholder):
             content = _content(value)
             return None if content is value else convert(content, depth + 1)
-        if isinstance(value, Mapping):
-            return {key: convert(item, depth + 1) for key, item in value.items() if isinstance(key, str | int)}
+        if isinstance(value, dict):
+            return {key: convert(item, depth + 1) for key, item in _items(value) if isinstance(key, str | int)}
         if isinstance(value, list | tuple | set):
             return [convert(item, depth + 1) for item in value]
         return value if isinstance(value, str | int | float | bool) else None
@@ -187,7 +195,7 @@ def plain_settings(value: Any, file: Path) -> Any:
 
 def _content(value: Placeholder) -> Any:
     """What a placeholder stands for; itself if that has no meaning here."""
-    state = value.state if isinstance(value.state, Mapping) else {}
+    state = _plain_dictionary(value.state) if isinstance(value.state, dict) else {}
     if value.origin.startswith("omegaconf."):
         return state.get("_content", state.get("_val"))
     if value.origin in ("argparse.Namespace", "fairseq.data.dictionary.Dictionary"):
@@ -195,6 +203,15 @@ def _content(value: Placeholder) -> Any:
     if value.origin.startswith(("enum.", "fairseq.dataclass.constants.")) and value.arguments:
         return value.arguments[0]
     return value
+
+
+def _items(values: dict[Any, Any]) -> ItemsView[Any, Any]:
+    """The items of a dictionary, whose pickle may have put something else in the place of its methods."""
+    return dict.items(values)
+
+
+def _plain_dictionary(values: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(_items(values))
 
 
 def _check_archive(file: Path) -> None:

@@ -23,8 +23,6 @@ def read_file(file: Path, language: str | None = None) -> SavedModel | None:
     """
     if not file.is_file():
         return None
-    if language is not None:
-        raise CheckpointError(f"{file}: expected a model with a choice of languages, found one without")
     contents = read_pickle(file)
     for read in _TOOLKITS:
         if (model := read(contents, file)) is not None:

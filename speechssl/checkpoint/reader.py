@@ -23,8 +23,9 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     """Read a model, or the ``best`` or else the ``latest`` one of a training run; its weights follow when needed.
 
     Args:
-        path: A model folder of ours or of transformers, a training run, or a name on the Hugging Face Hub:
-            ``owner/name`` or ``owner/name@revision``. A path that exists is never taken for a name.
+        path: A model folder of ours or of transformers, a single file of another toolkit, a training run, or a name
+            on the Hugging Face Hub: ``owner/name`` or ``owner/name@revision``. A path that exists is never taken for
+            a name.
         language: Of a model with adapters and a vocabulary for each, such as "fra"; None is its own choice.
 
     Raises:
@@ -34,10 +35,19 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
     for candidate in (path, path / "best", path / "latest"):
         for read in FORMATS:
             if (model := read(candidate, language)) is not None:
+                if language is not None and not model.has_languages:
+                    raise CheckpointError(
+                        f"{candidate}: expected a model with a choice of languages, found one without"
+                    )
                 return model
     if not path.exists():
         raise CheckpointError(f"{path}: no such model folder")
     raise CheckpointError(f"{path}: expected a model folder with config.json or a training run with best/config.json")
+
+
+def language_for(path: Path | str, language: str | None) -> str | None:
+    """Return the language if the model has a choice of languages; else None, for `read_model`."""
+    return language if read_model(path).has_languages else None
 
 
 def load_encoder(

@@ -65,6 +65,10 @@ def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = Fals
     )
 
 
+NO_LICENSE = "no license in the file"
+NO_SETTINGS = "no settings in the file: heads, strides and normalization are those of published models of its sizes"
+
+
 @dataclass(frozen=True)
 class CTCCheckpoint:
     """A CTC model in evaluation mode, on the device asked for."""
@@ -83,6 +87,7 @@ class SavedModel:
         weights_files: What its weights are read from, at least one.
         read_weights: Reads them, by their names in a `CTCModel` or a pretraining model; raises `CheckpointError`.
         family: What kind of model it is, and whose.
+        has_languages: Whether it has a choice of languages, of which one was chosen.
         names: The names of the weights in the files, if they are others than ours.
         remarks: What is missing or had to be assumed, a line each.
     """
@@ -94,6 +99,7 @@ class SavedModel:
     family: str = "speechssl"
     names: Names | None = None
     remarks: tuple[str, ...] = ()
+    has_languages: bool = False
 
     @property
     def weights_file(self) -> Path:

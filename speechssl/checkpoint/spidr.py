@@ -9,7 +9,7 @@ import torch
 
 from speechssl.checkpoint.foreign import Names, to_ours, unpack
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 
 _LAYER = {
@@ -63,4 +63,5 @@ def read_spidr(contents: Any, file: Path) -> SavedModel | None:
         partial(to_ours, weights, _NAMES, encoder, file),
         "SpidR",
         _NAMES,
+        (NO_LICENSE, NO_SETTINGS),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from speechssl.checkpoint.foreign import listed, read_json
 from speechssl.data.tokens import Tokens
@@ -50,6 +50,15 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], language: str | None
     return _make_tokens(folder, ids, num_symbols, settings, config)
 
 
+def has_languages(folder: Path) -> bool:
+    """Return whether there is a vocabulary for each of several languages."""
+    return _is_nested(read_json(folder / _VOCABULARY))
+
+
+def _is_nested(ids: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(ids, dict) and bool(ids) and all(isinstance(value, dict) for value in ids.values())
+
+
 def _read_ids(folder: Path, settings: Mapping[str, Any], language: str | None) -> dict[str, int] | None:
     """The number of each token, in the language if the vocabulary is nested."""
     file = folder / _VOCABULARY
@@ -62,13 +71,11 @@ def _read_ids(folder: Path, settings: Mapping[str, Any], language: str | None) -
         ids = ids["model"]["vocab"] if isinstance(ids, dict) and isinstance(ids.get("model"), dict) else None
         if isinstance(ids, list):  # with scores
             ids = {entry[0]: i for i, entry in enumerate(ids)}
-    if isinstance(ids, dict) and ids and all(isinstance(value, dict) for value in ids.values()):
+    if _is_nested(ids):
         wanted = language or settings.get("target_lang")
         if wanted not in ids:
             raise CheckpointError(f"{file}: expected a language of {listed(ids)}, found {wanted!r}")
         ids = ids[wanted]
-    elif language is not None:
-        raise CheckpointError(f"{file}: expected a vocabulary for each language, found one for all")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int and 0 <= i < 10**6 for i in ids.values()):
         raise CheckpointError(f"{file}: expected tokens and their numbers")
     return ids

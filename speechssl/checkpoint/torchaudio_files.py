@@ -15,7 +15,7 @@ import torch
 from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.foreign import Names, to_ours, unpack
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 from speechssl.data.tokens import Tokens
 from speechssl.errors import CheckpointError
@@ -93,6 +93,7 @@ def read_torchaudio(contents: Any, file: Path) -> SavedModel | None:
         partial(to_ours, weights, names, encoder, file),
         "torchaudio",
         names,
+        (NO_LICENSE, NO_SETTINGS),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from speechssl.checkpoint.fairseq_settings import checked, parse_layers, take_apart
 from speechssl.checkpoint.foreign import Names, to_ours
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, describe_foreign
 from speechssl.checkpoint.sizes import checked_encoder, our_names, read_shapes
 from speechssl.config import Config
 from speechssl.errors import CheckpointError
@@ -90,6 +90,7 @@ def read_wav2vec(contents: Any, file: Path) -> SavedModel | None:
         partial(to_ours, weights, _NAMES, encoder, file),
         "fairseq wav2vec",
         _NAMES,
+        (NO_LICENSE,),
     )
 
 

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language, LanguageModelFile
+from speechssl.commands.options import (
+    Device,
+    FinetunedModel,
+    InferencePrecision,
+    Language,
+    LanguageModelFile,
+    WordsOnly,
+)
 from speechssl.terminal import exit_on_error
 
 
@@ -25,6 +32,7 @@ def evaluate(
     device: Device = None,
     precision: InferencePrecision = None,
     lm: LanguageModelFile = None,
+    normalize: WordsOnly = False,
     language: Language = None,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
@@ -38,5 +46,6 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        if not evaluate_manifests(model, manifests, output, device, lm, precision, language):
+        scoring = {"words_only": normalize, "language": language}
+        if not evaluate_manifests(model, manifests, output, device, lm, precision, **scoring):
             sys.exit(1)

@@ -25,7 +25,9 @@ def manifest(
     with exit_on_error():
         from speechssl.data.manifest import write_manifest
         from speechssl.data.scan import scan_folder
+        from speechssl.transcribe.outputs import prepare_file
 
+        prepare_file(output)
         found, failures = scan_folder(folder)
         for failure in failures:
             print_error(failure)

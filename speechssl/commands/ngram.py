@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from speechssl.commands.options import Language
 from speechssl.errors import LanguageModelError
 from speechssl.terminal import exit_on_error, print_status
 
@@ -23,6 +24,7 @@ def ngram(
             "with digits are left out.",
         ),
     ] = False,
+    language: Language = None,
 ) -> None:
     """Estimate an n-gram language model from texts, for --lm.
 
@@ -34,9 +36,11 @@ def ngram(
         from speechssl.decode.arpa import write_arpa
         from speechssl.decode.kneser_ney import estimate_ngrams
         from speechssl.decode.texts import read_texts
+        from speechssl.transcribe.outputs import prepare_file
 
+        prepare_file(output)
         if output.exists() and any(path.exists() and path.samefile(output) for path in texts):
             raise LanguageModelError(f"{output}: expected another file than those with the texts")
-        model = estimate_ngrams(read_texts(texts, normalize), order)
+        model = estimate_ngrams(read_texts(texts, normalize, language), order)
         write_arpa(output, model)
         print_status(f"{output}: {len(model.words)} words, {len(model.entries)} n-grams")

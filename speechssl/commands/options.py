@@ -37,11 +37,6 @@ AnyModel = Annotated[Path, typer.Argument(metavar="MODEL", help=f"{_SOURCES[0].u
 
 FinetunedModel = Annotated[Path, typer.Argument(metavar="MODEL", help=f"A fine-tuned model: {_SOURCES}.")]
 
-Language = Annotated[
-    str | None,
-    typer.Option("--language", metavar="CODE", help="Of a model with adapters for languages (MMS), such as fra."),
-]
-
 Device = Annotated[
     str | None,
     typer.Option(
@@ -60,6 +55,24 @@ LanguageModelFile = Annotated[
         "--lm",
         metavar="FILE.arpa|FILE.toml",
         help="Decode with a language model: an ARPA file, or what tune-lm wrote. Default: greedy decoding.",
+    ),
+]
+
+WordsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--normalize",
+        help="Score words alone: punctuation and the kind of apostrophe are no errors. Letter case never is one.",
+    ),
+]
+
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="What is spoken, such as fra or tr: the adapter of a model of many languages (MMS), and in texts the "
+        "capitals of tr and az, İ and I.",
     ),
 ]
 

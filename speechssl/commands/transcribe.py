@@ -17,12 +17,14 @@ from speechssl.commands.options import (
     LanguageModelFile,
     Recordings,
     Version,
+    WordsOnly,
     make_app,
 )
 from speechssl.terminal import exit_on_error
 from speechssl.transcribe.outputs import Format, OutputFolder, Printer
 
 if TYPE_CHECKING:
+    from speechssl.model.device import Precision
     from speechssl.transcribe.transcriber import Transcriber
 
 EXAMPLES = """\
@@ -98,9 +100,10 @@ SpeechDetection = Annotated[
 Reference = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.tsv|DIR",
-        help="What is really said: a manifest with texts, or a folder of .txt files named as the recordings. Word and "
-        "character error rates with 95 % intervals go to stderr, over all recordings that have a text.",
+        metavar="FILE|DIR",
+        help="What is really said: a manifest with texts, any other labels that recipes/own_data takes, or a folder of "
+        ".txt files named as the recordings. Word and character error rates with 95 % intervals go to stderr, over all "
+        "recordings that have a text; an empty one says that nothing is said.",
     ),
 ]
 BatchSeconds = Annotated[
@@ -130,6 +133,7 @@ def transcribe(
     vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
     reference: Reference = None,
+    normalize: WordsOnly = False,
     device: Device = None,
     precision: InferencePrecision = None,
     language: Language = None,
@@ -153,6 +157,7 @@ def transcribe(
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
         (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
         (vad != "energy" and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
+        (normalize and not reference, "--normalize", "expected --reference beside it"),
     ):
         if is_wrong:
             raise typer.BadParameter(expected, param_hint=option)
@@ -170,9 +175,10 @@ def transcribe(
             part = {"channel": channel, "start": start, "end": end, "words": words}
             settings = describe_settings(model, lm, precision=precision, language=language, **options, **part)
             writer = OutputFolder(output_dir, formats, words, overwrite, settings)
-        load = partial(_load, model, device, lm, precision, language)
+        load = partial(_load, model, device, lm, precision, language, reference is not None)
         options["batch_seconds"] = batch_seconds
-        if not transcribe_files(inputs, failures, writer, load, reference, quiet, **options):
+        scoring = {"words_only": normalize, "language": language}
+        if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, **options):
             sys.exit(1)
 
 
@@ -181,13 +187,22 @@ def main() -> None:
     app()
 
 
-def _load(*arguments: Any) -> "Transcriber":
+def _load(
+    model: Path,
+    device: str | None,
+    lm: Path | None,
+    precision: "Precision | None",
+    language: str | None,
+    is_scored: bool,
+) -> "Transcriber":
     from speechssl.cpu import tune_cpu
 
     tune_cpu()  # before torch is imported
+    from speechssl.checkpoint.reader import language_for
     from speechssl.transcribe.transcriber import Transcriber
 
-    return Transcriber.load(*arguments)
+    # With references it is the language of the texts as well, and need not be a choice of the model.
+    return Transcriber.load(model, device, lm, precision, language_for(model, language) if is_scored else language)
 
 
 def _parse_formats(values: Sequence[str]) -> list[Format]:

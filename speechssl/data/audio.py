@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from speechssl.data.sources import is_buffer
 from speechssl.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -31,6 +32,8 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
             or int16, int32 or uint8 at full scale; an array, a tensor or nested lists of floats.
         sample_rate: Samples a second, a whole number.
 
+    Both can come together as ``{"array": ..., "sampling_rate": ...}``, as the datasets library has them.
+
     Returns:
         (T,) float32 mono at 16 kHz.
 
@@ -38,6 +41,14 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
         AudioError: the rate is missing, or the samples have another shape or type, are none, are not finite or are
             far outside [-1, 1].
     """
+    if isinstance(samples, Mapping):
+        if not {"array", "sampling_rate"} <= samples.keys():
+            keys = ", ".join(map(repr, samples)) or "none"
+            raise AudioError(f'array: expected a dict with "array" and "sampling_rate", found the keys {keys}')
+        if sample_rate not in (None, samples["sampling_rate"]):
+            found = samples["sampling_rate"]
+            raise AudioError(f"array: expected sample_rate={sample_rate} as stated, found a sampling_rate of {found}")
+        samples, sample_rate = samples["array"], samples["sampling_rate"]
     rate = whole_rate(sample_rate)
     waveform = mono_samples(samples)
     if not len(waveform):
@@ -59,11 +70,17 @@ def whole_rate(sample_rate: Any) -> int:
 
 def mono_samples(samples: Any) -> Waveform:
     """Turn samples as for `as_waveform`, of which there may be none, into (T,) float32 at their own rate."""
+    if is_buffer(samples):
+        raise AudioError(
+            "array: expected samples, found bytes; numpy.frombuffer(data, numpy.int16) makes samples of them"
+        )
     try:
         array: npt.NDArray[Any] = np.asarray(_without_torch(samples))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise AudioError(f"array: expected samples, found {type(samples).__name__}: {reason}") from None
+    if array.dtype.kind in "OSUV":  # no numbers
+        raise AudioError(f"array: expected samples, found {type(samples).__name__}")
     scale = _PCM_SCALES.get(array.dtype.name)
     if array.ndim not in (1, 2):
         raise AudioError(f"array: expected samples (T,) or (T, channels), found the shape {array.shape}")
@@ -156,3 +173,22 @@ def join(blocks: Iterable[Waveform]) -> Waveform:
     """Join one or more blocks; one alone is not copied."""
     parts = list(blocks)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def mix(block: Waveform, channel: int | None) -> Waveform:
+    """Return one of the channels, counted from 1, or the mean of all: (n, channels) to (n,)."""
+    if channel is None and block.shape[1] > 1:
+        return np.asarray(block.mean(axis=1), np.float32)
+    return np.ascontiguousarray(block[:, (channel or 1) - 1])
+
+
+def gather(parts: Iterable[Waveform], num_samples: int) -> Iterator[Waveform]:
+    """Join parts, which from PyAV are a few hundredths of a second each, to blocks of so many samples or more."""
+    waiting: list[Waveform] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= num_samples:
+            yield join(waiting)
+            waiting = []
+    if waiting:
+        yield join(waiting)

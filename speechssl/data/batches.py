@@ -152,7 +152,8 @@ def make_loader(
 def _worker_context() -> BaseContext:
     # Not forked from here: the training process has threads, and its locks must not be inherited. The server, which
     # computes nothing, imports torch once for all workers.
-    context = multiprocessing.get_context("forkserver")
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")  # on Windows
     context.set_forkserver_preload([__name__])
     return context
 

@@ -1,6 +1,7 @@
 """What the preparation of every corpus shares: recordings and texts -> manifests, and what was left out and why."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +10,11 @@ from pathlib import Path
 from speechssl.data.headers import read_noted_headers
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
-from speechssl.files import write_text_file
 from speechssl.terminal import count, format_duration, print_status
 
 _HEADERS_FILE = "headers.tsv"
 _DROPPED_FILE = "dropped.tsv"
+_IN_CELLS = re.compile("[\t\r\n]+")  # what cannot stand in a cell
 _NUM_NAMED = 3  # of what was dropped for one reason, on the console; the file has all
 
 
@@ -41,12 +42,22 @@ class Preparation:
         self._dropped: dict[str, list[str]] = defaultdict(list)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / _DROPPED_FILE).open("w", 1, "utf-8", "backslashreplace")  # written line by line
+            self._file.write("reason\twhat\n")
         except OSError as error:
-            raise ManifestError(f"{folder}: {error.strerror or error}") from None
+            raise ManifestError(f"{error.filename or folder}: {error.strerror or error}") from None
 
     def drop(self, reason: str, what: str) -> None:
-        """Note that something of the corpus is not used, for a reason of a few words that is the same for all alike."""
+        """Note that something of the corpus is not used, for a reason of a few words that is the same for all alike.
+
+        It is in ``dropped.tsv`` at once, so whatever becomes of the preparation.
+        """
+        what = _IN_CELLS.sub(" ", what)
         self._dropped[reason].append(what)
+        try:
+            self._file.write(f"{reason}\t{what}\n")
+        except OSError as error:
+            raise ManifestError(f"{self._file.name}: {error.strerror or error}") from None
 
     def utterances(self, clips: Sequence[Clip]) -> list[Utterance]:
         """Read the recordings' headers, drop what is missing or damaged, and return the others in the order given."""
@@ -97,13 +108,7 @@ class Preparation:
             )
 
     def report_dropped(self) -> None:
-        """Say how much was dropped for what reason, and write all of it to ``dropped.tsv``, as the last thing."""
-        rows = [f"{reason}\t{' '.join(what.split())}\n" for reason, whats in self._dropped.items() for what in whats]
-        content = "".join(["reason\twhat\n", *rows]).encode("utf-8", "backslashreplace").decode("utf-8")
-        try:
-            write_text_file(self.folder / _DROPPED_FILE, content)
-        except OSError as error:
-            raise ManifestError(f"{self.folder / _DROPPED_FILE}: {error.strerror or error}") from None
+        """Say how much was dropped for what reason."""
         for reason, whats in self._dropped.items():
             named = "; ".join(whats[:_NUM_NAMED]) + (" ..." if len(whats) > _NUM_NAMED else "")
             print_status(f"dropped {len(whats)}: {reason}: {named}")

@@ -87,6 +87,11 @@ class Manifest:
         texts = (columns.texts(name, first, stop) for name in ("text", "speaker", "language"))
         return map(Utterance, paths, *numbers, *texts)
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether texts are stated: an utterance without one is then one in which nothing is said."""
+        return "text ends" in self.columns.arrays
+
     def where(self, index: int) -> str:
         """Return where the utterance stands, as ``file:line``."""
         return f"{self.path}:{self.first_line + index}"
@@ -126,9 +131,19 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if not has_header:
         labels, texts = _read_fairseq_texts(path, len(rows))
         content += labels
-        columns.arrays |= pack_texts("text", (text or None for text in texts))
+        if texts is not None:
+            columns.arrays |= pack_texts("text", (text or None for text in texts))
     prefix = "" if root == Path() else str(root)
     return Manifest(path, prefix, hashlib.sha256(content).hexdigest(), first_line, columns)
+
+
+def is_manifest(path: str | os.PathLike[str]) -> bool:
+    """Tell a manifest from another table by its first line, the root folder; what cannot be read counts as one."""
+    try:
+        with Path(path).open("rb") as file:
+            return Path(path).suffix == ".tsv" and b"\t" not in file.readline()
+    except OSError:
+        return True
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
@@ -263,8 +278,8 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
                 raise ManifestError(f"{where}: expected {name} to be an integer of {bound}, found {cell!r}") from None
 
 
-def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str]]:
-    """The labels beside a fairseq manifest: their bytes, and a text a row ('' where there are none)."""
+def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str] | None]:
+    """Return the labels beside a fairseq manifest: their bytes, and a text a row; None if there are none."""
     for suffix in (".ltr", ".wrd"):
         labels = path.with_suffix(suffix)
         if labels.exists():
@@ -274,7 +289,7 @@ def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str]]:
             if suffix == ".ltr":
                 lines = [line.replace(" ", "").replace("|", " ") for line in lines]
             return content, [line.strip() for line in lines]
-    return b"", [""] * num_rows
+    return b"", None
 
 
 def _checked_cell(manifest: Path, cell: str) -> str:

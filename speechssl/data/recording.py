@@ -1,9 +1,11 @@
 """The one reader of recordings: any common format, rate and number of channels -> mono float32 samples, in blocks."""
 
+import io
 import math
 import os
+import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -11,10 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from speechssl.data.audio import Waveform, check_values, join, resample_blocks, to_16_khz
-from speechssl.data.container import expected_bytes, states_mp3_length
+from speechssl.data.audio import Waveform, check_values, gather, join, mix, resample_blocks, to_16_khz
+from speechssl.data.container import begins_like_recording, inspect_file
+from speechssl.data.packets import Contents, find_another
 from speechssl.data.pyav import AVStream, open_with_av
-from speechssl.data.sources import AudioInput, File, is_pipe, open_bytes, open_source, source_name, spooled, translated
+from speechssl.data.sources import (
+    AudioInput,
+    File,
+    Source,
+    is_pipe,
+    open_bytes,
+    open_source,
+    patched,
+    source_name,
+    spooled,
+    translated,
+)
 from speechssl.errors import AudioError
 
 _MIN_SAMPLE_RATE = 1000  # less is a broken header, and a second of it would become an hour
@@ -119,7 +133,7 @@ class Recording:
     ) -> None:
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
-        self.source, self._name = source, source_name(source)
+        self.source, self._name = _as_file(source), source_name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
         self._was_read = False
@@ -134,7 +148,7 @@ class Recording:
             yield from resample_blocks(blocks, rate) if self._was_read else to_16_khz(self._name, blocks, rate)
             self._was_read = True
 
-    def _rewound(self) -> AudioInput:
+    def _rewound(self) -> Source:
         """Return the source, or the copy of what can be read only once, where it stood at first."""
         with translated(self._name):
             if is_pipe(self.source):
@@ -153,6 +167,7 @@ class _Reader:
 
     name: str
     file: File
+    contents: Contents
     content: soundfile.SoundFile | AVStream
     sample_rate: int
     num_channels: int
@@ -169,7 +184,7 @@ class _Reader:
         if math.isinf(stop) or (self.num_samples is not None and stop > self.num_samples):
             self.check_complete()
         first = start
-        for samples in _gathered(self._parts(start, stop, channel), _BLOCK_SECONDS * self.sample_rate):
+        for samples in gather(self._parts(start, stop, channel), _BLOCK_SECONDS * self.sample_rate):
             check_values(self.name, samples, first)
             first += len(samples)
             yield samples
@@ -180,7 +195,7 @@ class _Reader:
             total = position + len(block)
             part = block[max(start - position, 0) : int(min(stop - position, len(block)))]
             if len(part):
-                yield _mix(part, channel)
+                yield mix(part, channel)
             if total >= stop:
                 return
         if self.num_samples is None:
@@ -222,32 +237,56 @@ class _Reader:
             raise AudioError(f"{self.name}: expected {stop} samples, found a decoding error: {reason}") from None
 
     def check_complete(self) -> None:
-        """Refuse a file that was cut off, where its format says how long it is."""
-        with open_bytes(self.file) as stream:
-            expected, found = expected_bytes(stream), stream.seek(0, os.SEEK_END)
-        if found < expected:
-            raise AudioError(f"{self.name}: expected {expected} bytes, found {found}: the file is cut off")
+        """Refuse a file that cannot be read to its end, and warn of what is suspicious in it."""
+        problem = self.contents.problem
+        if problem is None and not isinstance(self.content, AVStream):
+            with open_bytes(self.file) as stream:
+                problem = find_another(stream)
+        if problem is not None:
+            raise AudioError(f"{self.name}: {problem}")
+        if self.contents.remark is not None:
+            warnings.warn(f"{self.name}: {self.contents.remark}", stacklevel=2)
+
+
+def _as_file(source: AudioInput) -> Source:
+    if not isinstance(source, bytes | bytearray | memoryview):
+        return source
+    content = bytes(source)
+    if not begins_like_recording(content[:4096]):
+        advice = "for samples without a header, write numpy.frombuffer(data, numpy.int16) and their sample_rate"
+        raise AudioError(f"buffer: expected the bytes of an audio file, found others ({advice})")
+    return io.BytesIO(content)
 
 
 @contextmanager
 def _opened(source: AudioInput, name: str) -> Iterator[_Reader]:
     with ExitStack() as stack:
-        file = stack.enter_context(open_source(source, name))
-        sound = _open_with_libsndfile(file)
-        if sound is None:
-            stream = stack.enter_context(open_with_av(name, file if isinstance(file, str) else file.open()))
-            reader = _Reader(name, file, stream, stream.sample_rate, stream.num_channels, None)
-        else:
+        file = stack.enter_context(open_source(_as_file(source), name))
+        with translated(name):
+            contents = inspect_file(file)
+            file = stack.enter_context(patched(file, contents.patches))
+        sound = _open_with_libsndfile(file, contents)
+        if sound is not None:
             stack.enter_context(sound)
-            reader = _Reader(name, file, sound, sound.samplerate, sound.channels, sound.frames)
+            reader = _Reader(name, file, contents, sound, sound.samplerate, sound.channels, sound.frames)
+        else:
+            try:
+                stream = stack.enter_context(open_with_av(name, file if isinstance(file, str) else file.open()))
+            except AudioError:
+                if contents.problem is None:
+                    raise
+                raise AudioError(f"{name}: {contents.problem}") from None
+            reader = _Reader(name, file, contents, stream, stream.sample_rate, stream.num_channels, None)
         rate = reader.sample_rate
         if rate < _MIN_SAMPLE_RATE:
             raise AudioError(f"{name}: expected {_MIN_SAMPLE_RATE} samples a second or more, found {rate}")
         yield reader
 
 
-def _open_with_libsndfile(file: File) -> soundfile.SoundFile | None:
+def _open_with_libsndfile(file: File, contents: Contents) -> soundfile.SoundFile | None:
     """Open a recording; None if libsndfile does not know the format or its length."""
+    if not contents.is_for_libsndfile:
+        return None
     try:
         # As bytes, because a name need not be UTF-8.
         sound = soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file.open())  # type: ignore[arg-type]
@@ -255,26 +294,4 @@ def _open_with_libsndfile(file: File) -> soundfile.SoundFile | None:
         return None
     if sound.frames > 2**62:  # FLAC written to a pipe
         return None
-    if sound.format == "MP3":
-        with open_bytes(file) as stream:
-            return sound if states_mp3_length(stream) else None
-    return sound
-
-
-def _mix(block: _Block, channel: int | None) -> Waveform:
-    """Return one of the channels, counted from 1, or the mean of all: (n, channels) to (n,)."""
-    if channel is None and block.shape[1] > 1:
-        return np.asarray(block.mean(axis=1), np.float32)
-    return np.ascontiguousarray(block[:, (channel or 1) - 1])
-
-
-def _gathered(parts: Iterable[Waveform], num_samples: int) -> Iterator[Waveform]:
-    """Join parts, which from PyAV are a few hundredths of a second each, to blocks of so many samples or more."""
-    waiting: list[Waveform] = []
-    for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= num_samples:
-            yield join(waiting)
-            waiting = []
-    if waiting:
-        yield join(waiting)
+    return sound if sound.format != "MP3" or contents.has_true_mp3_tag else None  # without a tag it guesses

@@ -1,7 +1,6 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,9 @@ from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 from speechssl.terminal import progress
 
 _LIBSNDFILE_SUFFIXES = ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav"
-_PYAV_SUFFIXES = ".aac .amr .avi .g722 .m4a .m4v .mka .mkv .mov .mp4 .webm .wma"
+_PYAV_SUFFIXES = (
+    ".3gp .aac .amr .avi .flv .g722 .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp4 .mpg .mpga .qta .spx .ts .webm .wma .wmv"
+)
 AUDIO_SUFFIXES = frozenset(f"{_LIBSNDFILE_SUFFIXES} {_PYAV_SUFFIXES}".split())
 
 Item = TypeVar("Item")
@@ -34,20 +35,30 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     folder = Path(folder)
     if not folder.is_dir():
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
-    paths = find_recordings(folder)
-    results = parallel_map(_describe, paths, f"reading {folder}")
+    failures: list[SpeechSSLError] = []
+    results = parallel_map(_describe, find_recordings(folder, failures), f"reading {folder}")
     utterances = [result for result in results if isinstance(result, Utterance)]
-    return utterances, [result for result in results if isinstance(result, SpeechSSLError)]
+    return utterances, failures + [result for result in results if isinstance(result, SpeechSSLError)]
 
 
-def find_recordings(folder: str | os.PathLike[str]) -> list[Path]:
+def find_recordings(folder: str | os.PathLike[str], failures: list[SpeechSSLError] | None = None) -> list[Path]:
     """Find the recordings below a folder by their suffixes, sorted.
 
-    Links are followed, names that start with a dot are skipped. A folder that cannot be read is a warning.
+    Links are followed, names that start with a dot are skipped.
+
+    Raises:
+        ManifestError: a folder cannot be read. With a list of ``failures`` it goes into that, and the search goes on.
     """
     found: list[Path] = []
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=_warn, followlinks=True):
+
+    def note(error: OSError) -> None:
+        failure = closed_folder(error)
+        if failures is None:
+            raise failure
+        failures.append(failure)
+
+    for parent, folders, files in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:  # a link back to a folder above would never end
             folders.clear()
@@ -59,18 +70,19 @@ def find_recordings(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _warn(error: OSError) -> None:
-    warnings.warn(f"{error.filename}: {error.strerror}: what is in it is left out", stacklevel=2)
+def closed_folder(error: OSError) -> ManifestError:
+    """Say that the recordings in a folder are unknown."""
+    return ManifestError(f"{error.filename}: expected a folder that may be read: {error.strerror}")
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
-    """Return the content of a text file with single spaces for all white space; None if it is missing or empty.
+    """Return the content of a text file with single spaces for all white space; None if it is missing.
 
     Raises:
         ManifestError: it cannot be read or is not UTF-8.
     """
     try:
-        return " ".join(Path(path).read_text("utf-8-sig").split()) or None
+        return " ".join(Path(path).read_text("utf-8-sig").split())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:

@@ -8,31 +8,38 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 from speechssl.errors import AudioError
+from speechssl.terminal import escaped
 
 _SPOOL_BYTES = 1 << 24  # of what cannot seek, kept in memory; more goes into a temporary file
 _BUFFER_BYTES = 1 << 16
 
-AudioInput = str | os.PathLike[str] | BinaryIO
-"""A path, a path with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, or a file object opened in
-binary mode, which is read from where it stands to its end. What cannot seek, such as a pipe, is copied first."""
+Source = str | os.PathLike[str] | BinaryIO
+AudioInput = Source | bytes | bytearray | memoryview
+"""A path, a path with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, a file object opened in
+binary mode, which is read from where it stands to its end, or the bytes of a file. What cannot seek, such as a pipe, is
+copied first."""
+
+
+Patches = tuple[tuple[int, bytes], ...]  # places, and the bytes to find there
 
 
 class _ByteRange(io.RawIOBase):
     """A part of a file object as a file with its own position, so that several can be read at once.
 
-    It ends where reading fails, because libsndfile cannot be told; `errors` keeps what failed.
+    It ends where reading fails, because libsndfile cannot be told; `errors` keeps what failed. Some bytes of it can be
+    replaced by others.
     """
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self.file, self.start, self.size = file, start, size
+    def __init__(self, file: BinaryIO, start: int, size: int, patches: Patches = ()) -> None:
+        self.file, self.start, self.size, self.patches = file, start, size, patches
         self.position = 0
         self.errors: list[Exception] = []
 
     def open(self) -> BinaryIO:
-        part = _ByteRange(self.file, self.start, self.size)
+        part = _ByteRange(self.file, self.start, self.size, self.patches)
         part.errors = self.errors
         return io.BufferedReader(part, _BUFFER_BYTES)
 
@@ -56,6 +63,10 @@ class _ByteRange(io.RawIOBase):
                 num_read += len(block)
         except (OSError, ValueError, TypeError) as error:
             self.errors.append(error)
+        for place, content in self.patches:
+            for at, byte in enumerate(content, place - self.position):
+                if 0 <= at < num_read:
+                    buffer[at] = byte
         self.position += num_read
         return num_read
 
@@ -63,16 +74,23 @@ class _ByteRange(io.RawIOBase):
 File = str | _ByteRange
 
 
+def is_buffer(source: object) -> TypeGuard[bytes | bytearray | memoryview]:
+    """Return whether it is a file in memory, or what would be taken for samples of 8 bits."""
+    if isinstance(source, memoryview):
+        return source.ndim == 1 and source.format in ("B", "b", "c")
+    return isinstance(source, bytes | bytearray)
+
+
 def source_name(source: AudioInput) -> str:
     """Return the name of a recording in messages."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "stream"  # temporary files and pipes have numbers
+        return escaped(os.fspath(source))
+    name = getattr(source, "name", "buffer" if is_buffer(source) else None)
+    return escaped(name) if isinstance(name, str) else "stream"  # temporary files and pipes have numbers
 
 
 @contextmanager
-def open_source(source: AudioInput, name: str) -> Iterator[File]:
+def open_source(source: Source, name: str) -> Iterator[File]:
     """Find the bytes of a recording: its path, or the part of a file object that it is.
 
     What is opened here is closed afterwards; a file object is left at its end.
@@ -104,6 +122,20 @@ def open_bytes(file: File) -> BinaryIO:
 
 
 @contextmanager
+def patched(file: File, patches: Patches) -> Iterator[File]:
+    """Replace some bytes of what `open_source` found by others."""
+    if not patches:
+        yield file
+    elif isinstance(file, str):
+        with Path(file).open("rb") as stream:
+            yield _ByteRange(stream, 0, Path(file).stat().st_size, patches)
+    else:
+        part = _ByteRange(file.file, file.start, file.size, patches)
+        part.errors = file.errors
+        yield part
+
+
+@contextmanager
 def translated(name: str) -> Iterator[None]:
     """Raise errors of opening and reading files as those of the recording."""
     try:
@@ -114,7 +146,7 @@ def translated(name: str) -> Iterator[None]:
         raise AudioError(f"{name}: expected an audio file: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _locate(name: str, source: AudioInput, stack: ExitStack) -> File:
+def _locate(name: str, source: Source, stack: ExitStack) -> File:
     if is_pipe(source):
         source = stack.enter_context(spooled(name, source))
     if not isinstance(source, str | os.PathLike):
@@ -144,7 +176,7 @@ def _leave_at_end(file: BinaryIO) -> None:
         file.seek(0, os.SEEK_END)
 
 
-def is_pipe(source: AudioInput) -> bool:
+def is_pipe(source: Source) -> bool:
     """Return whether it can be read only once: a pipe, or an object that does not seek."""
     if not isinstance(source, str | os.PathLike):
         seekable = getattr(source, "seekable", None)
@@ -155,7 +187,7 @@ def is_pipe(source: AudioInput) -> bool:
     return False
 
 
-def spooled(name: str, source: AudioInput) -> BinaryIO:
+def spooled(name: str, source: Source) -> BinaryIO:
     """Copy a pipe; the copy is in memory if it is small, and gone when it is closed."""
     copy = cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
     with Path(source).open("rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:

@@ -93,7 +93,7 @@ def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), _open(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as file:
-            warnings.simplefilter("ignore")  # silence is not this program's business
+            warnings.filterwarnings("ignore", ".*: silence$")  # not this program's business
             file.comment = source
             for block in Recording(path):
                 file.write(block)

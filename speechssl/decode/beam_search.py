@@ -2,6 +2,8 @@
 
 import heapq
 import math
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import reduce
@@ -19,6 +21,7 @@ from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, LanguageModelError
 
 _IMPOSSIBLE = -math.inf
+_NUM_LACKING = 8  # letters that are named
 
 
 class BeamSearch:
@@ -33,7 +36,11 @@ class BeamSearch:
 
     def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
-        assert units.delimiter_id is not None, "words end with a delimiter"
+        if units.delimiter_id is None:
+            raise LanguageModelError(
+                f"{config.lm}: a language model of words needs a CTC model with a unit that ends a word, such as '|', "
+                f"found none among its {len(units)}"
+            )
         self.config, self.units, self.sentence_frames = config, units, sentence_frames
         self._delimiter_id = units.delimiter_id
         self._letters = [units.decode([unit]) for unit in range(len(units))]
@@ -41,8 +48,13 @@ class BeamSearch:
         self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
         self._spelled: dict[str, str] = {}  # words as the units write them, perhaps in capitals -> as the model does
+        lacking: Counter[str] = Counter()
+        num_unspelled = 0
         for word in sorted(self.model.words, key=lambda word: self.model.score((), word)):
-            if units.unknown_characters(word) or word.split() != [word]:
+            unknown = units.unknown_characters(word)
+            if unknown or word.split() != [word]:
+                lacking.update(unknown)
+                num_unspelled += 1
                 continue
             letters = [self._letters[unit] for unit in units.encode(word)]
             self._spelled["".join(letters)] = word  # the likeliest of those with one spelling
@@ -54,6 +66,14 @@ class BeamSearch:
             raise LanguageModelError(
                 f"{config.lm}: expected words of the model's letters {''.join(self._letters)!r:.80}, "
                 f"found none of {len(self.model.words)}, such as {example!r:.40}"
+            )
+        if num_unspelled > len(self.model.words) / 2:
+            named = ", ".join(f"{letter!r} in {number}" for letter, number in lacking.most_common(_NUM_LACKING))
+            more = f" and {len(lacking) - _NUM_LACKING} others" if len(lacking) > _NUM_LACKING else ""
+            warnings.warn(
+                f"{config.lm}: {num_unspelled} of {len(self.model.words)} words cannot be spelled with the model's "
+                f"letters and are never found; it lacks {named}{more}",
+                stacklevel=2,
             )
 
     def reweighted(self, config: BeamSearchConfig) -> "BeamSearch":

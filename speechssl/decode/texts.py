@@ -9,32 +9,33 @@ from speechssl.decode.ngram import find_mark
 from speechssl.errors import LanguageModelError
 
 
-def read_texts(paths: Sequence[Path], normalize: bool = False) -> Iterator[str]:
+def read_texts(paths: Sequence[Path], normalize: bool = False, language: str | None = None) -> Iterator[str]:
     """Yield the texts of manifests (``.tsv``) and the lines of other files.
 
-    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out.
+    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out. The
+    language is that of texts of which no manifest states it.
     """
-    for where, text in (found for path in paths for found in _read(path)):
+    for where, text, stated in (found for path in paths for found in _read(path)):
         if mark := find_mark(text.split()):
             raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
         if not normalize:
             yield text
         elif not has_digits(text):
-            yield normalize_labels(text)
+            yield normalize_labels(text, stated or language)
 
 
-def _read(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each text stands, and the text."""
+def _read(path: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Yield where each text stands, the text, and its language if that is stated."""
     if path.suffix == ".tsv":
         manifest = read_manifest(path)
         for index, utterance in enumerate(manifest):
             if utterance.text is not None:
-                yield manifest.where(index), utterance.text
+                yield manifest.where(index), utterance.text, utterance.language
         return
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
-                yield f"{path}:{number}", line
+                yield f"{path}:{number}", line, None
     except OSError as error:
         raise LanguageModelError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from speechssl.errors import ConfigError
 from speechssl.scoring.bootstrap import Comparison, compare_runs
-from speechssl.scoring.error_rates import ErrorCounts, sum_counts
+from speechssl.scoring.error_rates import ErrorCounts, describe_normalization, sum_counts
 
 RATES = {"words": "WER", "characters": "CER"}
 
@@ -19,6 +19,7 @@ class SavedEvaluation:
 
     path: Path
     manifest_sha256: str
+    normalization: str
     words: tuple[ErrorCounts, ...]
     characters: tuple[ErrorCounts, ...]
 
@@ -32,6 +33,7 @@ def read_evaluation(path: Path) -> SavedEvaluation:
         return SavedEvaluation(
             path,
             evaluation["manifest_sha256"],
+            evaluation.get("normalization", describe_normalization(words_only=False)),  # as earlier versions did
             tuple(ErrorCounts(**utterance["words"]) for utterance in utterances),
             tuple(ErrorCounts(**utterance["characters"]) for utterance in utterances),
         )
@@ -44,11 +46,14 @@ def read_evaluation(path: Path) -> SavedEvaluation:
 def compare_evaluations(
     baselines: Sequence[SavedEvaluation], candidates: Sequence[SavedEvaluation]
 ) -> dict[str, Comparison]:
-    """Compare the runs of two methods on one manifest, in words and in characters."""
+    """Compare the runs of two methods on one manifest, scored alike, in words and in characters."""
     first = baselines[0]
     for other in (*baselines, *candidates):
         if other.manifest_sha256 != first.manifest_sha256:
             raise ConfigError(f"{other.path}: expected an evaluation on the manifest of {first.path}, found another's")
+        if other.normalization != first.normalization:
+            expected = f"texts compared as in {first.path} ({first.normalization})"
+            raise ConfigError(f"{other.path}: expected {expected}, found {other.normalization}")
     return {
         unit: compare_runs([getattr(run, unit) for run in baselines], [getattr(run, unit) for run in candidates])
         for unit in RATES

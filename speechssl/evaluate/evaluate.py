@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from speechssl.checkpoint.reader import language_for
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.settings import BeamSearchConfig
@@ -17,7 +18,7 @@ from speechssl.errors import SpeechSSLError
 from speechssl.evaluate.utterances import longest_first, read_references, utterance_readers
 from speechssl.model.device import Precision
 from speechssl.scoring.bootstrap import Interval, bootstrap_interval
-from speechssl.scoring.error_rates import Confusion, ErrorCounts, score
+from speechssl.scoring.error_rates import Confusion, ErrorCounts, describe_normalization, score
 from speechssl.terminal import count, format_duration, print_error, print_status, progress
 from speechssl.transcribe.outputs import prepare_file, write_text
 from speechssl.transcribe.transcriber import Transcriber
@@ -36,8 +37,10 @@ class Evaluation:
     manifest: str
     manifest_sha256: str
     num_utterances: int
+    num_empty: int  # in which nothing is said; what is heard in them are insertions
     audio_seconds: float
-    decoding: str  # in a few words
+    normalization: str  # of both texts before they are compared, in a few words
+    decoding: str  # likewise
     beam_search: dict[str, Any] | None  # the settings and the SHA-256 of the language model; None is greedy decoding
     device: str  # where the model ran, and how precisely
     seconds: float  # that reading and transcribing took
@@ -50,10 +53,13 @@ class Evaluation:
     utterances: tuple[dict[str, Any], ...]  # in the manifest's order, an `UtteranceScore` each and where it is
 
 
-def evaluate_model(transcriber: Transcriber, manifest: Manifest) -> Evaluation:
+def evaluate_model(
+    transcriber: Transcriber, manifest: Manifest, *, words_only: bool = False, language: str | None = None
+) -> Evaluation:
     """Transcribe every utterance of a manifest and score the texts against its own.
 
-    A recording that cannot be read is an error: without it the rates would be another set's.
+    Both are normalized as for `score`, in the manifest's languages, or the given one where it states none. A recording
+    that cannot be read is an error: without it the rates would be another set's.
     """
     references = read_references(manifest)
     hypotheses = [""] * len(manifest)
@@ -67,14 +73,17 @@ def evaluate_model(transcriber: Transcriber, manifest: Manifest) -> Evaluation:
             hypotheses[index] = transcript.text
             advance()
     seconds = time.perf_counter() - started
-    found = score(references, hypotheses)
+    languages = [utterance.language or language for utterance in manifest]
+    found = score(references, hypotheses, languages, words_only=words_only)
     speakers = [utterance.speaker for utterance in manifest]
     search = transcriber.beam_search.config if transcriber.beam_search else None
     return Evaluation(
         manifest=str(manifest.path),
         manifest_sha256=manifest.digest,
         num_utterances=len(manifest),
+        num_empty=sum(not utterance.reference for utterance in found.utterances),
         audio_seconds=sum(utterance.seconds for utterance in manifest),
+        normalization=describe_normalization(words_only, languages),
         decoding=search.describe() if search else "greedy",
         beam_search=_describe_search(search) if search else None,
         device=transcriber.inference.describe(),
@@ -105,23 +114,24 @@ def evaluate_manifests(
     device: str | None = None,
     lm: Path | None = None,
     precision: Precision | None = None,
-    language: str | None = None,
+    **scoring: Any,
 ) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
-    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm``, ``precision`` and
-    ``language`` are as for `Transcriber.load`.
+    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm`` and ``precision``
+    are as for `Transcriber.load`, ``scoring`` for `evaluate_model`; its ``language`` is the model's too, if that has a
+    choice.
 
     Returns:
         Whether all manifests went well.
     """
     if output is not None:
         prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision, language)
+    transcriber = Transcriber.load(model, device, lm, precision, language_for(model, scoring.get("language")))
     evaluations = []
     for path in manifests:
         try:
-            evaluation = evaluate_model(transcriber, read_manifest(path))
+            evaluation = evaluate_model(transcriber, read_manifest(path), **scoring)
         except SpeechSSLError as error:
             print_error(error)
             continue
@@ -186,7 +196,9 @@ def _num_parameters(checkpoint: CTCCheckpoint) -> int:
 
 
 def _describe_data(evaluation: Evaluation) -> str:
-    return f"{count(evaluation.num_utterances, 'utterance')}, {format_duration(evaluation.audio_seconds)}"
+    empty = f" ({evaluation.num_empty} empty)" if evaluation.num_empty else ""
+    utterances = f"{count(evaluation.num_utterances, 'utterance')}{empty}"
+    return f"{utterances}, {format_duration(evaluation.audio_seconds)}, {evaluation.normalization}"
 
 
 def _describe_confusions(confusions: Sequence[Confusion]) -> str:

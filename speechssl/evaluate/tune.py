@@ -74,6 +74,7 @@ class _Trials:
         self.num_all = len(manifest)
         self.vocabulary = transcriber.checkpoint.vocabulary
         self.references = [references[index] for index in order]
+        self.languages = [manifest[index].language for index in order]
         self.log_probs: list[Tensor] = []
         all_log_probs = transcriber.log_probs_many(utterance_readers(manifest, order), map(manifest.where, order))
         with progress(str(manifest.path), len(order)) as advance:
@@ -87,7 +88,7 @@ class _Trials:
         """Return word and character error rates."""
         paths = (find_path([log_probs]) for log_probs in self.log_probs)
         texts = [self.vocabulary.decode(token.symbol_id for token in path) for path in paths]
-        found = score(self.references, texts)
+        found = score(self.references, texts, self.languages)
         return found.wer, found.cer
 
     def describe(self) -> str:

@@ -9,13 +9,10 @@ from speechssl.errors import AudioError, ManifestError
 
 
 def read_references(manifest: Manifest) -> list[str]:
-    """Return what is said in each utterance, of which each must have a text."""
-    references = []
-    for index, utterance in enumerate(manifest):
-        if utterance.text is None:
-            raise ManifestError(f"{manifest.where(index)}: expected a text to score against, found none")
-        references.append(utterance.text)
-    return references
+    """Return what is said in each utterance of a manifest with texts; an empty one says that nothing is."""
+    if not manifest.has_texts:
+        raise ManifestError(f"{manifest.path}: expected texts to score against, found no column of texts")
+    return [utterance.text or "" for utterance in manifest]
 
 
 def longest_first(manifest: Manifest, indices: Iterable[int] | None = None) -> list[int]:

@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, F mel bands.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,15 +31,12 @@ class LogMel(nn.Module):
 
     def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
         super().__init__()
-        from librosa.filters import mel  # here, since it is slow to load
-
         self.geometry = geometry
         self.dim = 2 * num_bands
         num_samples = geometry.receptive_field_samples
-        filters = mel(sr=SAMPLE_RATE, n_fft=num_samples, n_mels=num_bands, htk=True, norm=None)
         self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
         self.register_buffer("slope", torch.tensor(_SLOPE), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)
+        self.register_buffer("filters", mel_filters(num_samples, num_bands), persistent=False)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -65,6 +63,16 @@ class LogMel(nn.Module):
         around = bands[rows, neighbors]  # (B, S, 5, F)
         change = torch.einsum("bsnf,n->bsf", around, self.slope)
         return torch.cat((around[:, :, 2], change), dim=2)
+
+
+def mel_filters(num_samples: int, num_bands: int) -> Tensor:
+    """Return triangles of height 1 on HTK's mel scale up to 8 kHz: (num_samples // 2 + 1, num_bands)."""
+    hertz = np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE)[:, None]
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, num_bands + 2) / 2595) - 1)
+    rising = (hertz - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - hertz) / np.diff(edges)[1:]
+    return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
 
 
 class Cepstra(nn.Module):

@@ -1,12 +1,13 @@
 """Word and character error rates (by jiwer), with confusions."""
 
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
+
+from speechssl.data.normalize import lower_case, normalize_labels
 
 Edit = Literal["substitution", "deletion", "insertion"]
 
@@ -82,20 +83,40 @@ class Score:
         return tuple(utterance.characters for utterance in self.utterances)
 
 
-def normalize_for_scoring(text: str) -> str:
-    """The form in which texts are compared: lower case, Unicode NFC, single spaces, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text.lower()).split())
+def normalize_for_scoring(text: str, language: str | None = None, *, words_only: bool = False) -> str:
+    """Return the form in which texts are compared: lower case, Unicode NFC, single spaces, none at the ends.
+
+    With ``words_only`` it is that of `normalize_labels`: without punctuation, and with one kind of apostrophe.
+    """
+    return normalize_labels(text, language) if words_only else " ".join(lower_case(text, language).split())
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
-    """Score hypotheses against references, both normalized first.
+def describe_normalization(words_only: bool, languages: Iterable[str | None] = ()) -> str:
+    """Return in a few words how texts are compared, for a row of results."""
+    codes = ", ".join(sorted({language for language in languages if language}))
+    return ("words without punctuation" if words_only else "lower case") + (f" ({codes})" if codes else "")
+
+
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    languages: Sequence[str | None] | None = None,
+    *,
+    words_only: bool = False,
+) -> Score:
+    """Score hypotheses against references, both normalized first, each pair in its language.
 
     An empty reference is allowed: every word of its hypothesis is an insertion.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"expected as many hypotheses as references ({len(references)}), found {len(hypotheses)}")
-    references = [normalize_for_scoring(text) for text in references]
-    hypotheses = [normalize_for_scoring(text) for text in hypotheses]
+    references, hypotheses = (
+        [
+            normalize_for_scoring(text, language, words_only=words_only)
+            for text, language in zip(texts, languages or [None] * len(texts), strict=True)
+        ]
+        for texts in (references, hypotheses)
+    )
     words, word_confusions = _count(jiwer.process_words(references, hypotheses))
     characters, character_confusions = _count(jiwer.process_characters(references, hypotheses))
     return Score(

@@ -30,8 +30,8 @@ def explained_shortage(where: Callable[[], str]) -> Iterator[None]:
         text = str(error)
         if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
             raise TrainingError(
-                f"{where()}: a process that reads audio was killed, as the system does if memory or /dev/shm runs out: "
-                "lower data.num_workers (0 reads in the training process) or batches.seconds"
+                f"{where()}: a process that reads audio ended unexpectedly, as it does when memory or /dev/shm runs "
+                "out: lower data.num_workers (0 reads in the training process) or batches.seconds"
             ) from None
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(sign in text for sign in _SIGNS):
             raise

@@ -57,10 +57,11 @@ def train(
 ) -> None:
     """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
 
-    The task's model is on the rank's device. Noise and dropout depend on (seed, number of the batch) alone.
+    The learning rate is that of each update, from 0. Noise and dropout depend on (seed, number of the batch) alone.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or the microbatches do not divide among the ranks.
+        TrainingError: a loss or gradient is not finite, a batch does not fit into memory, or the microbatches do not
+            divide among the ranks.
         StoppedError: a signal asked for it; a checkpoint was saved.
     """
     if config.microbatches % ranks.count:

@@ -6,19 +6,27 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
-from speechssl.data.manifest import read_manifest
+from speechssl.data.labels.files import read_labels
+from speechssl.data.labels.names import RecordingNames
+from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.recording import Recording
-from speechssl.data.scan import find_recordings, read_text
+from speechssl.data.scan import closed_folder, find_recordings, read_text
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.terminal import count, escaped
 
 STDIN = "-"
+
+Span = tuple[str, float, str, str | None]
+"""A recording's real path, when something is said in it in seconds, what, and in which language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +42,8 @@ class InputFile:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
-        return "<stdin>" if self.path == STDIN else self.path
+        """What lines of text call it."""
+        return "<stdin>" if self.path == STDIN else escaped(self.path)
 
     def open(self) -> Recording:
         """Open the recording; an `AudioError` says that standard input is closed, reading raises the others."""
@@ -69,13 +77,22 @@ def find_inputs(
     inputs: dict[str, InputFile] = {}
     errors: list[SpeechSSLError] = []
     for path in paths:
-        found = list(_expand(os.fspath(path)))
-        if not found:
-            errors.append(AudioError(f"{os.fspath(path) or repr('')}: expected recordings, found none"))
+        num_errors = len(errors)
+        found = list(_expand(os.fspath(path), errors))
+        if not found and len(errors) == num_errors:
+            errors.append(AudioError(f"{escaped(os.fspath(path)) or repr('')}: expected recordings, found none"))
         for file, name in found:
             key = STDIN if file == STDIN else os.path.abspath(file)  # noqa: PTH100
             inputs.setdefault(key, InputFile(file, name, channel, start, end))
     return list(inputs.values()), errors
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is said in a recording; an empty text says that nothing is."""
+
+    text: str
+    language: str | None = None
 
 
 @contextmanager
@@ -90,13 +107,13 @@ def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
         yield [replace(file, file=copy) if file.path == STDIN else file for file in inputs]
 
 
-def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, str]:
+def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputFile, Reference]:
     """Read what is said in recordings, for scoring. One without a text is a warning.
 
     Args:
-        reference: A manifest with texts (those of several spans of a recording are joined), or a folder with a
-            ``.txt`` file a recording: beside it if the recording lies in that folder, else with the recording's name,
-            in the same subfolders or, if no other recording is called so, in none.
+        reference: A manifest with texts or another file of labels (those of several spans of a recording are joined),
+            or a folder with a ``.txt`` file a recording: beside it if the recording lies in that folder, else with the
+            recording's name, in the same subfolders or, if no other recording is called so, in none.
         inputs: The recordings.
 
     Raises:
@@ -106,7 +123,7 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
         times_named = Counter(Path(file.name).name for file in inputs)
         found = [_text_in_folder(reference, file, times_named) for file in inputs]
     else:
-        said = _texts_of_manifest(reference)
+        said = _join(_spans_of_manifest(reference) if is_manifest(reference) else _spans_of_labels(reference, inputs))
         found = [said.get(os.path.realpath(file.path)) for file in inputs]
     texts = {file: text for file, text in zip(inputs, found, strict=True) if text is not None}
     missing = [file.path for file in inputs if file not in texts]
@@ -117,38 +134,67 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
     return texts
 
 
-def _expand(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the files that a path means, each with its name."""
+def _expand(path: str, errors: list[SpeechSSLError]) -> Iterator[tuple[str, str]]:
+    """Yield the files that a path means, each with its name; note the folders that cannot be read."""
     if path == STDIN:
         yield path, "stdin"
     elif not path:
         return  # an unset variable, and not the current folder
     elif os.path.isdir(path):  # noqa: PTH112, which raises for long names
-        for file in find_recordings(Path(path)):
+        for file in find_recordings(Path(path), errors):
             yield str(file), str(file.relative_to(path).with_suffix(""))
     elif glob.has_magic(path) and not os.path.lexists(path):
+        errors += _closed_folders(path)
         for match in sorted(glob.glob(path, recursive=True)):  # noqa: PTH207
             # `**` matches folders beside the files in them.
             if not Path(match).is_dir() or "**" not in path:
-                yield from _expand(match)
+                yield from _expand(match, errors)
     else:
         yield path, Path(path).stem
 
 
-def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> str | None:
+def _closed_folders(pattern: str) -> Iterator[SpeechSSLError]:
+    """Yield an error for each folder that a pattern means and that cannot be read, of which `glob` says nothing."""
+    folder = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    closed: list[OSError] = []
+    walk = os.walk(folder, onerror=closed.append)
+    for _ in walk if "**" in pattern else islice(walk, 1):
+        pass
+    yield from (closed_folder(error) for error in closed if not isinstance(error, FileNotFoundError))
+
+
+def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int]) -> Reference | None:
+    name = Path(file.name).name
+    paths = [folder / f"{file.name}.txt", *([folder / f"{name}.txt"] if times_named[name] == 1 else [])]
     beside = Path(file.path).with_suffix(".txt")
     if file.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
-        return read_text(beside)
-    text = read_text(folder / f"{file.name}.txt")
-    name = Path(file.name).name
-    return text if text is not None or times_named[name] > 1 else read_text(folder / f"{name}.txt")
+        paths = [beside]
+    return next((Reference(text) for path in paths if (text := read_text(path)) is not None), None)
 
 
-def _texts_of_manifest(path: Path) -> dict[str, str]:
-    """Read the text of each recording of a manifest, by its real path."""
-    texts: dict[str, str] = {}
-    for utterance in sorted(read_manifest(path), key=lambda utterance: utterance.start):
-        if utterance.text is not None:
-            key = os.path.realpath(utterance.path)
-            texts[key] = f"{texts[key]} {utterance.text}" if key in texts else utterance.text
-    return texts
+def _spans_of_manifest(path: Path) -> Iterator[Span]:
+    manifest = read_manifest(path)
+    for utterance in manifest if manifest.has_texts else []:
+        start = utterance.start / utterance.sample_rate
+        yield os.path.realpath(utterance.path), start, utterance.text or "", utterance.language
+
+
+def _spans_of_labels(path: Path, inputs: Sequence[InputFile]) -> Iterator[Span]:
+    unusable: list[str] = []
+    labels = read_labels(path, lambda reason, what: unusable.append(f"{reason}: {what}"))
+    names = RecordingNames([Path(file.path) for file in inputs if file.is_file], [path.parent])
+    for label in labels:
+        if (recording := names.find(*label.paths)) is not None:
+            yield os.path.realpath(recording), label.start, label.text, label.language
+    if unusable:
+        warnings.warn(f"{path}: {count(len(unusable), 'label')} not used, such as {unusable[0]}", stacklevel=2)
+
+
+def _join(spans: Iterable[Span]) -> dict[str, Reference]:
+    """Return what is said in each recording, by its real path."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    languages: dict[str, str | None] = {}
+    for recording, _, text, language in sorted(spans, key=itemgetter(1)):
+        texts[recording] += [text] if text else []
+        languages[recording] = language
+    return {recording: Reference(" ".join(said), languages[recording]) for recording, said in texts.items()}

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from speechssl.checkpoint.hub import WEIGHTS, find_model
 from speechssl.errors import SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
-from speechssl.transcribe.inputs import InputFile, read_references, spooled_stdin
+from speechssl.transcribe.inputs import InputFile, Reference, read_references, spooled_stdin
 from speechssl.transcribe.outputs import OutputFolder, Printer
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def transcribe_files(
     load: Callable[[], "Transcriber"],
     reference: Path | None = None,
     is_quiet: bool = False,
+    scoring: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> bool:
     """Transcribe recordings, each failure costing a line on stderr; return whether all went well.
@@ -35,6 +37,7 @@ def transcribe_files(
         load: Called if there is anything to transcribe.
         reference: As for `read_references`, to score the transcripts.
         is_quiet: Whether neither progress nor summary is shown.
+        scoring: As for `score`: ``words_only``, and the ``language`` of texts that state none.
         options: As for `Transcriber.transcribe_many`.
     """
     num_files = len(inputs) + len(failures)
@@ -64,7 +67,7 @@ def transcribe_files(
             factor = (time.perf_counter() - started) / audio_seconds
             speed = f", real-time factor {factor:.3f} on {transcriber.inference.describe()}"
     if reference:
-        _print_score(references, texts, len(inputs))
+        _print_score(references, texts, len(inputs), **scoring)
     if not is_quiet:
         before = f", {len(finished)} finished before" if finished else ""
         audio = f"{audio_seconds:.1f} s of audio{speed}"
@@ -112,17 +115,28 @@ def _transcribe(
                 yield file, None, 0.0
 
 
-def _print_score(references: Mapping[InputFile, str], texts: Mapping[InputFile, str], num_files: int) -> None:
+def _print_score(
+    references: Mapping[InputFile, Reference],
+    texts: Mapping[InputFile, str],
+    num_files: int,
+    words_only: bool = False,
+    language: str | None = None,
+) -> None:
     from speechssl.scoring.bootstrap import bootstrap_interval
-    from speechssl.scoring.error_rates import score
+    from speechssl.scoring.error_rates import describe_normalization, score
 
     scored = [(reference, texts[file]) for file, reference in references.items() if file in texts]
     if not scored:
         print_status("score: no recording with a text was transcribed")
         return
-    found = score([reference for reference, _ in scored], [text for _, text in scored])
+    languages = [reference.language or language for reference, _ in scored]
+    hypotheses = [text for _, text in scored]
+    found = score([reference.text for reference, _ in scored], hypotheses, languages, words_only=words_only)
     wer, cer = bootstrap_interval(found.word_counts), bootstrap_interval(found.character_counts)
     of = "" if len(scored) == num_files else f" of {num_files}"
+    num_empty = sum(not utterance.reference for utterance in found.utterances)
+    empty = f" ({num_empty} empty)" if num_empty else ""
     print_status(
-        f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}: WER % {wer.show()}, CER % {cer.show()}"
+        f"score of {len(scored)}{of} file{'' if num_files == 1 else 's'}{empty}, "
+        f"{describe_normalization(words_only, languages)}: WER % {wer.show()}, CER % {cer.show()}"
     )

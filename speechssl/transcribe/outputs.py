@@ -6,9 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
+from speechssl.terminal import escaped
 
 if TYPE_CHECKING:
     from speechssl.transcribe.inputs import InputFile
@@ -59,7 +61,7 @@ class Printer:
 
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
-        name = f"{file.path}\t" if self.is_named and self.format is Format.TXT else ""
+        name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
         sys.stdout.write(name + _render(file, transcript, self.format, self.words))
         sys.stdout.flush()
 
@@ -156,8 +158,10 @@ def prepare_file(output: Path) -> None:
     """Make the folder of a file; a `ConfigError` says before the work that the file cannot be written."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output.parent):
+            pass
     except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror or error}") from None
+        raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
     if output.is_dir():
         raise ConfigError(f"{output}: expected a file to write, found a folder")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
 from speechssl.errors import ConfigError
@@ -29,10 +30,11 @@ FindSpeech = Callable[[Waveform], list[Span]]  # up to two minutes at once, of p
 
 def find_speech_by_energy(samples: Waveform) -> list[Span]:
     """Find what is less than 35 dB quieter than the loudest moment of (T,) samples."""
-    from librosa.effects import split  # here, since it is slow to load
-
-    intervals = split(samples, top_db=_QUIET_DECIBELS, frame_length=_FRAME, hop_length=_HOP)
-    return [(int(start), int(stop)) for start, stop in intervals]
+    frames = sliding_window_view(np.pad(samples, _FRAME // 2), _FRAME)[::_HOP]
+    powers = np.einsum("ij,ij->i", frames, frames)
+    is_loud = powers > powers.max() * 10 ** (-_QUIET_DECIBELS / 10)
+    edges = np.flatnonzero(np.diff(is_loud, prepend=False, append=False)) * _HOP
+    return [(start, min(stop, len(samples))) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
 def find_speech_by_silero(samples: Waveform) -> list[Span]:

@@ -15,6 +15,7 @@ from speechssl.checkpoint.reader import load_ctc
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
+from speechssl.data.sources import is_buffer, source_name
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.decode.words import Word, words_of_path
@@ -93,8 +94,9 @@ class Transcriber:
         """Transcribe one recording.
 
         Args:
-            audio: A path or an open binary file, in any format that `read_audio` knows; or samples in [-1, 1], (T,)
-                or (T, channels).
+            audio: A path, an open binary file or the bytes of one, in any format that `read_audio` knows; or samples
+                in [-1, 1], (T,) or (T, channels), or a dict of the datasets library with ``array`` and
+                ``sampling_rate``.
             sample_rate: The rate of the samples in Hz; a file knows its own.
             channel: The channel of a file to transcribe, counted from 1; None is the mean of all.
             start: Seconds at which to start in a file; times still count from the start of the recording.
@@ -111,11 +113,11 @@ class Transcriber:
         """
         source: Any = audio
         open_recording: Open
-        if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
-            if sample_rate is not None:
-                raise AudioError(f"{source}: expected no sample_rate beside a file, found {sample_rate}")
+        if isinstance(source, str | os.PathLike) or hasattr(source, "read") or is_buffer(source):
             recording = Recording(source, channel, start, end)
-            name, open_recording = str(source), lambda: recording
+            name, open_recording = source_name(source), lambda: recording
+            if sample_rate is not None:
+                raise AudioError(f"{name}: expected no sample_rate beside a file, found {sample_rate}")
         else:
             if not channel is start is end is None:
                 raise AudioError(

@@ -1,9 +1,11 @@
 """Models on disk."""
 
+import io
 import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -276,3 +278,19 @@ def test_devices() -> None:
         with pytest.raises(CheckpointError, match=f"device {device}: not available") as caught:
             resolve_device(device)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "model.safetensors"])
+def test_what_may_not_be_read_is_not_called_missing(
+    model_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = io.open
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(file) == model_folder / name:
+            raise PermissionError(13, "Permission denied", str(file))
+        return original(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refuse)  # root may read everything
+    with pytest.raises(CheckpointError, match=rf"{name}: Permission denied$"):
+        read_model(model_folder).read_weights()

@@ -6,17 +6,18 @@ import struct
 import sys
 import types
 import zipfile
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import torch
 
 from speechssl.checkpoint.foreign import Names
 from speechssl.checkpoint.pickles import Placeholder, plain_settings, read_pickle, read_tensors
-from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.reader import load_encoder, read_model
 from speechssl.errors import CheckpointError, SpeechSSLError
 
 Strange = Any
@@ -111,6 +112,7 @@ def test_pickles_by_hand_are_refused_in_a_line(tmp_path: Path, opcodes: bytes) -
     with pytest.raises(CheckpointError) as caught:
         read_model(file)
     assert one_line(caught.value).startswith(f"{file}: expected ")
+    assert "documentation" not in str(caught.value)
 
 
 def test_states_are_stored_and_change_nothing(tmp_path: Path) -> None:
@@ -226,6 +228,73 @@ def test_only_named_dense_numbers_are_weights(tmp_path: Path, weights: Any, foun
     file = save(weights, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=found):
         read_tensors(read_pickle(file), Names({}), file)
+
+
+def test_attributes_that_stand_before_methods(tmp_path: Path) -> None:
+    """The restricted unpickler lets a pickle set attributes of dictionaries and of parameters."""
+    methods = dict.fromkeys(("items", "get", "keys", "values", "numel", "detach", "float"), argparse.Namespace)
+
+    class Attributed:
+        def __init__(self, **values: Any) -> None:
+            self.values = values
+
+        def __reduce__(self) -> Any:
+            return OrderedDict, (), methods, None, iter(self.values.items())
+
+    file = save(Attributed(model=Attributed(a=torch.zeros(2)), args=Attributed(normalize=True)), tmp_path / "model.pt")
+    found = read_pickle(file)
+    assert list(read_tensors(found["model"], Names({}), file)) == ["a"]
+    assert plain_settings({"deep": found["args"]}, file) == {"deep": {"normalize": True}}
+    with pytest.raises(CheckpointError):
+        read_model(file)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.__dict__.update(methods)
+    file = save({"a": parameter}, tmp_path / "parameter.pt")
+    with pytest.raises(CheckpointError, match=r"'a': Parameter$"):
+        read_tensors(read_pickle(file), Names({}), file)
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """A file with some bytes changed, missing or moved."""
+    changed = bytearray(content)
+    for _ in range(int(generator.integers(1, 4))):
+        place, length = (int(value) for value in generator.integers(0, (len(changed), 30)))
+        match generator.integers(4):
+            case 0:
+                changed[place] = int(generator.integers(256))
+            case 1:
+                del changed[place : place + length]
+            case 2:
+                changed[place:place] = changed[place : place + length]
+            case 3:
+                changed[place : place + 1] = b"R)\x81.(tbs"[length % 9 : length % 9 + 1]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_files_are_an_error_of_one_line_or_as_they_were(tmp_path: Path, is_zip: bool) -> None:
+    peer = foreign.make_peer()
+    contents = {
+        "args": argparse.Namespace(**foreign.fairseq_settings()),
+        "model": foreign.fairseq_names(peer, "default"),
+        "optimizer_history": [{"num_updates": 3}],
+    }
+    file = save(contents, tmp_path / "model.pt", is_zip=is_zip)
+    whole = file.read_bytes()
+    # The pickle, which is what there is to confuse: the numbers are most of the file.
+    start, stop = (whole.index(mark) for mark in (b"optimizer_history", b"model"))
+    start, stop = min(start, stop) - 4000, max(start, stop) + 4000
+    generator = np.random.default_rng(0)
+    messages = []
+    for _ in range(150):
+        middle = damaged(whole[max(start, 0) : stop], generator)
+        file.write_bytes(whole[: max(start, 0)] + middle + whole[stop:])
+        try:
+            load_encoder(file, "cpu")
+        except CheckpointError as error:
+            messages.append(one_line(error))
+    assert all(message.startswith(str(file)) for message in messages)
+    assert len(messages) > 20
 
 
 def test_names_that_are_paths_or_commands_stay_names(tmp_path: Path) -> None:

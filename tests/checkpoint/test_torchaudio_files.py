@@ -145,3 +145,17 @@ def test_text_is_that_of_the_peer(write: Write, tmp_path: Path) -> None:
     expected = "".join(("-" + foreign.LETTERS)[symbol] for symbol in best if symbol).replace("|", " ").split()
     assert len(expected) > 0
     assert Transcriber.load(file, device="cpu").transcribe(tmp_path / "noise.wav").text.split() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["WAV2VEC2_ASR_BASE_960H", "HUBERT_ASR_LARGE", "WAVLM_BASE_PLUS"])
+def test_published_sizes(tmp_path: Path, name: str) -> None:
+    pipelines = pytest.importorskip("torchaudio.pipelines")
+    bundle = getattr(pipelines, name)
+    torch.manual_seed(0)
+    peer = foreign.randomize(pipelines._wav2vec2.utils._get_model(bundle._model_type, bundle._params)).eval()
+    torch.save(peer.state_dict(), tmp_path / "a.pth")
+    kind = "large" if bundle._normalize_waveform else "base"
+    foreign.assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
+    if peer.aux is not None:
+        foreign.assert_same_scores(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))

@@ -58,6 +58,12 @@ def test_several_files_are_named(loaded: CTCCheckpoint, plant) -> None:
     assert result.stderr.startswith("2 files, 0 failed, ")
 
 
+def test_a_name_with_a_tab_or_a_line_break_stays_in_its_line(loaded: CTCCheckpoint, plant) -> None:
+    first, second = plant("one", "a\tb\nc.wav"), plant("two", "2.wav")
+    result = run("--model", "m", first, second)
+    assert result.stdout == f"{first.parent}/a\\tb\\nc.wav\tone\n{second}\ttwo\n"
+
+
 def test_folders_patterns_and_standard_input(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     one, two = plant("one", "1.wav"), plant("two", "2.wav")
     assert run("--model", "m", tmp_path).stdout == f"{one}\tone\n{two}\ttwo\n"
@@ -366,22 +372,34 @@ def test_references_are_scored_in_the_same_run(loaded: CTCCheckpoint, plant, tmp
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert result.exit_code == 0
     (line,) = without_summary(result.stderr)
-    assert line == "score of 2 files: WER % 33.3 [0.0, 50.0], CER % 10.0 [0.0, 14.3]"
+    assert line == "score of 2 files, lower case: WER % 33.3 [0.0, 50.0], CER % 10.0 [0.0, 14.3]"
     second.write_bytes(b"broken")
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert result.exit_code == 1
-    assert without_summary(result.stderr)[-1].startswith("score of 1 of 2 files: WER % 50.0 ")
+    assert without_summary(result.stderr)[-1].startswith("score of 1 of 2 files, lower case: WER % 50.0 ")
     plant("bad", "2.wav")
     (tmp_path / "2.txt").unlink()
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert (result.exit_code, result.stdout) == (0, f"{first}\tone two\n{second}\tbad\n")
     warning, score = without_summary(result.stderr)
     assert warning == f"warning: {tmp_path}: expected a text for {second}, found none; it is not scored"
-    assert score.startswith("score of 1 of 2 files: ")
+    assert score.startswith("score of 1 of 2 files, lower case: ")
     result = run("--model", "m", second, "--reference", tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"error: {tmp_path}: expected a text for {second}, found none\n"
     assert run("--model", "m", first, "--start", 0, "--reference", tmp_path).exit_code == 2
+
+
+def test_references_are_compared_as_asked_for(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    said, silent = plant("do stop", "1.wav"), plant("uh", "2.wav")
+    (tmp_path / "1.txt").write_text("\u201cDo\u201d, stop!")
+    (tmp_path / "2.txt").touch()
+    arguments = ["--model", "m", said, silent, "--reference", tmp_path]
+    [line] = without_summary(run(*arguments).stderr)
+    assert line.startswith("score of 2 files (1 empty), lower case: WER % 150.0 ")  # both words, and a third
+    [line] = without_summary(run(*arguments, "--normalize", "--language", "az").stderr)
+    assert line.startswith("score of 2 files (1 empty), words without punctuation (az): WER % 50.0 ")
+    assert run(*arguments[:4], "--normalize").exit_code == 2
 
 
 @pytest.mark.parametrize("output_format", ["txt", "json"])
@@ -392,7 +410,7 @@ def test_finished_files_are_scored_too(loaded: CTCCheckpoint, plant, tmp_path: P
     (tmp_path / "said" / "2.txt").write_text("bad")
     arguments = ["--model", "m", "--output-dir", tmp_path / "out", "--format", output_format]
     assert run(*arguments, first).exit_code == 0
-    expected = "score of 2 files: WER % 33.3 [0.0, 50.0], CER % 10.0 [0.0, 14.3]"
+    expected = "score of 2 files, lower case: WER % 33.3 [0.0, 50.0], CER % 10.0 [0.0, 14.3]"
     for _ in range(2):
         result = run(*arguments, first, second, "--reference", tmp_path / "said")
         assert result.exit_code == 0

@@ -99,6 +99,12 @@ def test_a_few_frames_of_channels_are_not_taken_for_channels_of_samples(num_fram
         np.testing.assert_allclose(as_waveform(frames.T, 16_000), frames.mean(axis=1), atol=1e-6)
 
 
+def test_a_dict_of_the_datasets_library() -> None:
+    for rate in (None, 8000):
+        found = as_waveform({"path": "a.wav", "array": tone(0.5, 8000), "sampling_rate": 8000}, rate)
+        np.testing.assert_array_equal(found, as_waveform(tone(0.5, 8000), 8000))
+
+
 def test_unsigned_bytes_are_centered() -> None:
     np.testing.assert_array_equal(
         as_waveform(np.array([0, 128, 192], np.uint8), 16_000), np.array([-1, 0, 0.5], np.float32)
@@ -119,6 +125,15 @@ def test_unsigned_bytes_are_centered() -> None:
         ([1, 2, 3], 16_000, "array: expected floats in [-1, 1], int16, int32 or uint8, found int64"),
         (tone() * 32_768, 16_000, "array: expected samples in [-1, 1], found a peak of 16363.5"),
         ([[0.1], [0.2, 0.3]], 16_000, "array: expected samples, found list: "),
+        (None, 16_000, "array: expected samples, found NoneType"),
+        (["a.wav"], 16_000, "array: expected samples, found list"),
+        ({"bytes": b"", "path": "a"}, None, 'array: expected a dict with "array" and "sampling_rate", found the keys'),
+        ({"array": tone(), "sampling_rate": None}, None, "array: expected its sample rate"),
+        (
+            {"array": tone(), "sampling_rate": 8000},
+            16_000,
+            "array: expected sample_rate=16000 as stated, found a sampling_rate of 8000",
+        ),
     ],
 )
 def test_bad_arrays(samples: Any, sample_rate: int | None, message: str) -> None:

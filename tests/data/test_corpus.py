@@ -94,6 +94,8 @@ def test_headers_are_read_once_unless_the_file_changed(
 def test_an_empty_split_is_refused_with_its_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preparation = Preparation(tmp_path / "data")
     preparation.drop("rare letters", "x")
+    # It is written at once: whatever fails, nothing is lost.
+    assert (tmp_path / "data" / "dropped.tsv").read_text("utf-8") == "reason\twhat\nrare letters\tx\n"
     with pytest.raises(ManifestError, match=r"train\.tsv: expected at least one utterance, found none"):
         preparation.write({"train": []}, tmp_path)
     assert "dropped 1: rare letters: x" in capsys.readouterr().err

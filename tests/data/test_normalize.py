@@ -1,6 +1,8 @@
+import unicodedata
+
 import pytest
 
-from speechssl.data.normalize import has_digits, normalize_labels
+from speechssl.data.normalize import has_digits, lower_case, normalize_labels
 
 
 @pytest.mark.parametrize(
@@ -24,8 +26,20 @@ def test_letters_stay_and_punctuation_goes(written: str, spoken: str) -> None:
 
 
 def test_turkish_has_two_letters_i() -> None:
-    assert normalize_labels("IŞIK İyi", "tr") == "ışık iyi"
-    assert normalize_labels("IS It", "en") == "is it"
+    for language in ("tr", "TR", "tr-TR", "az_Latn_AZ", "tur"):
+        assert normalize_labels("IŞIK İyi", language) == "ışık iyi"
+        assert normalize_labels(unicodedata.normalize("NFD", "IŞIK İyi"), language) == "ışık iyi"
+    assert normalize_labels("IS It", "en") == normalize_labels("IS It", "tru") == "is it"
+
+
+@pytest.mark.parametrize("language", [None, "lt"])
+def test_an_i_has_one_dot(language: str | None) -> None:
+    assert lower_case("İstanbul", language) == "istanbul"
+    # As Lithuanian dictionaries write it: the dot stays under the accent.
+    assert lower_case("i\u0307\u0300 i\u0328\u0307\u0301 J\u0303", language) == lower_case(
+        "Ì Į\u0301 j\u0307\u0303", language
+    )
+    assert lower_case("ė Ż", language) == "ė ż"  # whose dots are their own
 
 
 def test_digits_of_any_script() -> None:

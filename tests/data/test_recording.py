@@ -234,7 +234,7 @@ def write_bad_files(folder: Path) -> None:
     ("file", "message"),
     [
         ("missing.wav", "expected an audio file, found none"),
-        ("zero\0byte.wav", "expected an audio file: embedded null byte"),
+        ("zero\0byte.wav", "expected an audio file: embedded null"),
         ("empty.wav", "expected audio, found an empty file"),
         ("folder.wav", "expected an audio file, found a folder"),
         (

@@ -13,6 +13,7 @@ import soundfile
 from sound_files import tone, write_noise
 
 from speechssl.data import sources
+from speechssl.data.audio import as_waveform
 from speechssl.data.recording import AudioInfo, Recording, audio_info, read_audio
 from speechssl.errors import AudioError
 
@@ -170,6 +171,42 @@ def test_a_read_that_fails_is_not_the_end(tmp_path: Path) -> None:
     for read in read_audio, lambda file: list(Recording(file)):
         with pytest.raises(AudioError, match=r"^stream: expected an audio file: Input/output error$"):
             read(Fails(content))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "m4a"])
+def test_the_bytes_of_a_file_are_read_as_the_file(tmp_path: Path, suffix: str, kind: type) -> None:
+    path = write_noise(tmp_path / f"a.{suffix}", 16_000)
+    content, expected = kind(path.read_bytes()), read_audio(path)
+    assert audio_info(content) == audio_info(path)
+    assert np.array_equal(read_audio(content), expected)
+    part = Recording(content)
+    for _ in range(2):
+        assert np.array_equal(np.concatenate(list(part)), expected)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_samples_without_a_header_are_no_file(kind: type) -> None:
+    noise = (3000 * np.random.default_rng(0).standard_normal(8000)).astype("<i2")
+    for content in (noise.tobytes(), bytes(1000), b"text", b""):
+        for read in read_audio, audio_info, Recording:
+            with pytest.raises(
+                AudioError, match=r"^buffer: .* write numpy.frombuffer\(data, numpy.int16\) and their sam"
+            ):
+                read(kind(content))
+        with pytest.raises(
+            AudioError, match=r"^array: expected samples, found bytes; numpy.frombuffer\(data, numpy.int16"
+        ):
+            as_waveform(kind(content), 16_000)
+    typed = memoryview(np.float32(noise) / 32_768)
+    assert len(as_waveform(typed, 16_000)) == 8000
+
+
+def test_names_stay_in_their_line(tmp_path: Path) -> None:
+    name = "a\tb\nc\r\x1b\u2028ä.wav"
+    with pytest.raises(AudioError) as caught:
+        read_audio(tmp_path / name)
+    assert str(caught.value) == rf"{tmp_path}/a\tb\nc\r\x1b\u2028ä.wav: expected an audio file, found none"
 
 
 class Named:

@@ -50,6 +50,16 @@ def text_of(search: BeamSearch, log_probs: Tensor) -> str:
     return search.units.decode(token.symbol_id for token in search.find_path([log_probs]))
 
 
+def test_units_without_a_word_delimiter_are_refused(make: Make) -> None:
+    class Pieces(Letters):
+        delimiter_id = None  # type: ignore[assignment]
+
+    with pytest.raises(
+        LanguageModelError, match=r"lm\.arpa: .* needs a CTC model with .* '\|', found none among its 4$"
+    ):
+        make(vocabulary=Pieces(VOCABULARY.symbols))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_wide_search_finds_the_best_of_all_texts(make: Make, seed: int) -> None:
     weights = {"lm_weight": 0.7, "word_score": 0.9, "unknown_score": -1.5}

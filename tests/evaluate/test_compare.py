@@ -46,6 +46,21 @@ def test_files_that_are_no_evaluations_are_refused(tmp_path: Path, content: str)
         format_comparison([tmp_path / "bad.json"], [tmp_path / "bad.json"])
 
 
+def test_other_normalizations_are_refused(tmp_path: Path) -> None:
+    first, other = write_run(tmp_path / "a.json", [1]), write_run(tmp_path / "b.json", [1])
+    content = json.loads(other.read_text())
+    for normalization in ("lower case", "words without punctuation"):
+        content["evaluations"][0]["normalization"] = normalization
+        other.write_text(json.dumps(content))
+        if normalization == "lower case":  # as earlier versions did without saying so
+            assert format_comparison([first], [other])
+        else:
+            with pytest.raises(
+                ConfigError, match=r"b\.json: expected texts compared as in .* \(lower case\), found wor"
+            ):
+                format_comparison([first], [other])
+
+
 def test_other_manifests_and_missing_files_are_refused(tmp_path: Path) -> None:
     first, other = write_run(tmp_path / "a.json", [1]), write_run(tmp_path / "b.json", [1], manifest="xyz")
     with pytest.raises(ConfigError, match=r"b\.json: expected an evaluation on the manifest of .*a\.json"):

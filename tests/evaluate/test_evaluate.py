@@ -86,10 +86,40 @@ def test_speakers_are_resampled_whole(checkpoint: CTCCheckpoint, corpus: Corpus)
     assert 0 < alone.low < 0.5 < alone.high < 1
 
 
-def test_a_manifest_without_texts_is_refused_by_line(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
-    path = corpus(SAID)
-    with pytest.raises(ManifestError, match=r"test\.tsv:6: expected a text to score against, found none"):
-        evaluate_model(Transcriber(checkpoint), read_manifest(path))
+def test_a_manifest_without_texts_is_refused(checkpoint: CTCCheckpoint, corpus: Corpus, tmp_path: Path) -> None:
+    path = corpus([("", "a")])
+    fairseq = tmp_path / "fairseq.tsv"
+    fairseq.write_text(f"{tmp_path}\ntest.tsv.0.wav\t{read_manifest(path)[0].num_samples}\n", "utf-8")
+    for manifest in (path, fairseq):
+        with pytest.raises(ManifestError, match=rf"{manifest.name}: expected texts to score against, found no column"):
+            evaluate_model(Transcriber(checkpoint), read_manifest(manifest))
+
+
+@pytest.mark.filterwarnings("ignore:.*silence")
+def test_what_is_heard_where_nothing_is_said_counts(loaded: CTCCheckpoint, corpus: Corpus) -> None:
+    quiet, noisy = corpus([("a b", "a b"), ("", "")]), corpus([("a b", "a b"), ("", "c d")], name="noisy.tsv")
+    assert evaluate_model(Transcriber(loaded), read_manifest(quiet)).words == ErrorCounts(0, 0, 0, 2)
+    assert evaluate_model(Transcriber(loaded), read_manifest(noisy)).words == ErrorCounts(0, 0, 2, 2)
+    rows = run("m", quiet, noisy).stdout.splitlines()
+    assert "test.tsv: 2 utterances (1 empty), " in rows[0]
+    assert "| 100.0 [" in rows[1]
+
+
+@pytest.mark.parametrize("language", [None, "tr"])
+def test_texts_are_compared_in_their_language(loaded: CTCCheckpoint, corpus: Corpus, language: str | None) -> None:
+    said = [("İ", "i"), ("IĞ", "ığ"), ("it’s “on”, isn’t it?", "it's on isn't it")]
+    path = corpus([(reference, "abc") for reference, _ in said])
+    lines = path.read_text("utf-8").splitlines()
+    lines = [*lines[:1], f"{lines[1]}\tlanguage", *(f"{line}\t{language or ''}" for line in lines[2:])]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    result = evaluate_model(Transcriber(loaded), read_manifest(path))
+    assert [utterance["reference"] for utterance in result.utterances][:2] == ["i", "ığ" if language else "iğ"]
+    assert result.utterances[2]["reference"] == "it’s “on”, ısn’t it?".replace("ı", "i")
+    assert ", lower case (tr) |" in run("m", path, "--language", "tr").stdout
+    row = run("m", path, "--normalize", "--output", path.with_suffix(".json")).stdout
+    assert f", words without punctuation{' (tr)' if language else ''} |" in row
+    [evaluation] = json.loads(path.with_suffix(".json").read_text("utf-8"))["evaluations"]
+    assert [utterance["reference"] for utterance in evaluation["utterances"]][2] == said[2][1]
 
 
 def test_an_unreadable_recording_is_named_with_its_line(checkpoint: CTCCheckpoint, corpus: Corpus) -> None:
@@ -107,7 +137,7 @@ def test_row_says_what_was_measured(checkpoint: CTCCheckpoint, corpus: Corpus) -
     assert row.startswith("| 20")
     cells = row.replace("\\|", "!").strip("| ").split(" | ")
     assert cells[1] == "runs/a!b"
-    assert cells[4:7] == ["pretrain 1.50 h", "7", "test.tsv: 3 utterances, 0.0 minutes"]
+    assert cells[4:7] == ["pretrain 1.50 h", "7", "test.tsv: 3 utterances, 0.0 minutes, lower case"]
     assert cells[7].startswith(f"cpu x {torch.get_num_threads()}, float32, ")
     assert cells[-3:] == ["greedy", "50.0 [50.0, 50.0]", "33.3 [33.3, 33.3]"]
 
@@ -129,8 +159,8 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
     assert (report["model"], report["step"]) == ("some/model", 7)
     test, dev = report["evaluations"]
     assert {*test} == {
-        *("manifest", "manifest_sha256", "num_utterances", "audio_seconds", "device", "seconds"),
-        *("decoding", "beam_search"),
+        *("manifest", "manifest_sha256", "num_utterances", "num_empty", "audio_seconds", "device", "seconds"),
+        *("normalization", "decoding", "beam_search"),
         *("wer", "cer", "words", "characters", "word_confusions", "character_confusions", "utterances"),
     }
     assert test["manifest"] == str(first)

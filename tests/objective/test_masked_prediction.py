@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from librosa.filters import mel
 from losses import loss_sum
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
-from speechssl.objective.targets import Cepstra, LogMel
+from speechssl.objective.targets import Cepstra, LogMel, mel_filters
 
 CONFIG = MaskedPredictionConfig(
     mask=MaskConfig(start_prob=0.1, span_frames=3), num_clusters=7, num_bands=6, comparison_dim=8
@@ -34,6 +35,12 @@ def prepare(objective: MaskedPredictionObjective, examples: Sequence[Example], s
 
 
 class TestLogMel:
+    @pytest.mark.parametrize("num_samples", [199, 250, 400, 465])
+    @pytest.mark.parametrize("num_bands", [10, 40])
+    def test_filters_are_those_of_librosa(self, num_samples: int, num_bands: int) -> None:
+        expected = mel(sr=16_000, n_fft=num_samples, n_mels=num_bands, htk=True, norm=None)
+        np.testing.assert_array_equal(mel_filters(num_samples, num_bands), expected.T)
+
     def test_finds_a_tone_in_its_band_at_its_time(self) -> None:
         geometry = FrameGeometry((400,), (320,))
         spectrum = LogMel(geometry, 40)

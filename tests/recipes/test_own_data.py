@@ -23,7 +23,7 @@ PRETRAIN = ("pretrain_train", "pretrain_dev")
 COMMAND = "recording that a command makes, which is not run"
 
 
-programs, held_out, label_files = recipe_modules("own_data", "prepare", "held_out", "label_files")
+programs, held_out = recipe_modules("own_data", "prepare", "held_out")
 
 
 def prepare(
@@ -118,6 +118,79 @@ def nemo(folder: Path, recordings: Path) -> Path:
     return folder / "manifest.json"
 
 
+def json_array(folder: Path, recordings: Path) -> Path:
+    lines = json_lines(folder, recordings).read_text("utf-8").split("\n\n")
+    (folder / "labels.json").write_text(f"[\n{','.join(lines)}]", "utf-8")
+    return folder / "labels.json"
+
+
+def utf_16(folder: Path, recordings: Path) -> Path:
+    file = semicolons(folder, recordings)
+    file.write_bytes(file.read_text("utf-8-sig").encode("utf-16-le"))  # without a mark
+    return file
+
+
+def ljspeech(folder: Path, recordings: Path) -> Path:
+    lines = [
+        f"{Path(path).stem}|{clip.text.upper()} 5|{clip.text}" for path, clip in miniature_own_data.clips().items()
+    ]
+    (folder / "metadata.csv").write_text("\n".join(lines), "utf-8")
+    return folder / "metadata.csv"
+
+
+def timed(folder: Path, suffix: str, content: Callable[[str, str, float], str], encoding: str = "utf-8") -> Path:
+    """Write a file of labels for each recording, in a folder of its own."""
+    for path, clip in miniature_own_data.clips().items():
+        file = (folder / "labels" / path).with_suffix(suffix)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        seconds = len(clip.samples) / 16_000
+        file.write_text(content(clip.text, miniature_own_data.speaker(path), seconds), encoding)
+    return folder / "labels"
+
+
+def vtt(folder: Path, recordings: Path) -> Path:
+    return timed(folder, ".vtt", lambda text, who, end: f"WEBVTT\n\n00:00.000 --> 00:{end:06.3f}\n<v {who}>{text}\n")
+
+
+def srt(folder: Path, recordings: Path) -> Path:
+    return timed(folder, ".srt", lambda text, who, end: f"1\n00:00:00,0 --> 00:00:{end:06.3f}\n<i>{text}</i>\n")
+
+
+def audacity(folder: Path, recordings: Path) -> Path:
+    return timed(folder, ".txt", lambda text, who, end: f"0.000000\t{end:.6f}\t{text}\n\\\t10.0\t20.0\n")
+
+
+def texts(folder: Path, recordings: Path) -> Path:
+    return timed(folder, ".txt", lambda text, who, end: f"{text}\n")
+
+
+def elan(folder: Path, recordings: Path) -> Path:
+    return timed(
+        folder,
+        ".eaf",
+        lambda text, who, end: (
+            f"""<ANNOTATION_DOCUMENT><TIME_ORDER>
+            <TIME_SLOT TIME_SLOT_ID="t1" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="t2" TIME_VALUE="{round(1000 * end)}"/>
+            </TIME_ORDER><TIER TIER_ID="t" PARTICIPANT="{who}"><ANNOTATION>
+            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a" TIME_SLOT_REF1="t1" TIME_SLOT_REF2="t2">
+            <ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER>
+            </ANNOTATION_DOCUMENT>"""
+        ),
+    )
+
+
+def praat(folder: Path, recordings: Path) -> Path:
+    return timed(
+        folder,
+        ".TextGrid",
+        lambda text, who, end: (
+            f'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n{end}\n<exists>\n1\n"IntervalTier"\n'
+            f'"{who} - said"\n0\n{end}\n1\n0\n{end}\n"{text}"\n'
+        ),
+        "utf-16",
+    )
+
+
 def kaldi(folder: Path, recordings: Path) -> Path:
     clips = miniature_own_data.clips()
     files = {
@@ -131,12 +204,18 @@ def kaldi(folder: Path, recordings: Path) -> Path:
 
 
 class TestForms:
-    @pytest.mark.parametrize("form", [csv_table, semicolons, tsv_table, quoted_tsv, json_lines, nemo, kaldi])
+    @pytest.mark.parametrize(
+        "form",
+        [
+            *(csv_table, semicolons, tsv_table, quoted_tsv, json_lines, nemo, kaldi, json_array, utf_16, ljspeech),
+            *(vtt, srt, audacity, texts, elan, praat),
+        ],
+    )
     def test_every_form_gives_the_same(
         self, recordings: Path, tmp_path: Path, form: Callable[[Path, Path], Path]
     ) -> None:
         manifests = prepare(recordings, tmp_path / "out", form(tmp_path, recordings))
-        assert labeled(manifests) == expected()
+        assert labeled(manifests) == expected(with_speakers=form not in (ljspeech, srt, audacity, texts))
         for name in LABELLED:  # whole recordings, rounded durations or not
             assert all(u.num_samples == audio_info(u.path).num_samples for u in manifests[name])
         assert not any("text" in reason or "row" in reason for reason in dropped(tmp_path / "out"))
@@ -214,26 +293,37 @@ class TestRefusals:
         [
             (b"a.wav hello\nb.wav hi\n", r"found 'a\.wav hello'"),
             (b"id,text\n1,hello\n", "found 'id,text'"),
-            (b'[\n{"path": "a.wav", "text": "a"}\n]', r"found '\['"),
             (b"", "found ''"),
-            (b"\x89PNG\x00" + b"\xff" * 200_000, "found '"),
         ],
     )
     def test_an_unknown_form(self, recordings: Path, tmp_path: Path, content: bytes, found: str) -> None:
         (tmp_path / "labels.csv").write_bytes(content)
-        with pytest.raises(ManifestError, match=rf"LABELS=.*labels\.csv: expected a csv or tsv .* Kaldi .*, {found}"):
+        with pytest.raises(ManifestError, match=rf"labels\.csv: expected labels \(a csv or tsv .* Kaldi .*, {found}"):
             prepare(recordings, tmp_path / "out", tmp_path / "labels.csv")
 
-    def test_utf_16(self, recordings: Path, tmp_path: Path) -> None:
-        (tmp_path / "labels.csv").write_text("path,text\n", "utf-16")
-        with pytest.raises(ManifestError, match=r"labels\.csv: expected UTF-8, found UTF-16"):
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (
+                "path,text\na.wav,a\nb.wav,spät\n".encode("cp1252"),
+                ":3: expected UTF-8 or UTF-16, found the byte 0xe4: ",
+            ),
+            (b"\x89PNG\x00" + b"\xff" * 200_000, ":1: expected UTF-8 or UTF-16, found the byte 0x89: "),
+            (b'[{"path": "a.wav", "text": "a"}', ": expected a JSON array of labels: "),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused_as_a_whole(
+        self, recordings: Path, tmp_path: Path, content: bytes, expected: str
+    ) -> None:
+        (tmp_path / "labels.csv").write_bytes(content)
+        with pytest.raises(ManifestError, match=f"labels.csv{expected}"):
             prepare(recordings, tmp_path / "out", tmp_path / "labels.csv")
 
     def test_missing_labels(self, recordings: Path, tmp_path: Path) -> None:
-        with pytest.raises(ManifestError, match=r"LABELS=.*none\.csv: expected a csv .*, found none"):
+        with pytest.raises(ManifestError, match=r"none\.csv: expected labels \(a csv .*, found none"):
             prepare(recordings, tmp_path / "out", tmp_path / "none.csv")
         (tmp_path / "folder").mkdir()
-        with pytest.raises(ManifestError, match=r"LABELS=.*folder: expected .*, found a folder without wav\.scp"):
+        with pytest.raises(ManifestError, match=r"folder: expected labels .*, found a folder without any"):
             prepare(recordings, tmp_path / "out", tmp_path / "folder")
         (tmp_path / "folder" / "wav.scp").write_text("a a.wav\n", "utf-8")
         with pytest.raises(ManifestError, match=r"folder/text: expected a file, found none"):
@@ -257,7 +347,17 @@ class TestRefusals:
             prepare(tmp_path / "corpus", tmp_path / "out", tmp_path / "labels.csv")
         assert "expected usable texts of 3 recordings or more" in str(caught.value)
         assert "found 2: " in str(caught.value)
-        assert "left out: 1 text of a recording that is missing (LABELS=none" in str(caught.value)
+        assert "says line by line: 1 text of a recording that is missing (LABELS=none" in str(caught.value)
+        [missing] = dropped(tmp_path / "out")["text of a recording that is missing"]
+        assert missing.startswith(f"{tmp_path}/labels.csv:{len(lines) + 2}: 'x.wav' not in {tmp_path}/corpus, ")
+
+    def test_what_was_left_out_is_written_when_nothing_is_left(self, recordings: Path, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("path,text\nx.wav,a\nfield 1/00.wav,5\n", "utf-8")
+        with pytest.raises(ManifestError, match="found 0: "):
+            prepare(recordings, tmp_path / "out", tmp_path / "labels.csv")
+        found = dropped(tmp_path / "out")
+        assert found["text with digits: spell them out"] == [f"{tmp_path}/labels.csv:3: 5"]
+        assert len(found["text of a recording that is missing"]) == 1
 
 
 class TestDrops:
@@ -267,7 +367,7 @@ class TestDrops:
         good = csv_table(tmp_path, recordings).read_text("utf-8").splitlines()[1:]
         path = "field 1/00.wav"
         bad = {
-            "row with more or fewer cells than the header": ["a.wav,text", f"{path},a,b,c,d,e,f"],
+            "row with more or fewer cells than the first": ["a.wav,text", f"{path},a,b,c,d,e,f"],
             "text of a recording that is missing": ["none.wav,a,,,", f"{'x' * 5000},a,,,", ".,a,,,"],
             "text of a recording that cannot be read": ["radio/broken.wav,a,,,", "radio/empty.mp3,a,,,"],
             "empty text": [f"{path},...,,,", f"{path},,,,", f"{path},\u200b,,,"],
@@ -278,7 +378,6 @@ class TestDrops:
             "longer than 30 s with a text: cut it, or give start and end": ["radio/show.flac,a,,,"],
             "text too long for its audio": [f"{path},{'ab' * 100},,0,0.5"],
             "span with several texts": ["radio/beep.wav,a,,,", "radio/beep.wav,b,,,", "radio/beep.wav,a,,,"],
-            "line that is no UTF-8": [f"{path},sp\udce4t,,,"],
         }
         rows = [(reason, row) for reason, rows in bad.items() for row in rows]
         lines = ["path,text,speaker,start,end", *(row for _, row in rows)]
@@ -288,7 +387,7 @@ class TestDrops:
         repeated = lines[-1]
         lines.append(repeated)
         file = tmp_path / "labels.csv"
-        file.write_text("\n".join(lines), "utf-8", errors="surrogateescape")
+        file.write_text("\n".join(lines), "utf-8")
         manifests = prepare(recordings, tmp_path / "out", file)
         assert labeled(manifests) == expected()
         found = dropped(tmp_path / "out")
@@ -299,11 +398,15 @@ class TestDrops:
 
     def test_a_quotation_mark_that_is_not_closed(self, recordings: Path, tmp_path: Path) -> None:
         file = csv_table(tmp_path, recordings)
-        lines = file.read_text("utf-8").splitlines()
-        lines.append('field 1/00.wav,"open,7,\na\nb')
+        head, *lines = file.read_text("utf-8").splitlines()
+        lines[:0] = [head, 'radio/jingle.WAV,"open,7,']
+        lines.append('radio/beep.wav,"a field of\ntwo lines",7,')
         file.write_text("\n".join(lines), "utf-8")
-        assert labeled(prepare(recordings, tmp_path / "out", file)) == expected()
-        assert dropped(tmp_path / "out")["row with more or fewer cells than the header"] == [f"{file}:22-24: 2 for 4"]
+        assert labeled(prepare(recordings, tmp_path / "out", file)) == expected()  # what follows is not swallowed
+        found = dropped(tmp_path / "out")
+        wheres = [what.split(": ")[0] for what in found["quotation mark that is not closed in its line"]]
+        assert wheres == [f"{file}:2", f"{file}:23"]
+        assert found["row with more or fewer cells than the first"] == [f"{file}:24: 3 for 4"]
 
     def test_json_that_is_none(self, recordings: Path, tmp_path: Path) -> None:
         file = json_lines(tmp_path, recordings)
@@ -314,9 +417,8 @@ class TestDrops:
         found = dropped(tmp_path / "out")
         assert len(found["line that is no JSON object"]) == 2
         assert len(found["value that is neither text nor number"]) == 1
-        assert len(found["text of a recording that is missing"]) == 2
+        assert len(found["text of a recording that is missing"]) == 3
         assert len(found["times that make no span"]) == 1
-        assert len(found["line that is no UTF-8"]) == 1
 
 
 class TestTexts:
@@ -345,6 +447,21 @@ class TestTexts:
         warning = next(line for line in capsys.readouterr().err.splitlines() if "letters occur less than 5" in line)
         assert warning.startswith(f"warning: {len(rare)} letters")
         assert all(f"{letter} (U+{ord(letter):04X})" in warning for letter in rare)
+
+    def test_capitals_are_those_of_the_language(self, recordings: Path, tmp_path: Path) -> None:
+        names = list(miniature_own_data.clips())
+        lines = [f"{name};IŞIK İ;{'en' if number % 2 else ''}" for number, name in enumerate(names)]
+        (tmp_path / "labels.csv").write_text("\n".join(["path;text;language", *lines]), "utf-8")
+        programs.prepare(recordings, tmp_path / "out", tmp_path / "labels.csv", None, False, language="tr")
+        said = {u.path: (u.text, u.language) for name in LABELLED for u in read_manifest(tmp_path / f"out/{name}.tsv")}
+        expected = [("işik i", "en") if number % 2 else ("ışık i", "tr") for number in range(len(names))]
+        assert said == {str(recordings / name): pair for name, pair in zip(names, expected, strict=True)}
+
+    def test_the_tiers_asked_for(self, recordings: Path, tmp_path: Path) -> None:
+        folder = praat(tmp_path, recordings)
+        programs.prepare(recordings, tmp_path / "out", folder, None, False, tiers=["said"])
+        with pytest.raises(ManifestError, match=r"found 0: .*20 file without the tier asked for"):
+            programs.prepare(recordings, tmp_path / "out", folder, None, False, tiers=["other"])
 
 
 def seconds(utterances: Sequence[Utterance] | Manifest) -> float:

@@ -213,6 +213,13 @@ def test_own_data_preparation(run: Recipes, tmp_path: Path) -> None:
     ran = run("own_data", TEXTS="asis", LABELS="my labels.csv", KEEP="exp/mine/data", LICENSE="CC-BY-4.0, ours")
     assert ran.one("prepare.py") == [*places, "--texts", "asis", "--labels", "my labels.csv", "--keep", "exp/mine/data"]
     assert ran.override("pretrain", "data.license") == ran.override("finetune", "data.license") == "CC-BY-4.0, ours"
+    ran = run("own_data", LANGUAGE="az-Latn", TIER="tx, said", TO="language_model")
+    chosen = ["--tiers", "tx, said", "--language", "az-Latn"]
+    assert ran.one("prepare.py") == [*places, "--texts", "normalized", *chosen]
+    assert ran.one("ngram")[1:4] == ["--normalize", "--language", "az-Latn"]
+    ran = run("own_data", LANGUAGE="en_US:en", TO="language_model")  # as many systems set it
+    assert ran.one("prepare.py") == [*places, "--texts", "normalized"]
+    assert ran.one("ngram")[1:3] == ["--normalize", "--output"]
 
 
 def test_own_data_sizes(run: Recipes) -> None:

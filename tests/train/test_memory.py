@@ -80,7 +80,9 @@ def test_a_worker_that_is_killed_is_a_line(corpus: Any, tmp_path: Path, monkeypa
                 os.kill(worker.pid, signal.SIGKILL)
 
     monkeypatch.setattr(MetricSums, "add", kill_workers)
-    message = r"^pretrain on cpu: a process that reads audio was killed, .*: lower data\.num_workers \(0 reads in .*$"
+    message = (
+        r"^pretrain on cpu: a process that reads audio ended unexpectedly, .*: lower data\.num_workers \(0 reads in .*$"
+    )
     with pytest.raises(TrainingError, match=message):
         pretrain(corpus.pretrain_config("data.num_workers=1"), tmp_path / "run")
 

@@ -243,7 +243,7 @@ def test_data_without_admitted_lengths_are_refused(corpus: Any, tmp_path: Path) 
         ("batches.min_seconds=0.04", r"configuration: batches\.min_seconds must be at least 0\.040625, 2 frames$"),
         ("seed=-1", "seed"),
         ("encoder.context.num_heads=3", r"encoder\.context: model_dim must be a multiple of num_heads, found 32$"),
-        ("init=model", "init: unknown setting"),
+        ("teacher=model", "teacher: unknown setting"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(corpus: Any, override: str, message: str) -> None:

@@ -281,6 +281,29 @@ def test_more_steps_go_on_and_a_finished_run_is_left_alone(corpus: Any, tmp_path
     assert load_progress(run).step == 5
 
 
+WITHOUT_FCNTL = """
+import multiprocessing, sys
+
+if __name__ == "__main__":
+    for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+        sys.modules[name] = None
+    multiprocessing.get_all_start_methods = lambda: ["spawn"]
+    from speechssl.__main__ import main
+    main()
+"""
+
+
+def test_training_works_where_there_are_no_locks_and_no_forks(corpus: Any, tmp_path: Path) -> None:
+    """As on Windows: without the modules that only POSIX has, and with workers that are not forked."""
+    (tmp_path / "program.py").write_text(WITHOUT_FCNTL, "utf-8")
+    arguments = corpus.arguments("pretrain", "trainer.num_steps=2", "data.num_workers=1")
+    command = [sys.executable, tmp_path / "program.py", "pretrain", *arguments, "--output", tmp_path / "run"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert f"warning: {tmp_path / 'run' / 'lock'}: no locks here (Function not implemented): make sure" in ran.stderr
+    assert load_progress(tmp_path / "run").step == 2
+
+
 @pytest.mark.parametrize("on_extend", ["continue", "restart"])
 @pytest.mark.parametrize("planned", [4, 6])
 def test_an_extended_run_resumes_exactly_and_its_rate_jumps_only_if_asked(

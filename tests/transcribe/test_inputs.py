@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
-from speechssl.transcribe.inputs import InputFile, find_inputs, read_references
+from speechssl.transcribe.inputs import InputFile, Reference, find_inputs, read_references
 
 
 @pytest.fixture
@@ -77,6 +78,32 @@ def test_folders_and_patterns_without_recordings_are_errors(folder: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("pattern", ["closed", "closed/*.wav", "**/*.wav", "."])
+def test_a_folder_that_cannot_be_read_is_an_error(folder: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "closed").mkdir()
+    (folder / "closed" / "z.wav").touch()
+    original = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == Path("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    inputs, errors = find_inputs([pattern])
+    [error] = map(str, errors)
+    assert error.endswith("closed: expected a folder that may be read: Permission denied")
+    assert not any("z.wav" in file.path for file in inputs)
+    assert bool(inputs) == (pattern in ("**/*.wav", "."))
+
+
+def test_names_stay_in_their_line(folder: Path) -> None:
+    _, errors = find_inputs(["a\nb*", "c\td*"])
+    assert [str(error).partition(":")[0] for error in errors] == [r"a\nb*", r"c\td*"]
+    [[file], _] = find_inputs(["a\tb\n.wav"])
+    assert (file.path, file.label) == ("a\tb\n.wav", r"a\tb\n.wav")
+
+
 def test_names_that_are_no_utf8(folder: Path) -> None:
     (folder / os.fsdecode(b"caf\xe9.wav")).touch()
     assert (os.fsdecode(b"caf\xe9.wav"), os.fsdecode(b"caf\xe9")) in found("*.wav")
@@ -111,12 +138,14 @@ def test_references_from_a_folder(folder: Path) -> None:
     sources, _ = find_inputs(["a.wav", "talks/2"])
     a, c = sources
     with pytest.warns(UserWarning, match=r"texts: expected a text for talks/2/c\.mp3, found none; it is not scored"):
-        assert read_references(texts, sources) == {a: "one two"}
+        assert read_references(texts, sources) == {a: Reference("one two")}
     with pytest.raises(ManifestError, match=r"texts: expected a text for talks/2/c\.mp3, found none"):
         read_references(texts, [c])
     (texts / "c.txt").write_text("there", "utf-8")
-    assert read_references(texts, sources) == {a: "one two", c: "there"}
-    assert read_references(folder / "talks", [c]) == {c: "где"}  # beside the recording
+    assert read_references(texts, sources) == {a: Reference("one two"), c: Reference("there")}
+    assert read_references(folder / "talks", [c]) == {c: Reference("где")}  # beside the recording
+    (texts / "c.txt").write_text("\n", "utf-8")  # nothing is said
+    assert read_references(texts, sources) == {a: Reference("one two"), c: Reference("")}
 
 
 def test_references_keep_their_subfolders_and_are_of_one_recording(folder: Path) -> None:
@@ -125,25 +154,48 @@ def test_references_keep_their_subfolders_and_are_of_one_recording(folder: Path)
     for name in ("a", "x/a"):
         (texts / name).parent.mkdir(parents=True, exist_ok=True)
         (texts / f"{name}.txt").write_text(name, "utf-8")
-    assert read_references(texts, [x]) == {x: "x/a"}
-    assert read_references(texts, [y]) == {y: "a"}
+    assert read_references(texts, [x]) == {x: Reference("x/a")}
+    assert read_references(texts, [y]) == {y: Reference("a")}
     with pytest.warns(UserWarning, match="in/y/a.wav"):  # which of the two said it?
-        assert read_references(texts, [x, y]) == {x: "x/a"}
+        assert read_references(texts, [x, y]) == {x: Reference("x/a")}
 
 
 def test_references_from_a_manifest(folder: Path) -> None:
     utterances = [
         Utterance(str(folder / "talks/b.FLAC"), 5, start=9, text="later"),
         Utterance(str(folder / "talks/b.FLAC"), 5, text="first"),
-        Utterance(str(folder / "a.wav"), 5, text="one"),
+        Utterance(str(folder / "a.wav"), 5, text="one", language="tr"),
         Utterance(str(folder / "talks/2/c.mp3"), 5),
     ]
     write_manifest(folder / "said.tsv", utterances, ".")
+    sources = find_inputs(["a.wav", "talks/b.FLAC", "talks/2"])[0]
+    found = list(read_references(folder / "said.tsv", sources).values())
+    assert found == [Reference("one", "tr"), Reference("first later"), Reference("")]
+    with pytest.raises(ManifestError, match="expected a text for"):
+        read_references(folder / "said.tsv", find_inputs(["nowhere.wav"])[0])
+    write_manifest(folder / "said.tsv", utterances[-1:], ".")  # without any text
+    with pytest.raises(ManifestError, match="expected a text for"):
+        read_references(folder / "said.tsv", sources)
+
+
+def test_references_from_labels_of_other_forms(folder: Path) -> None:
     sources = find_inputs(["a.wav", "talks/b.FLAC"])[0]
-    assert list(read_references(folder / "said.tsv", sources).values()) == ["one", "first later"]
-    for path in "talks/2", "nowhere.wav":
-        with pytest.raises(ManifestError, match="expected a text for"):
-            read_references(folder / "said.tsv", find_inputs([path])[0])
+    rows = [
+        "file;start;text;lang",
+        "b;9,5;later;tr",
+        "TALKS/b.flac;0:01,5;first;tr",
+        "a.wav;;;",
+        "c.wav;;no;",
+        "a.wav;-1;no;",
+    ]
+    (folder / "said.csv").write_text("\n".join(rows), "utf-8")
+    with pytest.warns(UserWarning, match=r"said\.csv: 1 label not used, such as times that make no span: .*:6$"):
+        found = list(read_references(folder / "said.csv", sources).values())
+    assert found == [Reference(""), Reference("first later", "tr")]
+    (folder / "talks" / "b.srt").write_text("0:05 --> 0:06\nb\n\n0:01 --> 0:02\na\n")
+    assert read_references(folder / "talks" / "b.srt", sources[1:]) == {sources[1]: Reference("a b")}
+    (folder / "said.tsv").write_text("path\ttext\na.wav\tone\n")
+    assert read_references(folder / "said.tsv", sources[:1]) == {sources[0]: Reference("one")}
 
 
 CONTAINERS = {"wav": {}, "flac": {}, "ogg": {}, "aiff": {}, "mp3": {"format": "MP3"}}

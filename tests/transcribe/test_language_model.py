@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,17 @@ def test_texts_are_reduced_to_words_if_asked_for(tmp_path: Path) -> None:
     assert read_arpa(tmp_path / "lm.arpa").words >= {"Where", "is,", "CAT?", "5."}
 
 
+def test_texts_are_reduced_in_their_language(tmp_path: Path) -> None:
+    plant = Utterance(str(tmp_path / "a.wav"), 1, text="IŞIK", language="tr")
+    write_manifest(tmp_path / "train.tsv", [plant, replace(plant, text="IS", language=None)], ".")
+    (tmp_path / "book.txt").write_text("İYİ\n", "utf-8")
+    files = (tmp_path / "train.tsv", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa", "--normalize")
+    assert run("ngram", *files).exit_code == 0
+    assert read_arpa(tmp_path / "lm.arpa").words == {"ışık", "is", "iyi"}
+    assert run("ngram", *files, "--language", "az").exit_code == 0
+    assert read_arpa(tmp_path / "lm.arpa").words == {"ışık", "ıs", "iyi"}
+
+
 def test_texts_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").write_text("")
@@ -227,4 +239,17 @@ def test_texts_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 def test_a_model_of_other_letters_is_refused(loaded, tmp_path: Path) -> None:
     write_arpa(tmp_path / "lm.arpa", estimate_ngrams(["WHERE", "CAT"], 1))
     with pytest.raises(LanguageModelError, match="found none of 2, such as 'CAT'"):
+        Transcriber.load("m", lm=tmp_path / "lm.arpa")
+
+
+def test_a_model_of_which_most_cannot_be_spelled_says_so(loaded, tmp_path: Path) -> None:
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(["WHERE IS", "where is"], 1))
+    Transcriber.load("m", lm=tmp_path / "lm.arpa")  # half of it can be
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(["WHERE IS THE", "where is"], 1))
+    expected = r"lm\.arpa: 3 of 5 words cannot be .* it lacks 'E' in 2, 'H' in 2, .* in 1$"
+    with pytest.warns(UserWarning, match=expected):
+        Transcriber.load("m", lm=tmp_path / "lm.arpa")
+    letters = "".join(map(chr, range(0x0391, 0x03A1)))
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams([f"{letters} {letters}ρ the"], 1))
+    with pytest.warns(UserWarning, match="2 of 3 words .* and 9 others$"):
         Transcriber.load("m", lm=tmp_path / "lm.arpa")

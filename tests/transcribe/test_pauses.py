@@ -3,6 +3,7 @@ import warnings
 from itertools import islice, pairwise
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -78,6 +79,15 @@ def test_neither_level_nor_offset_matters(find_speech: FindSpeech) -> None:
             (pytest.approx(start, abs=0.1), pytest.approx(stop, abs=0.1)) for start, stop in expected
         ]
     assert spans(silence(90) + np.float32(0.1), find_speech=find_speech) == []
+
+
+@given(st.integers(1, 40_000), st.integers(0, 99))
+def test_speech_is_found_where_librosa_finds_it(num_samples: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    levels = np.repeat(10 ** generator.uniform(-4, -1, num_samples // 800 + 1), 800)[:num_samples]
+    samples = (levels * generator.standard_normal(num_samples)).astype(np.float32)
+    expected = librosa.effects.split(samples, top_db=35, frame_length=400, hop_length=160)
+    assert find_speech_by_energy(samples) == [tuple(span) for span in expected.tolist()]
 
 
 def test_silence_has_no_pieces() -> None:

@@ -189,7 +189,8 @@ class TestMany:
     @pytest.mark.parametrize("split_at_pauses", [False, True])
     def test_batches_are_bounded_by_seconds(self, checkpoint, planted_waveform, split_at_pauses: bool) -> None:
         wave = planted_waveform("hello where are you")
-        recording = np.concatenate([part for _ in range(4) for part in (wave, np.zeros(16_000, np.float32))])
+        pause = np.zeros(16_000, np.float32)
+        recording = np.concatenate([wave, pause, -wave, pause] * 2)  # up and down: without an offset
         sources = [lambda: recording] if split_at_pauses else [lambda: wave] * 4
         options = {
             "split_at_pauses": split_at_pauses,
