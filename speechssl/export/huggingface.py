@@ -4,44 +4,62 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from speechssl.checkpoint.native import write_weights
 from speechssl.checkpoint.saved_model import SavedModel
-from speechssl.checkpoint.transformers_config import to_transformers_config
-from speechssl.checkpoint.transformers_names import to_transformers
+from speechssl.checkpoint.transformers_config import to_transformers_config, transformers_family, with_their_epsilon
+from speechssl.checkpoint.transformers_names import PREFIXES, to_transformers
 from speechssl.data.units import WORD_DELIMITER, Letters
 from speechssl.errors import CheckpointError
 
 _PAD, _UNKNOWN = "<pad>", "<unk>"
+_CLASSES = {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM", "data2vec-audio": "Data2VecAudio"}
 
 
 def write_huggingface(folder: Path, saved: SavedModel) -> None:
-    """Write a model into an existing folder, as Wav2Vec2ForCTC, or as Wav2Vec2Model if it has no head.
+    """Write a model into an existing folder, as ``...ForCTC`` of its family, or ``...Model`` if it has no head.
 
     Raises:
         CheckpointError: transformers has no class for it, or its weights are damaged.
     """
-    config = to_transformers_config(saved.description.encoder)
-    if saved.vocabulary is None:
-        weights = {f"encoder.{name}": tensor for name, tensor in saved.encoder("cpu").state_dict().items()}
-        tensors = {name.removeprefix("wav2vec2."): tensor for name, tensor in to_transformers(weights).items()}
-        architecture = "Wav2Vec2Model"
+    encoder = saved.description.encoder
+    config = to_transformers_config(encoder)
+    family = transformers_family(encoder)
+    symbols = None if saved.vocabulary is None else symbols_with_pad(saved)
+    tensors = to_transformers(exported_weights(saved), family)
+    if symbols is None:
+        tensors = {name.removeprefix(f"{PREFIXES[family]}."): tensor for name, tensor in tensors.items()}
     else:
-        symbols = symbols_with_pad(saved)
-        tensors = to_transformers(saved.ctc("cpu").model.state_dict())
-        architecture = "Wav2Vec2ForCTC"
-        config |= {"vocab_size": len(symbols), "pad_token_id": saved.vocabulary.blank_id}
-        _write_tokenizer(folder, symbols)
+        assert saved.vocabulary is not None
+        blank_id = saved.vocabulary.blank_id
+        config |= {"vocab_size": len(symbols), "pad_token_id": blank_id}
+        _write_tokenizer(folder, symbols, symbols[blank_id])
+    architecture = _CLASSES[family] + ("Model" if symbols is None else "ForCTC")
     special = {"bos_token_id": None, "eos_token_id": None}
     _write(
         folder / "config.json",
-        {"architectures": [architecture], "model_type": "wav2vec2", "dtype": "float32", **config, **special},
+        {"architectures": [architecture], "model_type": family, "dtype": "float32", **config, **special},
     )
     _write_processor(folder, saved)
     write_weights(folder, tensors)
 
 
+def exported_weights(saved: SavedModel) -> dict[str, Tensor]:
+    """Return the weights of a model with its head, or of an encoder, by our names, for norms as others have them.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    if saved.vocabulary is None:
+        weights = {f"encoder.{name}": tensor for name, tensor in saved.encoder("cpu").state_dict().items()}
+    else:
+        weights = saved.ctc("cpu").model.state_dict()
+    return with_their_epsilon(weights, saved.description.encoder.feature_encoder)
+
+
 def symbols_with_pad(saved: SavedModel) -> tuple[str, ...]:
-    """Return the symbols of a model of letters by their ids, its blank called ``<pad>`` as is the custom.
+    """Return the symbols of a model of letters by their ids, its blank called ``<pad>`` if no other is.
 
     Raises:
         CheckpointError: it has units of another kind.
@@ -54,9 +72,9 @@ def symbols_with_pad(saved: SavedModel) -> tuple[str, ...]:
     return tuple(_PAD if i == units.blank_id else symbol for i, symbol in enumerate(units.symbols))
 
 
-def _write_tokenizer(folder: Path, symbols: tuple[str, ...]) -> None:
+def _write_tokenizer(folder: Path, symbols: tuple[str, ...], blank: str) -> None:
     # A letter that is unknown has an id beyond the head's, which their loss refuses.
-    special = {"pad_token": _PAD, "unk_token": _UNKNOWN, "bos_token": None, "eos_token": None}
+    special = {"pad_token": blank, "unk_token": _UNKNOWN, "bos_token": None, "eos_token": None}
     _write(folder / "vocab.json", {symbol: i for i, symbol in enumerate(symbols)})
     _write(folder / "special_tokens_map.json", {name: token for name, token in special.items() if token})
     _write(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl import __version__
 from speechssl.checkpoint.saved_model import SavedModel, TrainingData
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ConfigError
@@ -86,21 +87,29 @@ def _describe_model(saved: SavedModel) -> str:
         if saved.vocabulary
         else f"represents speech at {description.sample_rate} Hz and was not trained to transcribe it"
     )
+    origin = (
+        f"Trained with speechssl {description.speechssl_version}"
+        if saved.family == "speechssl"
+        else f"Converted by speechssl {__version__} from a model of {saved.family}"
+    )
     return (
         f"A model of {num_parameters / 1e6:.1f} million parameters that {does}: "
         f"{count(encoder.context.num_layers, 'layer')} of width {encoder.context.model_dim}, a frame every {hop_ms:g} "
-        f"ms. Trained with speechssl {description.speechssl_version}."
+        f"ms. {origin}."
     )
 
 
 def _describe_training(saved: SavedModel) -> str:
     rows = ["| stage | hours | transcripts | license |", "|---|---|---|---|"]
     rows += [
-        f"| {data.stage} | {data.hours:.2f} | {'used' if data.labeled else 'not used'} | {data.license} |"
+        f"| {data.stage} | {'unknown' if data.hours is None else f'{data.hours:.2f}'} "
+        f"| {'used' if data.labeled else 'not used'} | {data.license} |"
         for data in saved.description.training_data
     ]
     compute = list(_describe_runs(saved.weights_file.resolve().parent.parent.parent))
-    lines = [f"{saved.description.step} updates in the last stage.", *(compute or ["What it took was not recorded."])]
+    lines = compute or ["What it took was not recorded."]
+    if saved.description.step:
+        lines.insert(0, f"{saved.description.step} updates in the last stage.")
     return "\n".join(rows) + "\n\n" + "\n".join(lines)
 
 

@@ -11,6 +11,8 @@ from speechssl.checkpoint.native import write_weights
 from speechssl.checkpoint.saved_model import SavedModel
 from speechssl.checkpoint.transformers_config import to_transformers_config
 from speechssl.checkpoint.transformers_names import to_transformers
+from speechssl.errors import CheckpointError
+from speechssl.export.huggingface import exported_weights
 from speechssl.model.encoder import EncoderConfig
 
 _PLACES = {  # of transformers' names and of torchaudio's
@@ -29,12 +31,9 @@ def write_torchaudio(folder: Path, saved: SavedModel) -> None:
     """
     num_symbols = None if saved.vocabulary is None else len(saved.vocabulary)
     arguments = torchaudio_arguments(saved.description.encoder, num_symbols)
-    if saved.vocabulary is None:
-        weights = {f"encoder.{name}": tensor for name, tensor in saved.encoder("cpu").state_dict().items()}
-    else:
-        weights = saved.ctc("cpu").model.state_dict()
+    if saved.vocabulary is not None:
         saved.vocabulary.save(folder / "vocab.json")
-    write_weights(folder, to_torchaudio(weights))
+    write_weights(folder, to_torchaudio(exported_weights(saved)))
     (folder / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", "utf-8")
 
 
@@ -44,7 +43,10 @@ def torchaudio_arguments(encoder: EncoderConfig, num_symbols: int | None) -> dic
     Raises:
         CheckpointError: theirs computes something else.
     """
-    sizes = to_transformers_config(encoder)  # the two can do the same
+    sizes = to_transformers_config(encoder)  # of wav2vec 2.0 the two can do the same
+    if encoder.context.kind != "transformer" or encoder.context.adapter_dim is not None:
+        kind = "one with adapters" if encoder.context.kind == "transformer" else encoder.context.kind
+        raise CheckpointError(f"expected wav2vec 2.0's transformer as context network, found {kind}")
     shapes = zip(sizes["conv_dim"], sizes["conv_kernel"], sizes["conv_stride"], strict=True)
     return {
         "extractor_mode": f"{sizes['feat_extract_norm']}_norm",

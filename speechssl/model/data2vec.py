@@ -38,6 +38,7 @@ class PositionalStack(nn.Module):
 
     def __init__(self, dim: int, kernel: int, groups: int, num_layers: int) -> None:
         super().__init__()
+        self.dim = dim
         self.layers = nn.ModuleList(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(num_layers)
         )
@@ -53,7 +54,7 @@ class PositionalStack(nn.Module):
         """(B, S, D) to the same shape; between the layers padding is zero, as what lies outside a recording is."""
         for conv in self.layers:
             y = conv(x.transpose(1, 2))[:, :, : x.shape[1]].transpose(1, 2)
-            x = F.gelu(F.layer_norm(y, y.shape[2:]))
+            x = F.gelu(F.layer_norm(y, (self.dim,)))
             if valid is not None:
                 x = x * valid[:, :, None]
         return x

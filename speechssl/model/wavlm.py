@@ -52,6 +52,9 @@ class WavLMContext(TransformerContext):
         distances = torch.arange(1 - num_frames, num_frames, device=x.device)
         buckets = bucket_distances(distances, self.distance_bias.num_embeddings, self.max_distance)
         by_distance = self.distance_bias(buckets).T  # (H, 2 S - 1)
+        if torch.onnx.is_in_onnx_export():  # where the width of a window is a constant
+            frames = torch.arange(num_frames)
+            return by_distance[:, frames[None, :] - frames[:, None] + num_frames - 1], valid
         return by_distance.unfold(1, num_frames, 1).flip(1), valid
 
 

@@ -14,10 +14,12 @@ from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
 from speechssl.data.units import Letters
 from speechssl.model.causal import CausalConfig
 from speechssl.model.ctc import CTCModel
+from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.norm import Norm
 from speechssl.model.transformer import TransformerConfig
+from speechssl.model.wavlm import WavLMConfig
 from speechssl.transcribe.transcriber import Transcriber
 
 LETTERS = Letters(("<blank>", "|", *"abcdeé'"))
@@ -34,8 +36,22 @@ ENCODERS = {
         normalize_waveforms=True,
     ),
     "prompts": EncoderConfig(
-        feature_encoder=FeatureEncoderConfig(**FRAMES_40_MS, norm="layer"),
+        feature_encoder=FeatureEncoderConfig(**FRAMES_40_MS, norm="layer", norm_epsilon=5e-4),
         context=TransformerConfig(**CONTEXT, position_kernel=16, norm_first=True, dropout=0.0, layer_drop=0.0),
+        normalize_waveforms=1e-8,
+    ),
+    "adapters": EncoderConfig(
+        feature_encoder=FeatureEncoderConfig(**FRAMES_20_MS, norm="layer", bias=True),
+        context=TransformerConfig(**CONTEXT, position_kernel=8, norm_first=True, adapter_dim=6),
+        normalize_waveforms=1e-7,
+    ),
+    "wavlm": EncoderConfig(
+        feature_encoder=FeatureEncoderConfig(**FRAMES_20_MS, norm_epsilon=1e-4),
+        context=WavLMConfig(**CONTEXT, position_kernel=8, num_buckets=16, max_distance=40),
+    ),
+    "data2vec": EncoderConfig(
+        feature_encoder=FeatureEncoderConfig(**FRAMES_20_MS, norm="layer"),
+        context=Data2VecConfig(**CONTEXT, position_kernel=5, position_layers=3),
         normalize_waveforms=True,
     ),
     "wav2vec": EncoderConfig(
@@ -111,7 +127,7 @@ def sound() -> Callable[[int], Tensor]:
     return make
 
 
-@pytest.fixture(params=["base", "large", "prompts", "wav2vec"])
+@pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest) -> EncoderConfig:
     """Each kind."""
     return ENCODERS[request.param]

@@ -9,6 +9,7 @@ import pytest
 
 from speechssl.checkpoint.reader import read_model
 from speechssl.errors import ConfigError
+from speechssl.export.export import export_model
 from speechssl.export.model_card import make_card
 
 yaml = pytest.importorskip("yaml")
@@ -88,6 +89,16 @@ def test_an_encoder_with_nothing_known(save: Any, encoders: Any) -> None:
     assert "was not trained to transcribe" in card
     assert "What it took was not recorded." in card
     assert "## Scores" not in card
+
+
+def test_a_model_of_another_toolkit(save: Any, encoders: Any, tmp_path: Path) -> None:
+    """Exported, read back and exported again."""
+    export_model(save(encoders["base"]).folder, tmp_path / "theirs", "huggingface")
+    card = make_card("x", read_model(tmp_path / "theirs"), "transformers", "Run.", ())
+    assert "from a model of transformers wav2vec2." in card
+    assert "updates in the last stage" not in card
+    assert head(card)["license"] == "cc-by-4.0"
+    assert "| unknown |" in card  # its hours
 
 
 def test_scores_of_another_model_are_refused(save: Any, encoders: Any, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def test_every_row_of_a_batch_is_what_it_is_alone(
     assert (tmp_path / "out" / "vocab.json").exists() is has_head
 
 
-@pytest.mark.parametrize("level", [0.1, 0.003])
-@pytest.mark.parametrize("name", ["large", "prompts"])
+@pytest.mark.parametrize("level", [0.1, 0.0003])
+@pytest.mark.parametrize("name", ["large", "prompts", "data2vec"])
 def test_sherpa_says_what_we_say(
     name: str, level: float, save: Any, encoders: Any, sound: Sound, tmp_path: Path
 ) -> None:
@@ -69,26 +69,6 @@ def test_sherpa_says_what_we_say(
     first, *_, last = [time for time, token in zip(result.timestamps, result.tokens, strict=True) if token != " "]
     assert abs(words[0].start - first) < 0.05
     assert abs(words[-1].end - last) < 0.1
-
-
-def test_an_epsilon_that_is_not_theirs(encoders: Any, save: Any, sound: Sound, tmp_path: Path) -> None:
-    """What their normalization has taken from a quiet recording is given back."""
-    config = encoders["prompts"]
-    export_model(save(config).folder, tmp_path / "out", "onnx", "sherpa-onnx")
-    from speechssl.checkpoint.reader import read_model
-    from speechssl.export.onnx import _SherpaGraph
-
-    graph = _SherpaGraph(read_model(tmp_path / "model")).eval()
-    graph.share = 1e-8 / 1e-5
-    heard = []
-    graph.encoder.extract_frames = lambda waveforms: heard.append(waveforms)  # type: ignore[method-assign]
-    graph.encoder.contextualize = lambda frames: torch.zeros(1, 1, 32)  # type: ignore[method-assign]
-    for level in (0.1, 1e-3, 1e-5):
-        centered = sound(8_000, level) - sound(8_000, level).mean()
-        variance = centered.square().mean()
-        graph((centered / (variance + 1e-5).sqrt())[None])
-        expected = centered / (variance + 1e-8).sqrt()
-        assert (heard[-1][0] - expected).norm() <= 1e-4 * expected.norm()
 
 
 def asr_class() -> Any:
