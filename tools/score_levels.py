@@ -24,7 +24,7 @@ from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
 LEVELS = (0, 6, -6, -12, -18, -24, -30, -40)  # dB; the first is what the others are compared with
 OFFSETS = (0.01, 0.02, 0.05, 0.1)
-NOISES = (-90, -80, -60, -40)  # dBFS
+NOISES = (-100, -90, -80, -60, -40)  # dBFS
 SILENT_SECONDS = 60
 WAYS = ("in one piece", "split at pauses", "as a stream")
 _STEPS = 32768

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
 from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.frames import FrameGeometry
 from speechssl.model.device import Precision, autocast, exact_float32, resolve_precision
@@ -246,11 +246,16 @@ def _prefetch(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:
-    """Return (B, T) waveforms with zeros at the end, and their lengths; None if all are equally long."""
+    """Return (B, T) waveforms with zeros at the end, and their lengths; None if all are equally long.
+
+    Silence becomes digital silence: a model that normalizes would hear the noise of 16 bits as loud as speech.
+    """
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     batch = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = waveform
+        is_silence = np.ptp(waveform) < 2 * SILENCE_PEAK  # at any offset; NaN is none
+        if not is_silence:
+            row[: len(waveform)] = waveform
     return torch.from_numpy(batch), None if bool((lengths == lengths[0]).all()) else lengths
 
 

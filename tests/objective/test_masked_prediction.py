@@ -45,7 +45,7 @@ class TestLogMel:
         geometry = FrameGeometry((400,), (320,))
         spectrum = LogMel(geometry, 40)
         time = torch.arange(16_000) / 16_000
-        waveform = torch.where(time < 0.5, 0.1 * torch.sin(2 * math.pi * 1000 * time), 1e-4 * torch.randn(16_000))
+        waveform = torch.where(time < 0.5, 0.1 * torch.sin(2 * math.pi * 1000 * time), 1e-5 * torch.randn(16_000))
         found = spectrum(waveform[None])[0]
         assert found.shape == (49, 80)
         band = int(spectrum.filters[1000 * 400 // 16_000].argmax())

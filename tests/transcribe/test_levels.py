@@ -66,8 +66,12 @@ def test_the_epsilon_of_the_recipes_leaves_the_text_at_40_decibels_less() -> Non
         assert quiet != say(make_transcriber("layer", normalize), wave, "in windows")
 
 
+@pytest.mark.filterwarnings("ignore:array. silence")
 @pytest.mark.parametrize("way", ["in windows", "split at pauses", "as a stream"])
-def test_digital_silence_sounds_the_same_at_any_offset(way: str) -> None:
-    transcriber = make_transcriber("layer", 1e-8)
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_silence_sounds_the_same_at_any_offset_and_with_the_noise_of_16_bits(norm: str, way: str) -> None:
+    transcriber = make_transcriber(norm, 1e-8)
     silence = np.zeros(160_000, np.float32)
-    assert say(transcriber, silence + np.float32(0.1), way) == say(transcriber, silence, way)
+    steps = np.random.default_rng(0).integers(-2, 3, len(silence)).astype(np.float32) / 32768
+    for changed in (silence + np.float32(0.1), steps, steps + np.float32(0.1)):
+        assert say(transcriber, changed, way) == say(transcriber, silence, way)
