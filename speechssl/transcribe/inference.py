@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, SILENCE_PEAK, Waveform
+from speechssl.data.audio import SAMPLE_RATE, Waveform
+from speechssl.data.levels import SILENCE_PEAK
 from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.frames import FrameGeometry
 from speechssl.model.device import Precision, autocast, exact_float32, resolve_precision
