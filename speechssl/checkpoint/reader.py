@@ -47,7 +47,7 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
 
 def language_for(path: Path | str, language: str | None) -> str | None:
     """Return the language if the model has a choice of languages; else None, for `read_model`."""
-    return language if read_model(path).has_languages else None
+    return language if language is not None and read_model(path).has_languages else None
 
 
 def load_encoder(

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from speechssl.checkpoint.reader import load_ctc, read_model
+from speechssl.checkpoint.reader import language_for, load_ctc, read_model
 from speechssl.errors import CheckpointError
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -91,7 +91,7 @@ def test_languages_that_are_not_there(mms: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected adapter\.fra\.safetensors for the language, found none"):
         read_model(tmp_path, "fra")
     plain = hf_models.save(hf_models.build("wav2vec2-base"), tmp_path / "plain")
-    with pytest.raises(CheckpointError, match="expected a vocabulary for each language, found one for all"):
+    with pytest.raises(CheckpointError, match="expected a model with a choice of languages, found one without"):
         read_model(plain, "fra")
 
 
@@ -141,3 +141,10 @@ def test_the_heads_do_not_show_in_the_shapes_but_count(omni: Any, tmp_path: Path
     with torch.no_grad():
         found, expected = (load_ctc(path, "cpu").model(WAVEFORM[None]).log_probs for path in (tmp_path, folder))
     assert (found - expected).abs().max() > 1e-2
+
+
+def test_the_language_of_texts_need_not_be_a_choice_of_the_model(mms: Any, tmp_path: Path) -> None:
+    folder, _ = mms
+    assert language_for(folder, "fra") == "fra"
+    assert language_for(folder, None) is None
+    assert language_for(hf_models.save(hf_models.build("wav2vec2-base"), tmp_path), "tr") is None

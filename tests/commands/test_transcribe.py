@@ -30,7 +30,8 @@ FORMATS = ("txt", "json", "srt", "vtt", "tsv")
 @pytest.fixture
 def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
     """Any model folder holds the planted model."""
-    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: checkpoint)
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device, language: checkpoint)
+    monkeypatch.setattr("speechssl.checkpoint.reader.language_for", lambda path, language: None)
     return checkpoint
 
 
@@ -320,7 +321,7 @@ def test_an_interrupt_leaves_whole_files_only(
         RECORD: (tmp_path / "out" / RECORD).read_text(),
     }
     monkeypatch.undo()
-    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: loaded)
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device, language: loaded)
     result = run("--model", "m", "--output-dir", tmp_path / "out", "--format", "txt,srt", *paths)
     assert result.exit_code == 0
     assert result.stderr.startswith("3 files, 0 failed, 1 finished before, ")

@@ -50,7 +50,8 @@ def corpus(plant, tmp_path: Path) -> Corpus:
 @pytest.fixture
 def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
     """Any model folder holds the planted model."""
-    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: checkpoint)
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device, language: checkpoint)
+    monkeypatch.setattr("speechssl.evaluate.evaluate.language_for", lambda path, language: None)
     return checkpoint
 
 

@@ -34,7 +34,7 @@ HEARD, MEANT = "where iz the cat", "where is the cat"
 def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCCheckpoint:
     """Any model folder holds the planted model, sure of what it hears."""
     checkpoint.model.sureness = 7.0
-    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device: checkpoint)
+    monkeypatch.setattr("speechssl.transcribe.transcriber.load_ctc", lambda path, device, language: checkpoint)
     return checkpoint
 
 
