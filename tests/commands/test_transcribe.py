@@ -128,7 +128,7 @@ def test_silence_is_a_warning_on_one_line(loaded: CTCCheckpoint, tmp_path: Path)
     result = run("--model", "m", tmp_path / "silent.wav")
     assert (result.exit_code, result.stdout) == (0, "\n")
     (line,) = without_summary(result.stderr)
-    assert line == f"warning: {tmp_path / 'silent.wav'}: silence: no sample exceeds 0.0001 of full scale"
+    assert line == f"warning: {tmp_path / 'silent.wav'}: silence: nothing moves by more than 0.0001 of full scale"
 
 
 def test_all_formats_at_once_in_a_folder(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_good_recordings_have_no_faults() -> None:
     ("samples", "expected"),
     [
         (SPEECH * 0, ["silence"]),
+        (SPEECH * 0 + 0.1, ["silence"]),
         (SPEECH * 0.01, ["quiet"]),
         (SPEECH * 0.01 + 0.4 * np.eye(1, len(SPEECH), 7)[0], ["quiet"]),  # a loud click in it
         (np.clip(SPEECH * 20, -0.9, 0.9) * 0.3, ["clipped"]),
