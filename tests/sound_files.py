@@ -39,3 +39,35 @@ def write_with_av(
         resampler = av.AudioResampler(stream.codec_context.format, layout, rate, frame_size=frame_size)
         for part in (*resampler.resample(frame), *resampler.resample(None), None):
             container.mux(stream.encode(part))
+
+
+def write_video(
+    path: Path, tracks: dict[str, np.ndarray], *, start: float = 0.0, gap: tuple[float, float] | None = None
+) -> None:
+    """Write pictures with (T,) samples at 16 kHz in tracks named by language, which begin later and may pause.
+
+    Args:
+        path: Its suffix is the format.
+        tracks: All of one length.
+        start: Seconds at which the sound begins.
+        gap: Seconds of sound before a pause in which nothing is stored, and how long it is.
+    """
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width = video.height = 64
+        sounds = [container.add_stream("aac", rate=16_000, layout="mono") for _ in tracks]
+        for stream, language in zip(sounds, tracks, strict=True):
+            stream.metadata["language"] = language
+        for _ in range(60):
+            picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        for stream, samples in zip(sounds, tracks.values(), strict=True):
+            for at in range(0, len(samples), 1024):
+                part = np.ascontiguousarray(samples[None, at : at + 1024], np.float32)
+                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+                paused = gap[1] if gap is not None and at >= gap[0] * 16_000 else 0.0
+                frame.sample_rate, frame.pts = 16_000, at + round((start + paused) * 16_000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))

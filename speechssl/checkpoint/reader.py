@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from speechssl.checkpoint import huggingface, native, pytorch_files
+from speechssl.checkpoint.foreign import read_json
 from speechssl.checkpoint.hub import find_model
 from speechssl.checkpoint.saved_model import CTCCheckpoint, SavedModel
 from speechssl.errors import CheckpointError
@@ -42,6 +43,11 @@ def read_model(path: Path | str, language: str | None = None) -> SavedModel:
                 return model
     if not path.exists():
         raise CheckpointError(f"{path}: no such model folder")
+    if isinstance(adapter := read_json(path / "adapter_config.json"), dict):
+        base = adapter.get("base_model_name_or_path") or "its base model"
+        raise CheckpointError(
+            f"{path}: expected a model, found an adapter of PEFT for {base} (save PEFT's merge_and_unload() of both)"
+        )
     raise CheckpointError(f"{path}: expected a model folder with config.json or a training run with best/config.json")
 
 

@@ -37,7 +37,10 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], language: str | None
     ids = _read_ids(folder, settings, language)
     if ids is None:
         if config.get("architectures"):
-            remarks.append(f"no {_VOCABULARY}: what the head says cannot be written")
+            # where transformers' Trainer leaves it, above its checkpoint-500
+            above = (folder.absolute().parent / _VOCABULARY).is_file()
+            advice = f" (the folder above has one: copy {_VOCABULARY} and *_config.json from there)" if above else ""
+            remarks.append(f"no {_VOCABULARY}: what the head says cannot be written{advice}")
         return None
     num_symbols = max(ids.values()) + 1
     added = read_json(folder / "added_tokens.json") or {}

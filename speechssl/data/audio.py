@@ -30,7 +30,8 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
             or int16, int32 or uint8 at full scale; an array, a tensor or nested lists of floats.
         sample_rate: Samples a second, a whole number.
 
-    Both can come together as ``{"array": ..., "sampling_rate": ...}``, as the datasets library has them.
+    Both can come together as ``{"array": ..., "sampling_rate": ...}`` or as a decoder of torchcodec, as the datasets
+    library has them up to version 3 and from version 4 on.
 
     Returns:
         (T,) float32 mono at 16 kHz.
@@ -39,6 +40,9 @@ def as_waveform(samples: Any, sample_rate: int | None) -> Waveform:
         AudioError: the rate is missing, or the samples have another shape or type, are none, are not finite or are
             far outside [-1, 1].
     """
+    if hasattr(samples, "get_all_samples"):
+        decoded = samples.get_all_samples()
+        samples = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
     if isinstance(samples, Mapping):
         if not {"array", "sampling_rate"} <= samples.keys():
             keys = ", ".join(map(repr, samples)) or "none"

@@ -4,6 +4,7 @@ Shapes: B batch, T samples.
 """
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from speechssl.cpu import tune_cpu
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchPlan
-from speechssl.errors import SpeechSSLError
+from speechssl.errors import SpeechSSLError, TrainingError
 from speechssl.rng import keyed_generator
 
 _CROP = 1  # the purpose of the generator that places crops
@@ -161,8 +162,18 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C and schedulers signal all processes at once; when a worker ends is the training process's decision.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
     tune_cpu()
     Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _send_error(queue: Any, error: Exception, numbered: tuple[int, object]) -> None:
+    """Send what failed instead of a batch, which would be dropped: the training process would wait for ever."""
+    reason = str(error).partition("\n")[0]
+    advice = (
+        "give /dev/shm more room (docker run --shm-size), or lower data.num_workers (0 needs none) or batches.seconds"
+    )
+    queue.put((numbered[0], TrainingError(f"a batch that was read cannot be handed over: {reason}; {advice}")))
 
 
 def _exit_with_parent() -> None:

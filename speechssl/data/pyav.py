@@ -1,6 +1,6 @@
 """Decode with PyAV what libsndfile does not read: m4a, G.722, video, files that state no length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +11,11 @@ import numpy.typing as npt
 
 from speechssl.errors import AudioError
 
+_Block = npt.NDArray[np.float32]  # (n, channels)
+
+_MIN_GAP_SECONDS = 0.1  # what codecs delay, and times that are rounded, is less
+_MAX_GAP_SECONDS = 3600.0  # more is a time stamp that is wrong
+
 
 @dataclass(frozen=True)
 class AVStream:
@@ -18,7 +23,8 @@ class AVStream:
 
     sample_rate: int
     num_channels: int
-    blocks: Iterator[npt.NDArray[np.float32]]  # (n, channels) each
+    blocks: Iterator[_Block]
+    remark: str | None  # what of it is not heard
 
 
 @contextmanager
@@ -43,8 +49,9 @@ def open_with_av(name: str, file: str | BinaryIO) -> Iterator[AVStream]:
         if first is None:
             raise AudioError(f"{name}: expected audio, found 0 samples")
         num_channels = first.layout.nb_channels
-        blocks = (frame.to_ndarray()[0].reshape(-1, num_channels) for frame in chain((first,), frames))
-        yield AVStream(first.sample_rate, num_channels, blocks)
+        start = (container.start_time or 0) / 1e6 if container.streams.video else None
+        blocks = _blocks(chain((first,), frames), num_channels, start)
+        yield AVStream(first.sample_rate, num_channels, blocks, _other_tracks(container))
 
 
 def _decode(name: str, container: Any) -> Iterator[Any]:
@@ -58,6 +65,30 @@ def _decode(name: str, container: Any) -> Iterator[Any]:
             yield from resampler.resample(frame)
         if frame is not None:
             yield from resampler.resample(None)
+
+
+def _blocks(frames: Iterable[Any], num_channels: int, start: float | None) -> Iterator[_Block]:
+    """Yield samples; with a start, also silence wherever nothing is heard, so that times are those of the video."""
+    position = 0
+    for frame in frames:
+        rate = frame.sample_rate
+        gap = 0.0 if start is None or frame.time is None else frame.time - start - position / rate
+        if _MIN_GAP_SECONDS <= gap <= _MAX_GAP_SECONDS:
+            silent = round(gap * rate)
+            position += silent
+            yield from (np.zeros((min(rate, silent - at), num_channels), np.float32) for at in range(0, silent, rate))
+        block = frame.to_ndarray()[0].reshape(-1, num_channels)
+        position += len(block)
+        yield block
+
+
+def _other_tracks(container: Any) -> str | None:
+    tracks = container.streams.audio
+    if len(tracks) == 1:
+        return None
+    tags = [[track.metadata.get(tag) for tag in ("language", "title")] for track in tracks]
+    names = "; ".join(f"{i}: {', '.join(filter(None, tag)) or 'no name'}" for i, tag in enumerate(tags, start=1))
+    return f"{len(tracks)} sound tracks ({names}), only the first is heard"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -218,7 +218,8 @@ class _Reader:
             if total >= stop:
                 return
         if self.num_samples is None:
-            self.check_complete()  # before, it was not known that the end is asked for
+            if not math.isinf(stop):
+                self.check_complete()  # before, it was not known that the end is asked for
         else:
             total = self.num_samples
         if not total:
@@ -295,6 +296,7 @@ def _opened(source: AudioInput, name: str) -> Iterator[_Reader]:
                 if contents.problem is None:
                     raise
                 raise AudioError(f"{name}: {contents.problem}") from None
+            contents = replace(contents, remark=stream.remark or contents.remark)
             reader = _Reader(name, file, contents, stream, stream.sample_rate, stream.num_channels, None)
         rate = reader.sample_rate
         if rate < _MIN_SAMPLE_RATE:

@@ -96,8 +96,8 @@ class Transcriber:
 
         Args:
             audio: A path, an open binary file or the bytes of one, in any format that `read_audio` knows; or samples
-                in [-1, 1], (T,) or (T, channels), or a dict of the datasets library with ``array`` and
-                ``sampling_rate``.
+                in [-1, 1], (T,) or (T, channels), or what the datasets library has: a dict with ``array``
+                and ``sampling_rate``, or a decoder of torchcodec.
             sample_rate: The rate of the samples in Hz; a file knows its own.
             channel: The channel of a file to transcribe, counted from 1; None is the mean of all.
             start: Seconds at which to start in a file; times still count from the start of the recording.

@@ -321,6 +321,23 @@ def test_a_head_without_a_vocabulary_is_an_encoder_that_says_so(folder: Path) ->
         load_ctc(folder)
 
 
+def test_a_checkpoint_of_a_trainer_says_where_its_vocabulary_is(original: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-500"
+    checkpoint.mkdir()
+    for file in original.iterdir():
+        above = file.name not in ("config.json", "model.safetensors")
+        ((tmp_path if above else checkpoint) / file.name).write_bytes(file.read_bytes())
+    message = r"no vocab\.json: .* \(the folder above has one: copy vocab\.json and \*_config\.json from there\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_ctc(checkpoint)
+
+
+def test_an_adapter_is_called_one_and_names_its_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}', "utf-8")
+    with pytest.raises(CheckpointError, match="expected a model, found an adapter of PEFT for owner/name"):
+        load_ctc(tmp_path)
+
+
 def test_our_own_folder_keeps_the_rules(folder: Path, tmp_path: Path) -> None:
     change_json(folder / "tokenizer_config.json", do_lower_case=True)
     saved = read_model(folder)

@@ -1,6 +1,7 @@
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import librosa
@@ -103,6 +104,12 @@ def test_a_dict_of_the_datasets_library() -> None:
     for rate in (None, 8000):
         found = as_waveform({"path": "a.wav", "array": tone(0.5, 8000), "sampling_rate": 8000}, rate)
         np.testing.assert_array_equal(found, as_waveform(tone(0.5, 8000), 8000))
+
+
+def test_a_decoder_of_the_datasets_library() -> None:
+    samples = np.stack([tone(0.5, 8000), tone(0.5, 8000, 300)])
+    decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(samples), sample_rate=8000))
+    np.testing.assert_array_equal(as_waveform(decoder, None), as_waveform(samples, 8000))
 
 
 def test_unsigned_bytes_are_centered() -> None:

@@ -20,7 +20,7 @@ from manifests import make_manifest
 from speechssl.data.batches import AudioBatch, Example, collate_audio, make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchConfig, BatchPlan, BatchSampler
-from speechssl.errors import AudioError
+from speechssl.errors import AudioError, TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveCollate
 from speechssl.objective.hiding import MaskedCollate
@@ -240,6 +240,24 @@ def test_an_unreadable_file_is_named_in_one_line(manifest: Manifest, num_workers
         next(batches)
     assert str(caught.value) == f"{missing}: expected an audio file, found none"
     assert list(batches) == []
+
+
+class _Unsendable:
+    """What a worker has when there is no room left to share it in."""
+
+    def __init__(self, _: list[Example]) -> None:
+        pass
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("No space left on device")
+
+
+def test_a_batch_that_cannot_be_sent_is_an_error_and_no_endless_wait(manifest: Manifest) -> None:
+    plans = [BatchPlan(0, (0,), None)] * 3
+    batches = make_loader(manifest, plans, _Unsendable, seed=0, num_workers=1)  # type: ignore[type-var]
+    message = r"^a batch that was read cannot be handed over: No space left on device; give /dev/shm more room"
+    with pytest.raises(TrainingError, match=message):
+        next(batches)
 
 
 def test_a_batch_moves_as_one(manifest: Manifest) -> None:

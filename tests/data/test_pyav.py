@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sound_files import tone, write_with_av
+from sound_files import tone, write_video, write_with_av
 
 from speechssl.data.audio import resampled_length
 from speechssl.data.recording import Recording, audio_info, read_audio
@@ -36,6 +37,13 @@ def mp3_without_its_length() -> bytes:
     return content[content.index(content[:2], content.index(b"Xing")) :]
 
 
+def video() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mkv"
+        write_video(path, {"eng": SAMPLES})
+        return path.read_bytes()
+
+
 WHOLE: dict[str, Callable[[], bytes]] = {
     "m4a": lambda: with_av("ipod", "aac"),
     "mov": lambda: with_av("mov", "pcm_s16le"),
@@ -43,6 +51,7 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "webm": lambda: with_av("webm", "libopus"),
     "flv": lambda: with_av("flv", "aac"),
     "mp3": mp3_without_its_length,
+    "video": video,
 }
 READ: list[Callable[[Any], Any]] = [read_audio, audio_info, lambda file: list(Recording(file, start=0.3, end=0.7))]
 
@@ -97,6 +106,32 @@ def test_formats_of_pyav(tmp_path: Path) -> None:
     assert len(read_audio(m4a)) == resampled_length(info.num_samples, 44_100)
     with pytest.raises(AudioError, match=r"a.g722: expected 9000 samples from sample 500 on, found \d+$"):
         read_audio(g722, start=500, num_samples=9000)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+def test_times_are_those_of_the_video(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    sound = 0.3 * np.sin(np.arange(2 * 16_384) / 7)
+    write_video(path, {"eng": sound}, start=1.5, gap=(1.024, 2.0))
+    waveform = read_audio(path)
+    heard = np.flatnonzero(np.convolve(np.abs(waveform), np.ones(200) / 200, "same") > 0.05) / 16_000
+    begins = heard[np.flatnonzero(np.diff(heard, prepend=-1.0) > 0.5)]
+    np.testing.assert_allclose(begins, [1.5, 1.5 + 1.024 + 2.0], atol=0.1)  # the codec delays by 0.064
+    assert audio_info(path).num_samples == len(waveform)
+    np.testing.assert_array_equal(read_audio(path, start=20_000, num_samples=30_000), waveform[20_000:50_000])
+
+
+def test_a_sound_track_that_is_not_heard_costs_a_warning(tmp_path: Path) -> None:
+    write_video(tmp_path / "two.mkv", {"fra": SAMPLES, "eng": SAMPLES})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_audio(tmp_path / "two.mkv")
+    [warning] = caught
+    assert str(warning.message) == f"{tmp_path / 'two.mkv'}: 2 sound tracks (1: fra; 2: eng), only the first is heard"
+    write_video(tmp_path / "one.mkv", {"eng": SAMPLES})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_audio(tmp_path / "one.mkv")
 
 
 def test_without_pyav_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
