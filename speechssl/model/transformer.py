@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.config import Config
 from speechssl.model import cpu
+from speechssl.model.adapter import Adapter
 from speechssl.model.cpu import Dropout
 
 
@@ -290,19 +291,4 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to the same shape."""
         output: Tensor = self.output(self.dropout(F.gelu(self.inner(x))))
-        return output
-
-
-class Adapter(nn.Module):
-    """A bottleneck after a layer, which a language has for itself (Pratap et al., 2023, section 5.2)."""
-
-    def __init__(self, dim: int, inner_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.inner = nn.Linear(dim, inner_dim)
-        self.output = nn.Linear(inner_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) to the same shape."""
-        output: Tensor = self.output(F.relu(self.inner(self.norm(x))))
         return output
