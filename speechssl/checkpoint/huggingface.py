@@ -20,7 +20,6 @@ from speechssl.checkpoint.transformers_names import FAMILIES, PREFIXES
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.files import path_inside
 from speechssl.model.encoder import EncoderConfig
 
 _CONFIG, _CARD = "config.json", "README.md"
@@ -217,8 +216,15 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
             names = index.get("weight_map") if isinstance(index, dict) else None
             if not isinstance(names, dict) or not names or not all(isinstance(part, str) for part in names.values()):
                 raise CheckpointError(f"{file}: expected a weight_map of names and files")
-            return tuple(path_inside(folder, part, str(file)) for part in sorted({*names.values()}))
+            return tuple(_beside(folder, part, str(file)) for part in sorted({*names.values()}))
     return (folder / WEIGHTS[0],)
+
+
+def _beside(folder: Path, name: str, where: str) -> Path:
+    """Return the path of a file in a folder itself; in the hub's cache it is a link that leads out."""
+    if not name.isprintable() or name in ("", "..") or Path(name).name != name:
+        raise CheckpointError(f"{where}: expected the name of a file in {folder}, found {name!r}")
+    return folder / name
 
 
 def _find_adapter(folder: Path, encoder: EncoderConfig, language: str | None) -> Path | None:
@@ -227,7 +233,7 @@ def _find_adapter(folder: Path, encoder: EncoderConfig, language: str | None) ->
     if getattr(encoder.context, "adapter_dim", None) is None:
         return None  # the vocabulary alone has languages
     for suffix in ("safetensors", "bin"):
-        file = path_inside(folder, f"adapter.{language}.{suffix}", "language")
+        file = _beside(folder, f"adapter.{language}.{suffix}", "language")
         if file.is_file():
             return file
     raise CheckpointError(f"{folder}: expected adapter.{language}.safetensors for the language, found none")

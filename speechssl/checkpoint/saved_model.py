@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import AliasChoices, Field
@@ -65,6 +65,7 @@ def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = Fals
     )
 
 
+Network = TypeVar("Network", bound=torch.nn.Module)
 NO_LICENSE = "no license in the file"
 NO_SETTINGS = "no settings in the file: heads, strides and normalization are those of published models of its sizes"
 
@@ -142,8 +143,7 @@ class SavedModel:
         Raises:
             CheckpointError: the weights are damaged or those of another architecture, or there is no such device.
         """
-        encoder = SpeechEncoder(self.description.encoder)
-        self.fill(encoder, self.encoder_weights)
+        encoder = self._filled(lambda: SpeechEncoder(self.description.encoder), self.encoder_weights)
         return encoder.eval().to(resolve_device(device))
 
     def ctc(self, device: torch.device | str | None = None) -> CTCCheckpoint:
@@ -155,9 +155,16 @@ class SavedModel:
         if self.vocabulary is None:
             found = "; ".join((f"a {self.description.kind} one", *self.remarks))
             raise CheckpointError(f"{self.weights_file.parent}: expected a fine-tuned (ctc) model, found {found}")
-        model = CTCModel(self.description.encoder, len(self.vocabulary))
-        self.fill(model, self.weights)
+        num_symbols = len(self.vocabulary)
+        model = self._filled(lambda: CTCModel(self.description.encoder, num_symbols), self.weights)
         return CTCCheckpoint(model.eval().to(resolve_device(device)), self.vocabulary, self.description)
+
+    def _filled(self, build: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
+        with torch.device("meta"):  # no memory for sizes that are stated and not there
+            self.check(build(), weights)
+        model = build()
+        model.load_state_dict(weights)
+        return model
 
     def fill(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Give a model these weights of the files; as for `check`."""

@@ -10,7 +10,7 @@ from speechssl.checkpoint.native import write_weights
 from speechssl.checkpoint.saved_model import SavedModel
 from speechssl.checkpoint.transformers_config import to_transformers_config, transformers_family, with_their_epsilon
 from speechssl.checkpoint.transformers_names import PREFIXES, to_transformers
-from speechssl.data.units import WORD_DELIMITER, Letters
+from speechssl.data.units import WORD_DELIMITER, Letters, Units
 from speechssl.errors import CheckpointError
 
 _PAD, _UNKNOWN = "<pad>", "<unk>"
@@ -32,9 +32,11 @@ def write_huggingface(folder: Path, saved: SavedModel) -> None:
         tensors = {name.removeprefix(f"{PREFIXES[family]}."): tensor for name, tensor in tensors.items()}
     else:
         assert saved.vocabulary is not None
-        blank_id = saved.vocabulary.blank_id
+        blank_id, delimiter_id = saved.vocabulary.blank_id, saved.vocabulary.delimiter_id
+        if WORD_DELIMITER not in symbols:  # their AutoProcessor knows no other
+            symbols = tuple(WORD_DELIMITER if i == delimiter_id else symbol for i, symbol in enumerate(symbols))
         config |= {"vocab_size": len(symbols), "pad_token_id": blank_id}
-        _write_tokenizer(folder, symbols, symbols[blank_id])
+        _write_tokenizer(folder, symbols, saved.vocabulary)
     architecture = _CLASSES[family] + ("Model" if symbols is None else "ForCTC")
     special = {"bos_token_id": None, "eos_token_id": None}
     _write(
@@ -72,7 +74,9 @@ def symbols_with_pad(saved: SavedModel) -> tuple[str, ...]:
     return tuple(_PAD if i == units.blank_id else symbol for i, symbol in enumerate(units.symbols))
 
 
-def _write_tokenizer(folder: Path, symbols: tuple[str, ...], blank: str) -> None:
+def _write_tokenizer(folder: Path, symbols: tuple[str, ...], units: Units) -> None:
+    blank = symbols[units.blank_id]
+    others = [symbols[i] for i in sorted(units.special_ids - {units.blank_id}) if symbols[i] != _UNKNOWN]
     # A letter that is unknown has an id beyond the head's, which their loss refuses.
     special = {"pad_token": blank, "unk_token": _UNKNOWN, "bos_token": None, "eos_token": None}
     _write(folder / "vocab.json", {symbol: i for i, symbol in enumerate(symbols)})
@@ -82,9 +86,10 @@ def _write_tokenizer(folder: Path, symbols: tuple[str, ...], blank: str) -> None
         {
             "tokenizer_class": "Wav2Vec2CTCTokenizer",
             **special,
-            "word_delimiter_token": WORD_DELIMITER,
+            **({"additional_special_tokens": others} if others else {}),
+            "word_delimiter_token": WORD_DELIMITER if units.delimiter_id is None else symbols[units.delimiter_id],
             "replace_word_delimiter_char": " ",
-            "do_lower_case": False,
+            "do_lower_case": getattr(units, "lower_case", False),
             "clean_up_tokenization_spaces": False,
             "target_lang": None,
         },

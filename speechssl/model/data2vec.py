@@ -22,7 +22,7 @@ class Data2VecConfig(TransformerSizes):
 
     kind: Literal["data2vec"] = "data2vec"
     position_kernel: int = Field(19, ge=1)
-    position_layers: int = Field(5, ge=1)
+    position_layers: int = Field(5, ge=1, le=1_000)
 
     def make_position(self) -> "PositionalStack":
         """The stack of convolutions."""

@@ -34,7 +34,7 @@ class TransformerSizes(Config):
         adapter_dim: Inner width of an adapter after each layer, for one language (MMS; with ``norm_first`` only).
     """
 
-    num_layers: int = Field(12, ge=1)
+    num_layers: int = Field(12, ge=1, le=1_000)
     model_dim: int = Field(768, ge=1)
     num_heads: int = Field(12, ge=1)
     ffn_dim: int = Field(3072, ge=1)

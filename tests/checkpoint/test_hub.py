@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import hf_models
 import hub_server
 import pytest
+import safetensors.torch
+import torch
 
 from speechssl.checkpoint.hub import find_model
+from speechssl.checkpoint.reader import read_model
 from speechssl.errors import CheckpointError
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -65,6 +69,20 @@ def test_what_a_model_needs_is_fetched_once(hub: hub_server.Hub) -> None:
 
 def test_a_language_brings_its_adapter(hub: hub_server.Hub) -> None:
     assert "adapter.fra.safetensors" in names(find_model(NAME, "fra"))
+
+
+def test_files_of_the_cache_are_links_that_lead_out_of_their_folder(hub: hub_server.Hub, tmp_path: Path) -> None:
+    model = hf_models.build("mms")
+    symbols = {symbol: i for i, symbol in enumerate(hf_models.SYMBOLS)}
+    folder = hf_models.save(model, tmp_path / "mms", vocabulary={"eng": symbols, "fra": symbols}, target_lang="eng")
+    own = {name: -x for name, x in model.state_dict().items() if "adapter_layer" in name or "lm_head" in name}
+    safetensors.torch.save_file(own, folder / "adapter.fra.safetensors")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    head = read_model(NAME, "fra").weights["head.weight"]
+    assert (find_model(NAME) / "model-00001-of-00007.safetensors").is_symlink()
+    assert torch.equal(head, -model.lm_head.weight)
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(hub: hub_server.Hub) -> None:

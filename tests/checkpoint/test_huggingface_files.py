@@ -228,11 +228,11 @@ def test_a_pickle_of_anything_but_tensors_is_refused_and_not_run(
     assert not Path("pwned").exists()
 
 
-@pytest.mark.parametrize("part", ["../secret.safetensors", "/etc/passwd", "a\nb"])
+@pytest.mark.parametrize("part", ["../secret.safetensors", "/etc/passwd", "a\nb", "a\0b", "..", ""])
 def test_an_index_cannot_name_files_elsewhere(folder: Path, part: str) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
-    with pytest.raises(Exception, match="expected a name inside"):
+    with pytest.raises(CheckpointError, match="expected the name of a file in"):
         read_model(folder)
 
 
@@ -246,12 +246,62 @@ def test_an_index_cannot_name_files_elsewhere(folder: Path, part: str) -> None:
         ({"hidden_size": "large"}, "hidden_size: input should be"),
         ({"num_attention_heads": 5}, "model_dim must be a multiple of num_heads"),
         ({"model_type": "whisper"}, "expected a model_type of wav2vec2, .*, found 'whisper'"),
+        ({"num_hidden_layers": 10**7}, "num_layers: input should be"),
+        ({"vocab_size": 10**12}, "vocab_size: input should be"),
+        ({"vocab_size": "many"}, "vocab_size: input should be"),
+        ({"architectures": 1}, "architectures: input should be"),
     ],
 )
 def test_settings_that_would_change_the_numbers_are_refused(folder: Path, changes: Any, message: str) -> None:
     change_json(folder / "config.json", **changes)
     with pytest.raises(CheckpointError, match=rf"config\.json: .*{message}"):
         read_model(folder)
+
+
+def test_sizes_that_are_stated_and_not_there_claim_no_memory(folder: Path) -> None:
+    change_json(folder / "config.json", intermediate_size=10**12)
+    for load in (load_ctc, load_encoder):
+        with pytest.raises(CheckpointError, match=r"intermediate_dense\.bias: expected \(1000000000000,\), found"):
+            load(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", ["<s>"]),
+        ("added_tokens.json", {"<s>": "32"}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0": "<pad>"}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"first": {"content": "<pad>"}}}),
+        ("tokenizer_config.json", {"pad_token": ["<pad>"]}),
+        ("tokenizer_config.json", {"additional_special_tokens": 3}),
+        ("tokenizer_config.json", {"replace_word_delimiter_char": 1}),
+        ("tokenizer_config.json", {"word_delimiter_token": {"content": 1}}),
+        ("tokenizer.json", {"model": {}}),
+        ("tokenizer.json", {"model": {"vocab": [1]}}),
+    ],
+)
+def test_tokenizers_that_are_malformed(folder: Path, name: str, content: Any) -> None:
+    if name == "tokenizer.json":
+        (folder / "vocab.json").unlink()
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"{name}: "):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("tokens", [{"pad_token": "|", "replace_word_delimiter_char": "-"}, {"pad_token": "<same>"}])
+def test_a_blank_that_is_no_unit_of_its_own(folder: Path, tokens: dict[str, str]) -> None:
+    ids = {"<same>": 2} | {symbol: i for i, symbol in enumerate(hf_models.SYMBOLS)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    change_json(folder / "tokenizer_config.json", **tokens)
+    with pytest.raises(CheckpointError, match="expected the blank, which is the padding token"):
+        read_model(folder)
+
+
+def test_nulls_in_a_tokenizer_are_what_was_not_stated(folder: Path) -> None:
+    nulls = dict.fromkeys(("added_tokens_decoder", "additional_special_tokens", "replace_word_delimiter_char"))
+    change_json(folder / "tokenizer_config.json", do_lower_case=None, **nulls)
+    units = read_model(folder).vocabulary
+    assert units.decode(units.encode("TWO WORDS")) == "TWO WORDS"
 
 
 def test_a_rate_that_is_not_ours_is_refused(folder: Path) -> None:

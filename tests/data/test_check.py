@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import copies, headers, recording
+from speechssl.data import copies, decoder, headers
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_report, make_report
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
@@ -116,7 +116,7 @@ def test_what_states_no_length_is_not_decoded_before_training(folder: Path, monk
         ("sample rate", "5"),
         ("unreadable", "6"),
     ]
-    monkeypatch.setattr(recording._Reader, "decode", None)
+    monkeypatch.setattr(decoder.Decoder, "decode", None)
     found = check_before_training(manifest, BASE_GEOMETRY, None, 0)
     assert kinds(found) == [("sample rate", "5"), ("unreadable", "6")]
 

@@ -154,5 +154,5 @@ def test_of_joined_flac_nothing_is_lost_silently() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 100, 4095, 4096, 4097, 40_000, 80_000])
 def test_any_whole_flac_is_left_to_libsndfile(num_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speechssl.data.recording.open_with_av", None)
+    monkeypatch.setattr("speechssl.data.decoder.open_with_av", None)
     assert len(heard(written("FLAC", stop=num_samples))) == num_samples

@@ -88,7 +88,7 @@ def test_damage_gives_samples_or_an_audio_error(whole: bytes, data: st.DataObjec
 def test_many_channels_in_what_only_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     channels = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 10)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", channels, 16_000, subtype="FLOAT")
-    monkeypatch.setattr("speechssl.data.recording._open_with_libsndfile", lambda *_: None)
+    monkeypatch.setattr("speechssl.data.decoder._open_with_libsndfile", lambda *_: None)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), channels.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav", channel=10), channels[:, 9], atol=1e-6)
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from sound_files import tone, write_noise, write_with_av
 
-from speechssl.data import recording
+from speechssl.data import decoder, recording
 from speechssl.data.recording import AudioInfo, Recording, audio_info, read_audio, read_span
 from speechssl.errors import AudioError
 
@@ -113,7 +113,7 @@ def test_no_more_is_decoded_than_is_asked_for(tmp_path: Path, monkeypatch: pytes
     """An m4a of hours must not be in memory as a whole, nor be decoded behind its end."""
     path = write_noise(tmp_path / "a.m4a", 16_000, 20.0)
     longest = num_decoded = 0
-    original = recording._Reader.decode
+    original = decoder.Decoder.decode
 
     def watched(*arguments: Any) -> Iterator[Any]:
         nonlocal longest, num_decoded
@@ -121,7 +121,7 @@ def test_no_more_is_decoded_than_is_asked_for(tmp_path: Path, monkeypatch: pytes
             longest, num_decoded = max(longest, len(block)), num_decoded + len(block)
             yield position, block
 
-    monkeypatch.setattr(recording._Reader, "decode", watched)
+    monkeypatch.setattr(decoder.Decoder, "decode", watched)
     assert sum(map(len, Recording(path, end=4.0))) == 64_000
     assert longest <= 2048
     assert num_decoded < 70_000

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hf_models
 import pytest
 import torch
 from torch import Tensor
@@ -181,3 +182,22 @@ def test_units_of_another_kind_are_refused(save: Any, encoders: Any, tmp_path: P
     object.__setattr__(saved, "vocabulary", object())
     with pytest.raises(CheckpointError, match="expected a vocabulary of letters"):
         write_huggingface(tmp_path, saved)
+
+
+def test_what_a_foreign_vocabulary_says_of_texts_stays(tmp_path: Path) -> None:
+    symbols = ("[PAD]", "_", *"ABC", "[UNK]", "<s>")
+    folder = hf_models.save(
+        hf_models.build("wav2vec2-large", vocab_size=8),
+        tmp_path / "theirs",
+        vocabulary={symbol: i for i, symbol in enumerate(symbols)},
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        word_delimiter_token="_",
+        do_lower_case=True,
+    )
+    export_model(folder, tmp_path / "again", "huggingface")
+    units = [read_model(path).vocabulary for path in (folder, tmp_path / "again")]
+    assert [units.decode(range(8)) for units in units] == ["abc", "abc"]
+    assert [units.decode([2, 1, 3]) for units in units] == ["a b", "a b"]
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "again")
+    assert processor.decode([2, 1, 3]) == "a b"
