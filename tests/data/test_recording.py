@@ -11,14 +11,14 @@ import pytest
 import soundfile
 from sound_files import tone, write_noise, write_with_av
 
-from speechssl.data import decoder, recording
+from speechssl.data import decoder
 from speechssl.data.recording import AudioInfo, Recording, audio_info, read_audio, read_span
 from speechssl.errors import AudioError
 
 
 @pytest.fixture(autouse=True)
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(decoder, "_BLOCK_SECONDS", 1)
 
 
 FORMATS: dict[str, tuple[str, dict[str, Any], float]] = {
