@@ -5,7 +5,8 @@
 #
 # CORPUS is the folder LibriSpeech or the one above it, LIBRILIGHT that of Libri-light's parts of 10 minutes to 10 hours
 # (default: librispeech_finetuning beside LibriSpeech). MODEL is base or large, LABELS 10min, 1h, 10h, 100h or 960h.
-# ENCODER names a configuration to pretrain with in the place of the model's. OUT is the folder for everything written,
+# ENCODER names a configuration to pretrain with in the place of the model's, INIT a model to fine-tune instead of
+# pretraining one: ours, Hugging Face's, or a name on its Hub. OUT is the folder for everything written,
 # one for each MODEL. DOWNLOAD fetches parts of the corpus first: all, or names such as "train-clean-100 dev-other";
 # MIRROR and LIBRILIGHT_MIRROR are the addresses before the archives' names.
 # FROM and TO name the first and the last stage, GPUS the number of processes, NODES that of machines (see README.md).
@@ -20,6 +21,7 @@ LABELS=${LABELS:-100h}
 require_one_of MODEL "$MODEL" base large
 require_one_of LABELS "$LABELS" 10min 1h 10h 100h 960h
 data=$OUT/data
+pretrained=${INIT:-$OUT/pretrain}
 finetuned=$OUT/finetune_$LABELS
 
 held_out() { # the manifests to score on, of dev and test that the corpus has
@@ -57,14 +59,18 @@ if wanted check; then
 fi
 
 if wanted pretrain; then
-    "${train[@]}" pretrain "${ENCODER:-$root/recipes/models/wav2vec2_$MODEL.toml}" "$recipe/pretrain.toml" \
-        --output "$OUT/pretrain" \
-        --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" "$@"
+    if [[ -n ${INIT:-} ]]; then
+        echo "not needed: INIT=$INIT" >&2
+    else
+        "${train[@]}" pretrain "${ENCODER:-$root/recipes/models/wav2vec2_$MODEL.toml}" "$recipe/pretrain.toml" \
+            --output "$pretrained" \
+            --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv" "$@"
+    fi
 fi
 
 if wanted finetune; then
     "${train[@]}" finetune "$recipe/finetune/$MODEL.toml" "$recipe/finetune/${MODEL}_$LABELS.toml" \
-        --output "$finetuned" --set init="$OUT/pretrain" \
+        --output "$finetuned" --set init="$pretrained" \
         --set data.train="$data/train_$LABELS.tsv" --set data.dev="$data/dev_other.tsv" "$@"
 fi
 

@@ -147,13 +147,10 @@ def transcribe(
     stderr counts files and seconds; the real-time factor is the time taken over the length of the audio.
     """
     formats = _parse_formats(output_format or ["txt"])
+    stop = math.inf if end is None else end
     for is_wrong, option, expected in (
         (output_dir is None and len(formats) > 1, "--format", "several formats need --output-dir"),
-        (
-            not 0 <= (start or 0) < (math.inf if end is None else end),
-            "--start, --end",
-            "expected an end after the start",
-        ),
+        (not 0 <= (start or 0) < stop, "--start, --end", "expected an end after the start"),
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
         (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
         (vad != "energy" and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),

@@ -257,7 +257,7 @@ def test_unpacked_recordings_are_what_is_checked_trained_on_and_scored(recipe: s
         assert set(manifests) == {str(ran.out / "data" / f"{name}.tsv") for name in names}
 
 
-@pytest.mark.parametrize("recipe", ["own_data", "common_voice", "prompts"])
+@pytest.mark.parametrize("recipe", ["own_data", "common_voice", "librispeech", "prompts"])
 def test_a_given_model_stands_in_for_pretraining(recipe: str, run: Recipes) -> None:
     ran = run(recipe, INIT="exp/another model")
     assert ran.all_of("pretrain") == []
