@@ -26,6 +26,7 @@ from speechssl.checkpoint.sentencepiece import SPACE
 from speechssl.commands.transcribe import app as transcribe_app
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.errors import CheckpointError
+from speechssl.transcribe.transcriber import Transcriber
 
 PUBLISHED = {  # widths and kernels, where a file does not tell heads and strides
     "encoder_embed_dim": 768,
@@ -197,11 +198,37 @@ def test_finetune_starts_from_it(source: Source, recording: Path, tmp_path: Path
     assert checkpoint.description.training_data[0].license == "unknown"
 
 
-@pytest.mark.parametrize("source", [s3prl, wavlm], indirect=True, ids=["s3prl", "wavlm"])
+def test_the_other_commands_take_it(source: Source, recording: Path, tmp_path: Path) -> None:
+    def succeed(command: str, *arguments: object) -> str:
+        result = run(app, command, *arguments)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    assert "license" in succeed("inspect", source.file)
+    text = Transcriber.load(source.file, "cpu").transcribe(recording).text if source.symbols else "ab"
+    manifest = tmp_path / "train.tsv"
+    write_manifest(manifest, [Utterance(str(recording), len(SAMPLES), text=text)] * 2, tmp_path)
+    report = run(app, "check", manifest, "--model", source.file, "--format", "json")  # it finds the copy
+    assert '"duplicate"' in report.stdout
+    if source.symbols is None:
+        result = run(app, "evaluate", source.file, manifest)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        return
+    assert " 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] |" in succeed("evaluate", source.file, manifest, "--device", "cpu")
+    succeed("ngram", manifest, "-o", tmp_path / "lm.arpa")
+    options = ("--lm", tmp_path / "lm.arpa", "--trials", 1, "--device", "cpu")
+    succeed("tune-lm", source.file, manifest, *options, "-o", tmp_path / "lm.toml")
+    succeed("evaluate", source.file, manifest, "--lm", tmp_path / "lm.toml", "--device", "cpu")
+    (tmp_path / "finetune.toml").write_text(TRAINING.format(init=source.file, folder=tmp_path), "utf-8")
+    succeed("finetune", tmp_path / "finetune.toml", "-o", tmp_path / "run", "--set", "keep_head=true")
+    assert read_model(tmp_path / "run").vocabulary == read_model(source.file).vocabulary
+
+
 def test_pretraining_goes_on_from_it(source: Source, recording: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "train.tsv", [Utterance(str(recording), len(SAMPLES))] * 4, tmp_path)
     (tmp_path / "pretrain.toml").write_text(TRAINING.format(init=source.file, folder=tmp_path), "utf-8")
-    kind = "objective.kind=spectral_contrast"
+    causal = read_model(source.file).description.encoder.context.kind == "causal"
+    kind = f"objective.kind={'wav2vec' if causal else 'spectral_contrast'}"
     result = run(app, "pretrain", tmp_path / "pretrain.toml", "-o", tmp_path / "run", "--set", kind)
     assert result.exit_code == 0, result.stderr
     before, after = load_encoder(source.file, "cpu").state_dict(), load_encoder(tmp_path / "run", "cpu").state_dict()

@@ -82,13 +82,15 @@ def test_the_text_is_that_of_transformers(case: str, models: Any, corpus: Path) 
     assert speechssl.Transcriber.load(folder, "cpu").transcribe(corpus / "1.wav").text == expected[1]
 
 
-def test_evaluate_tune_lm_extract_check_and_inspect(models: Any, corpus: Path) -> None:
-    _, folder = models("wavlm-base")
+@pytest.mark.parametrize("case", ["wav2vec2-base", "hubert-large", "wavlm-base", "data2vec"])
+def test_evaluate_tune_lm_extract_check_and_inspect(case: str, models: Any, corpus: Path) -> None:
+    model, folder = models(case)
     manifest = corpus / "train.tsv"
-    assert "transformers wavlm" in run("inspect", folder).stdout
-    assert "| wavlm" in run("evaluate", folder, manifest, "--device", "cpu").stdout.replace(str(folder), "")
+    family = model.config.model_type
+    assert f"transformers {family}" in run("inspect", folder).stdout
+    assert f"({family})" in run("evaluate", folder, manifest, "--device", "cpu").stdout
     run("ngram", manifest, "-o", corpus / "lm.arpa")
-    options = ("--lm", corpus / "lm.arpa", "--trials", 2, "--device", "cpu")
+    options = ("--lm", corpus / "lm.arpa", "--trials", 1, "--device", "cpu")
     run("tune-lm", folder, manifest, *options, "-o", corpus / "lm.toml")
     run("evaluate", folder, manifest, "--lm", corpus / "lm.toml", "--device", "cpu")
     run("check", manifest, "--model", folder)
