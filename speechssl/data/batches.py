@@ -141,7 +141,13 @@ def make_loader(
     )
     batches = iter(loader)
     try:
-        for batch in batches:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError, FileNotFoundError) as error:  # killed after it announced a batch
+                raise RuntimeError(f"DataLoader worker exited unexpectedly: {error}") from None
             if isinstance(batch, SpeechSSLError):
                 raise batch
             yield batch

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ def test_a_worker_that_is_killed_is_a_line(corpus: Any, tmp_path: Path, monkeypa
     )
     with pytest.raises(TrainingError, match=message):
         pretrain(corpus.pretrain_config("data.num_workers=1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "Connection refused"), EOFError(), FileNotFoundError()])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_a_line(
+    error: Exception, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hand_over(*_: Any, **__: Any) -> Iterator[Any]:
+        yield from ()
+        raise error
+
+    monkeypatch.setattr("speechssl.data.batches.DataLoader", hand_over)
+    with pytest.raises(TrainingError, match=r"^pretrain on cpu: a process that reads audio ended unexpectedly, "):
+        pretrain(corpus.pretrain_config(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
