@@ -5,7 +5,6 @@ names: the original files of WavLM, UniSpeech-SAT and DinoSR.
 """
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.fairseq_settings import ENCODER, Contents, TaskSettings, checked, parse_layers, take_apart
-from speechssl.checkpoint.foreign import Names, shortened, to_ours
+from speechssl.checkpoint.foreign import Names, shortened
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, foreign_model
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names
 from speechssl.config import Config
 from speechssl.data.tokens import Tokens
@@ -111,15 +110,9 @@ def read_fairseq(contents: Any, file: Path) -> SavedModel | None:
     _compare(encoder, settings, convolutions, file)
     remarks = [NO_LICENSE]
     tokens = _tokens(parts, len(renamed["head.weight"]), file, remarks) if "head.weight" in renamed else None
-    return SavedModel(
-        describe_foreign(file.name, encoder, has_head=tokens is not None, step=parts.num_updates),
-        tokens,
-        (file,),
-        partial(to_ours, weights, names, encoder, file),
-        f"fairseq {encoder.context.kind}",
-        names,
-        tuple(remarks),
-    )
+    family = f"fairseq {encoder.context.kind}"
+    step, rest = parts.num_updates, tuple(remarks)
+    return foreign_model(file, family, names, weights, encoder, tokens, step=step, remarks=rest)
 
 
 def _with_projection(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

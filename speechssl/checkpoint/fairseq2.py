@@ -4,14 +4,13 @@ The files have no settings, and no shape tells the number of heads: it is that o
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from speechssl.checkpoint import dictionary
-from speechssl.checkpoint.foreign import Names, listed, to_ours
+from speechssl.checkpoint.foreign import Names, listed
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
 from speechssl.checkpoint.sentencepiece import SPACE, read_pieces
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 from speechssl.data.tokens import Tokens
@@ -60,15 +59,7 @@ def read_fairseq2(contents: Any, file: Path) -> SavedModel | None:
     strides, heads = published_strides(renamed, file), published_heads(renamed, file)
     encoder = encoder_config(renamed, Unseen(strides, heads, norm_first, normalize_waveforms=is_large), file)
     tokens = _tokens(len(renamed["head.weight"]), file) if "head.weight" in renamed else None
-    return SavedModel(
-        describe_foreign(file.name, encoder, has_head=tokens is not None),
-        tokens,
-        (file,),
-        partial(to_ours, weights, names, encoder, file),
-        "fairseq2",
-        names,
-        (NO_LICENSE, NO_SETTINGS),
-    )
+    return foreign_model(file, "fairseq2", names, weights, encoder, tokens, remarks=(NO_LICENSE, NO_SETTINGS))
 
 
 def _names(is_large: bool, norm_first: bool, is_pretrained: bool) -> Names:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from speechssl import __version__
-from speechssl.checkpoint.foreign import Names, listed
+from speechssl.checkpoint.foreign import Names, listed, to_ours
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units
@@ -52,17 +52,6 @@ class ModelDescription(Config):
     encoder: EncoderConfig
     objective: dict[str, Any] | None = None
     training_data: tuple[TrainingData, ...] = ()
-
-
-def describe_foreign(name: str, encoder: EncoderConfig, *, has_head: bool = False, step: int = 0) -> ModelDescription:
-    """Describe a model of another toolkit, of which nothing else is known."""
-    return ModelDescription(
-        speechssl_version="-",
-        kind="ctc" if has_head else "pretrained",
-        step=step,
-        encoder=encoder,
-        training_data=(TrainingData(stage=name, license="unknown", hours=None, labeled=has_head),),
-    )
 
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -188,3 +177,38 @@ class SavedModel:
                 wrong.append(f"{theirs or name}: expected {wanted}, found {there}")
         if wrong:
             raise CheckpointError(f"{self.weights_file}: {listed(wrong)}")
+
+
+def foreign_model(
+    file: Path,
+    family: str,
+    names: Names,
+    weights: Mapping[str, Tensor],
+    encoder: EncoderConfig,
+    tokens: Units | None = None,
+    *,
+    step: int = 0,
+    remarks: tuple[str, ...] = (NO_LICENSE,),
+) -> SavedModel:
+    """Return the model in a file of another toolkit, of which nothing else is known.
+
+    Args:
+        file: Where it lies, by whose name it is called.
+        family: What kind of model it is, and whose.
+        names: The names of its weights.
+        weights: By these names; those that are missing, left over or of another shape are found when they are needed.
+        encoder: Its sizes.
+        tokens: What its outputs stand for, if it has a CTC head.
+        step: Updates that it was trained for.
+        remarks: What is missing or had to be assumed.
+    """
+    has_head = tokens is not None
+    description = ModelDescription(
+        speechssl_version="-",
+        kind="ctc" if has_head else "pretrained",
+        step=step,
+        encoder=encoder,
+        training_data=(TrainingData(stage=file.name, license="unknown", hours=None, labeled=has_head),),
+    )
+    read_weights = partial(to_ours, weights, names, encoder, file)
+    return SavedModel(description, tokens, (file,), read_weights, family, names, remarks)

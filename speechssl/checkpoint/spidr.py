@@ -1,15 +1,14 @@
 """Encoders of SpidR and DinoSR, from files of SpidR's code: the student, which is a data2vec encoder."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speechssl.checkpoint.foreign import Names, to_ours, unpack
+from speechssl.checkpoint.foreign import Names, unpack
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 
 _LAYER = {
@@ -56,12 +55,4 @@ def read_spidr(contents: Any, file: Path) -> SavedModel | None:
     renamed = our_names(weights, _NAMES)
     unseen = Unseen(published_strides(renamed, file), published_heads(renamed, file), False, True)
     encoder = encoder_config(renamed, unseen, file)
-    return SavedModel(
-        describe_foreign(file.name, encoder),
-        None,
-        (file,),
-        partial(to_ours, weights, _NAMES, encoder, file),
-        "SpidR",
-        _NAMES,
-        (NO_LICENSE, NO_SETTINGS),
-    )
+    return foreign_model(file, "SpidR", _NAMES, weights, encoder, remarks=(NO_LICENSE, NO_SETTINGS))

@@ -6,16 +6,15 @@ that normalize their input and with normalized waveforms.
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from speechssl.checkpoint import dictionary
-from speechssl.checkpoint.foreign import Names, to_ours, unpack
+from speechssl.checkpoint.foreign import Names, unpack
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 from speechssl.data.tokens import Tokens
 from speechssl.errors import CheckpointError
@@ -86,15 +85,7 @@ def read_torchaudio(contents: Any, file: Path) -> SavedModel | None:
     is_large = "encoder.feature_encoder.layers.1.norm.weight" in renamed
     unseen = Unseen(published_strides(renamed, file), published_heads(renamed, file), is_large, is_large)
     encoder = encoder_config(renamed, unseen, file)
-    return SavedModel(
-        describe_foreign(file.name, encoder, has_head=tokens is not None),
-        tokens,
-        (file,),
-        partial(to_ours, weights, names, encoder, file),
-        "torchaudio",
-        names,
-        (NO_LICENSE, NO_SETTINGS),
-    )
+    return foreign_model(file, "torchaudio", names, weights, encoder, tokens, remarks=(NO_LICENSE, NO_SETTINGS))
 
 
 def _tokens(num_outputs: int, file: Path) -> tuple[Tokens, list[int]]:

@@ -1,7 +1,6 @@
 """Models of the first wav2vec, from fairseq's files."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from speechssl.checkpoint.fairseq_settings import checked, parse_layers, take_apart
-from speechssl.checkpoint.foreign import Names, to_ours
+from speechssl.checkpoint.foreign import Names
 from speechssl.checkpoint.pickles import read_tensors
-from speechssl.checkpoint.saved_model import NO_LICENSE, SavedModel, describe_foreign
+from speechssl.checkpoint.saved_model import SavedModel, foreign_model
 from speechssl.checkpoint.sizes import checked_encoder, our_names, read_shapes
 from speechssl.config import Config
 from speechssl.errors import CheckpointError
@@ -83,15 +82,7 @@ def read_wav2vec(contents: Any, file: Path) -> SavedModel | None:
         "normalize_waveforms": parts.task.normalize,
     }
     encoder = checked_encoder(values, file)
-    return SavedModel(
-        describe_foreign(file.name, encoder, step=parts.num_updates),
-        None,
-        (file,),
-        partial(to_ours, weights, _NAMES, encoder, file),
-        "fairseq wav2vec",
-        _NAMES,
-        (NO_LICENSE,),
-    )
+    return foreign_model(file, "fairseq wav2vec", _NAMES, weights, encoder, step=parts.num_updates)
 
 
 def _layers(
