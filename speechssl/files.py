@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from speechssl.errors import SpeechSSLError
+from speechssl.errors import ManifestError, SpeechSSLError
 
 try:
     import fcntl
@@ -125,3 +125,13 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             problem = f"no locks here ({error.strerror})"
             warnings.warn(f"{path}: {problem}: make sure that no other process writes here", stacklevel=3)
         yield
+
+
+def read_table(path: Path) -> bytes:
+    """Read a manifest or a file of labels as a whole; a `ManifestError` says why that is impossible."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: expected a file, found none") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from None

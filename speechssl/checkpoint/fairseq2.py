@@ -3,13 +3,12 @@
 The files have no settings, and no shape tells the number of heads: it is that of the published models of that width.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.foreign import Names, listed
-from speechssl.checkpoint.pickles import read_tensors
+from speechssl.checkpoint.pickles import bare_weights, read_tensors
 from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
 from speechssl.checkpoint.sentencepiece import SPACE, read_pieces
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
@@ -45,10 +44,7 @@ def read_fairseq2(contents: Any, file: Path) -> SavedModel | None:
         CheckpointError: its weights are damaged or those of a model that is not supported, or nothing says what the
             outputs stand for.
     """
-    weights = contents.get("model", contents) if isinstance(contents, Mapping) else None
-    if not isinstance(weights, Mapping):
-        return None
-    weights = {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+    weights = bare_weights(contents)
     if "encoder_frontend.model_dim_proj.weight" not in weights:
         return None
     is_large = "encoder_frontend.feature_extractor.layers.1.layer_norm.weight" in weights

@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, ItemsView
+from collections.abc import Callable, ItemsView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,13 @@ def read_tensors(weights: Any, names: Names, file: Path) -> dict[str, Tensor]:
     if sum(storages.values()) > file.stat().st_size:
         raise CheckpointError(f"{file}: expected a complete PyTorch file, found weights larger than the file")
     return {name: tensor.detach() for name, tensor in weights.items()}
+
+
+def bare_weights(contents: Any) -> dict[str, Any]:
+    """Return what a file holds under ``model``, or else all of it, by names without the prefix of parallel training."""
+    weights = contents.get("model", contents) if isinstance(contents, Mapping) else {}
+    weights = weights if isinstance(weights, Mapping) else {}
+    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def plain_settings(value: Any, file: Path) -> Any:

@@ -1,13 +1,12 @@
 """Encoders of SpidR and DinoSR, from files of SpidR's code: the student, which is a data2vec encoder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from speechssl.checkpoint.foreign import Names, unpack
-from speechssl.checkpoint.pickles import read_tensors
+from speechssl.checkpoint.pickles import bare_weights, read_tensors
 from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
 
@@ -43,10 +42,7 @@ def read_spidr(contents: Any, file: Path) -> SavedModel | None:
     Raises:
         CheckpointError: its weights are damaged or those of a model that is not supported.
     """
-    weights = contents.get("model", contents) if isinstance(contents, Mapping) else None
-    if not isinstance(weights, Mapping):
-        return None
-    weights = {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+    weights = bare_weights(contents)
     if "student.layer_norm.weight" not in weights:
         return None
     weights = unpack(read_tensors(weights, _NAMES, file), _PACKED, ("query.", "key.", "value."))

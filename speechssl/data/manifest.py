@@ -19,7 +19,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, join, resample_blocks, r
 from speechssl.data.columns import Array, Columns, join_parts, pack_texts
 from speechssl.data.recording import read_span
 from speechssl.errors import ManifestError
-from speechssl.files import write_text_file
+from speechssl.files import read_table, write_text_file
 
 IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
 """Tabs, line breaks, and what stands for the bytes of a file name that is no UTF-8."""
@@ -191,12 +191,7 @@ def path_below(root: str | os.PathLike[str], path: str, where: str) -> str:
 
 
 def _read_lines(path: Path) -> tuple[bytes, list[str]]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: expected a file, found none") from None
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or error}") from None
+    content = read_table(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import ManifestError
+from speechssl.files import read_table
 
 NAMES = {
     "path": ("path", "file", "filename", "file_name", "audio", "audio_path", "audio_filepath"),
@@ -121,13 +122,7 @@ def read_content(file: Path) -> str:
     Raises:
         ManifestError: it cannot be read, or is in another encoding; nobody knows which, so that nothing is guessed.
     """
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise ManifestError(f"{file}: expected a file, found none") from None
-    except OSError as error:
-        raise ManifestError(f"{file}: {error.strerror or error}") from None
-    return decode_text(file, content)
+    return decode_text(file, read_table(file))
 
 
 def decode_text(file: Path, content: bytes) -> str:
