@@ -9,7 +9,7 @@
 # LABELS    the manifest to fine-tune on: train, train_10min or train_5min
 # INIT      a model to fine-tune instead of pretraining one
 # ENCODER   a file with another architecture
-# VARIANT   a file with what pretraining does differently, such as recipes/prompts/wav2vec2.toml
+# VARIANT   a file with what pretraining does differently, such as recipes/prompts/objectives/wav2vec2.toml
 # TRIALS    how many weights of the language model are tried (40)
 #
 # The arguments go to both trainings. Run again, it resumes where it stopped.

@@ -84,6 +84,12 @@ class AudioBatch(Batch):
     waveforms: Tensor  # (B, T) float32, zeros behind each row's length
     lengths: Tensor | None  # (B,) int64 valid samples, or None if every row is valid throughout
     indices: tuple[int, ...]  # in the manifest
+    clean: Tensor | None = None  # (B, T) without what was added to the waveforms; None if nothing was
+
+    @property
+    def clean_waveforms(self) -> Tensor:
+        """What targets are made of."""
+        return self.waveforms if self.clean is None else self.clean
 
     @property
     def seconds(self) -> float:

@@ -17,7 +17,7 @@ from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks, most_hidden
 from speechssl.model.encoder import Frames, SpeechEncoder
-from speechssl.objective.objective import Losses, Term
+from speechssl.objective.objective import Losses, ObjectiveConfig, Term
 from speechssl.objective.targets import Cepstra, LogMel
 from speechssl.rng import keyed_generator
 
@@ -44,7 +44,7 @@ class SilencedSpansConfig(Config):
     target_gradient: bool = True
 
 
-class HidingConfig(Config):
+class HidingConfig(ObjectiveConfig):
     """What the configurations of objectives with hidden spans share."""
 
     mask: MaskConfig = MaskConfig()
@@ -134,11 +134,13 @@ def masked_context(
 def clean_frames(
     encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None, masked_frames: Frames
 ) -> Tensor:
-    """Return the frames (B, S, C) of the recordings with nothing hidden, for targets."""
-    if silence is None:  # nothing was hidden in the waveform
+    """Return the frames (B, S, C) of the recordings with nothing hidden and nothing added, for targets."""
+    audio = batch.audio
+    if silence is None and audio.clean is None:  # the waveform is as it was
         return masked_frames.values
-    with torch.set_grad_enabled(silence.target_gradient and torch.is_grad_enabled()):
-        return encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths).values
+    learns = silence is None or silence.target_gradient
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        return encoder.extract_frames(audio.clean_waveforms, audio.lengths).values
 
 
 def gather_frames(values: Tensor, positions: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class MaskedPredictionObjective(Objective):
         from threadpoolctl import threadpool_limits
 
         device = self.centers.device
-        spectra = torch.cat([self.spectrum(batch.audio.waveforms.to(device)).flatten(0, 1) for batch in batches])
+        spectra = torch.cat([self.spectrum(batch.audio.clean_waveforms.to(device)).flatten(0, 1) for batch in batches])
         if len(spectra) < self.config.num_clusters:
             raise TrainingError(
                 f"objective.num_clusters: expected at most the {len(spectra)} frames of the training data, "
@@ -85,7 +85,7 @@ class MaskedPredictionObjective(Objective):
         """Predict the clusters of hidden and, if they have a weight, visible frames."""
         config = self.config
         masked_frames, context = masked_context(encoder, batch, config.silence)
-        targets = self.targets(batch.audio.waveforms, batch.audio.lengths)
+        targets = self.targets(batch.audio.clean_waveforms, batch.audio.lengths)
         predictions = self.projection(context)
         with torch.autocast(predictions.device.type, enabled=False):
             predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)

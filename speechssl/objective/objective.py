@@ -1,15 +1,17 @@
 """The seam between an objective and training: batches with counts in, terms of a loss out.
 
-A new objective is one file beside this one and its configuration's name in ``speechssl/train/pretrain.py``.
+A new objective is one file beside this one, its configuration's name in ``speechssl/objective/kinds.py``, and settings
+in ``recipes/prompts/objectives``, with which ``tests/objective/test_every_objective.py`` tries it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
@@ -32,6 +34,7 @@ class Term:
 
 
 Losses = Mapping[str, Term]
+AllReduce = Callable[[Tensor], None]
 
 
 def weighted_sum(losses: Losses, totals: Mapping[str, float]) -> Tensor:
@@ -54,21 +57,38 @@ class Objective(nn.Module):
         Every process does it, with the same result. The encoder has its first weights; batches are on the CPU.
         """
 
-    def after_update(self, encoder: SpeechEncoder, step: int) -> None:
-        """Follow an update, the ``step``-th: move averages, set what no gradient sets."""
+    def after_update(self, encoder: SpeechEncoder, step: int, all_reduce: AllReduce) -> None:
+        """Follow an update, the ``step``-th: move averages, set what no gradient sets.
+
+        ``all_reduce`` sums a tensor over all processes, in place: what an objective gathered from its own batches.
+        """
 
 
-class ObjectiveConfig(Protocol):
+@dataclass(frozen=True)
+class Limit:
+    """A value that a healthy run does not fall below."""
+
+    metric: str  # of the training data
+    at_least: float
+    from_step: int  # before that many updates nothing is checked
+    meaning: str  # of a lower value, with what to try: the end of the error message
+
+
+class ObjectiveConfig(Config):
     """The section ``objective`` of a pretraining configuration, of the kind that its ``kind`` names."""
 
     best_metric: ClassVar[str]  # the term on the dev set, lower being better, that chooses the ``best`` checkpoint
     shown_metrics: ClassVar[tuple[str, ...]]  # what of the log is shown on the console, in this order
+    limits: ClassVar[tuple[Limit, ...]] = ()  # looked at with each line of the log; they end the run
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """The fewest frames of an utterance that have something to predict."""
+        raise NotImplementedError
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> Callable[[Sequence[Example]], TaskBatch]:
         """What makes a batch of its examples, in the loader's workers; it must pickle."""
+        raise NotImplementedError
 
     def build(self, encoder: EncoderConfig) -> Objective:
         """The objective for such an encoder."""
+        raise NotImplementedError

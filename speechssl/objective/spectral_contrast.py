@@ -44,7 +44,7 @@ class SpectralContrastObjective(Objective):
         """Compare the context at each frame with the spectra of all frames of its recording."""
         config = self.config
         masked_frames, context = masked_context(encoder, batch, config.silence)
-        spectra = self.spectrum(batch.audio.waveforms, batch.audio.lengths)
+        spectra = self.spectrum(batch.audio.clean_waveforms, batch.audio.lengths)
         predictions, targets = self.context_projection(context), self.target_projection(spectra)
         with torch.autocast(predictions.device.type, enabled=False):
             predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)

@@ -12,18 +12,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.distractors import draw_distractors
-from speechssl.objective.objective import Losses, Objective, Term
+from speechssl.objective.objective import Losses, Objective, ObjectiveConfig, Term
 from speechssl.rng import keyed_generator
 
 _DISTRACT = 4  # the purpose of the generator that draws distractors
 
 
-class Wav2vecConfig(Config):
+class Wav2vecConfig(ObjectiveConfig):
     """The objective; the defaults are the published ones."""
 
     best_metric: ClassVar[str] = "loss"
@@ -116,9 +115,12 @@ class Wav2vecObjective(Objective):
         """
         frames = encoder.extract_frames(batch.audio.waveforms, batch.audio.lengths)
         context = encoder.contextualize(frames)
+        clean = frames.values
+        if batch.audio.clean is not None:
+            clean = encoder.extract_frames(batch.audio.clean, batch.audio.lengths).values
         predictions = self._predictions(context)
         with torch.autocast(context.device.type, enabled=False):
-            candidates = _candidates(frames.values.float(), batch.distractors)
+            candidates = _candidates(clean.float(), batch.distractors)
             logits = predictions.float() @ candidates.transpose(2, 3)  # (B, S, N, 1 + K)
             weights = self._weights(logits, frames.lengths)
             is_right = torch.zeros_like(logits)

@@ -146,7 +146,7 @@ def make_task(
         best_metric=config.best_metric,
         shown_metrics=("loss", "loss_per_label", "wer", "cer"),
         frozen=frozen,
-        after_update=lambda step: None,
+        after_update=lambda step, all_reduce: None,
         write_model=write_model,
     )
 

@@ -1,9 +1,9 @@
-"""What stops a run: a loss that is not finite, and signals that ask for it."""
+"""What stops a run: a loss that is not finite, a value below its limit, and signals that ask for it."""
 
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -14,6 +14,7 @@ from torch import Tensor
 from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
+from speechssl.objective.objective import Limit
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -58,6 +59,21 @@ class FiniteGuard:
                     raise TrainingError(f"step {numbers.step + 1}: expected a finite loss, found {loss} on {where}")
             if not _is_finite(norm):
                 raise TrainingError(f"step {numbers.step + 1}: expected a finite gradient, found one of norm {norm}")
+
+
+def check_limits(limits: Sequence[Limit], metrics: Mapping[str, float], step: int) -> None:
+    """Look at the values of a line of the log.
+
+    Raises:
+        TrainingError: one is below its limit.
+    """
+    for limit in limits:
+        found = metrics[limit.metric]
+        if step >= limit.from_step and not found >= limit.at_least:
+            raise TrainingError(
+                f"step {step}: expected {limit.metric} of at least {limit.at_least:g}, found {found:.3g}: "
+                f"{limit.meaning}"
+            )
 
 
 @dataclass(frozen=True)

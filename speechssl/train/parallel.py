@@ -34,6 +34,7 @@ class Ranks:
     rank: int
     count: int
     device: torch.device
+    gradients: dist.ProcessGroup | None = None  # over which gradients go, if not over the host's
 
     @property
     def is_first(self) -> bool:
@@ -51,6 +52,11 @@ class Ranks:
             for name, value in of_rank.items():
                 totals[name] = totals.get(name, 0.0) + value
         return totals
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum a tensor over ranks, in place and on its device."""
+        if self.count > 1:
+            dist.all_reduce(tensor, group=self.gradients)
 
     def any(self, value: bool) -> bool:
         """Return whether it is true on any rank."""
@@ -107,7 +113,10 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
         return
     dist.init_process_group("gloo", timeout=_HOST_TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), count, resolved)
+        gradients: Any = None
+        if resolved.type == "cuda":
+            gradients = dist.new_group(backend="nccl", timeout=_GPU_TIMEOUT)
+        yield Ranks(dist.get_rank(), count, resolved, gradients)
     finally:
         dist.destroy_process_group()
 
@@ -116,8 +125,7 @@ def spread(model: nn.Module, ranks: Ranks) -> nn.Module:
     """Return the model as it is called in training: itself, or a replica whose gradients are means over ranks."""
     if ranks.count == 1:
         return model
-    group = dist.new_group(backend="nccl", timeout=_GPU_TIMEOUT) if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, process_group=group)
+    return DistributedDataParallel(model, process_group=ranks.gradients)
 
 
 def without_exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:

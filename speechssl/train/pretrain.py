@@ -18,11 +18,9 @@ from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.objective import Losses, ObjectiveConfig
-from speechssl.objective.spectral_contrast import SpectralContrastConfig
+from speechssl.objective.kinds import AnyObjective
+from speechssl.objective.objective import AllReduce, Losses, ObjectiveConfig
 from speechssl.objective.teacher import split_weights
-from speechssl.objective.wav2vec import Wav2vecConfig
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
 from speechssl.train.run import RunConfig, train_in_folder
@@ -37,9 +35,7 @@ class PretrainConfig(RunConfig):
     # The model whose encoder goes on learning, as for `read_model`; the section encoder then stays out.
     init: Path | str | None = None
     encoder: EncoderConfig = EncoderConfig()
-    objective: ContrastiveConfig | MaskedPredictionConfig | SpectralContrastConfig | Wav2vecConfig = Field(
-        ContrastiveConfig(), discriminator="kind"
-    )
+    objective: AnyObjective = Field(ContrastiveConfig(), discriminator="kind")
 
     @model_validator(mode="after")
     def _has_something_to_predict(self) -> Self:
@@ -81,6 +77,9 @@ def make_task(
     def evaluate(batch: TaskBatch, step: int) -> Measured:
         return Measured(model(batch, step), batch.counts)
 
+    def after_update(step: int, all_reduce: AllReduce) -> None:
+        model.objective.after_update(model.encoder, step, all_reduce)
+
     def write_model(step: int, folder: Path) -> None:
         hours = sum(utterance.seconds for utterance in train_manifest) / 3600
         data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=False)
@@ -103,7 +102,8 @@ def make_task(
         best_metric=config.objective.best_metric,
         shown_metrics=config.objective.shown_metrics,
         frozen=lambda step: (),
-        after_update=lambda step: model.objective.after_update(model.encoder, step),
+        after_update=after_update,
+        limits=config.objective.limits,
         write_model=write_model,
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 from speechssl.data.batches import Example, TaskBatch, make_loader
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
-from speechssl.objective.objective import Losses
+from speechssl.objective.objective import AllReduce, Limit, Losses
 
 B = TypeVar("B", bound=TaskBatch)
 
@@ -78,5 +78,6 @@ class Task(Generic[B]):
     best_metric: str  # of the dev set, lower being better; chooses the ``best`` checkpoint
     shown_metrics: tuple[str, ...]  # on the console, in this order
     frozen: Callable[[int], tuple[nn.Module, ...]]  # the modules that do not learn in an update
-    after_update: Callable[[int], None]  # is told the updates done
+    after_update: Callable[[int, AllReduce], None]  # is told the updates done, as `Objective.after_update`
     write_model: Callable[[int, Path], None]  # after so many updates, into a folder
+    limits: tuple[Limit, ...] = ()

@@ -22,7 +22,7 @@ from speechssl.objective.objective import weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
-from speechssl.train.guard import FiniteGuard, stop_requests
+from speechssl.train.guard import FiniteGuard, check_limits, stop_requests
 from speechssl.train.log import MetricSums, RunLog
 from speechssl.train.memory import describe_batch, explained_shortage
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
@@ -60,8 +60,8 @@ def train(
     The learning rate is that of each update, from 0. Noise and dropout depend on (seed, number of the batch) alone.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, a batch does not fit into memory, or the microbatches do not
-            divide among the ranks.
+        TrainingError: a loss or gradient is not finite, a value of the log is below a limit, a batch does not fit into
+            memory, or the microbatches do not divide among the ranks.
         StoppedError: a signal asked for it; a checkpoint was saved.
     """
     if config.microbatches % ranks.count:
@@ -129,7 +129,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
-            task.after_update(done)
+            task.after_update(done, ranks.all_reduce)
             guard.watch_update(step, norm)
             guard.check()
 
@@ -143,6 +143,7 @@ def train(
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
                 if log:
                     log.write(done, "train", metrics)
+                ranks.first_decides(partial(check_limits, task.limits, metrics, done))
             if saves:
                 score = None
                 if evaluates:

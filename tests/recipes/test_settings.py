@@ -312,7 +312,7 @@ def test_prompts_labels_and_variant(run: Recipes) -> None:
     for labels in ("train", "train_10min", "train_5min"):
         ran = run("prompts", LABELS=labels)
         assert ran.override("finetune", "data.train") == str(ran.out / "data" / f"{labels}.tsv")
-    variant = PROMPTS / "wav2vec2.toml"
+    variant = PROMPTS / "objectives" / "wav2vec2.toml"
     ran = run("prompts", VARIANT=str(variant))
     assert ran.files("pretrain") == [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml", variant]
     assert variant not in ran.files("finetune")

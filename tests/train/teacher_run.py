@@ -21,7 +21,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import MaskedBatch, MaskedCollate
-from speechssl.objective.objective import Losses, Objective, Term
+from speechssl.objective.objective import AllReduce, Losses, Objective, Term
 from speechssl.objective.teacher import Teacher, split_weights
 from speechssl.terminal import exit_on_error
 from speechssl.train.parallel import Ranks
@@ -58,7 +58,7 @@ class Distillation(Objective):
             "loudness": Term(loudness.sum(), "utterances", 0.3),
         }
 
-    def after_update(self, encoder: SpeechEncoder, step: int) -> None:
+    def after_update(self, encoder: SpeechEncoder, step: int, all_reduce: AllReduce) -> None:
         self.teacher.follow(encoder, decay=0.9)
 
 
@@ -94,8 +94,8 @@ def main(file: str, folder: str, *options: str) -> None:
             for manifest in manifests
         )
 
-        def after_update(step: int) -> None:
-            model.objective.after_update(model.encoder, step)
+        def after_update(step: int, all_reduce: AllReduce) -> None:
+            model.objective.after_update(model.encoder, step, all_reduce)
             if os.environ.get("STOP_AFTER") == f"{step} {os.environ.get('RANK', '0')}":
                 for _ in range(2):  # a scheduler's, and the same one passed on by a launcher
                     os.kill(os.getpid(), signal.SIGTERM)

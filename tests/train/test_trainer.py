@@ -13,7 +13,7 @@ from speechssl.checkpoint.training_state import Progress, load_progress
 from speechssl.data.batches import AudioBatch, TaskBatch
 from speechssl.data.manifest import Utterance
 from speechssl.errors import TrainingError
-from speechssl.objective.objective import Term
+from speechssl.objective.objective import Limit, Term
 from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig
@@ -67,6 +67,7 @@ class Toys:
 
     def __init__(self, scores: Iterable[float] = (), values: Mapping[int, float] | None = None) -> None:
         self.model = Toy()
+        self.limits: tuple[Limit, ...] = ()
         self.scores = iter(scores)
         self.batches = ToyBatches(values or {})
         self.asked_steps: list[int] = []
@@ -103,8 +104,9 @@ class Toys:
             best_metric="score",
             shown_metrics=("loss", "score"),
             frozen=self.frozen,
-            after_update=self.updates.append,
+            after_update=lambda step, all_reduce: self.updates.append(step),
             write_model=self.write_model,
+            limits=self.limits,
         )
 
 
@@ -118,10 +120,18 @@ def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "make_optimizer", make_descent)
 
 
-def run(task: Toys, folder: Path, *, max_gradient_norm: float | None = None, **values: Any) -> Toys:
+def run(
+    task: Toys,
+    folder: Path,
+    *,
+    max_gradient_norm: float | None = None,
+    limits: tuple[Limit, ...] = (),
+    **values: Any,
+) -> Toys:
     settings = {"num_steps": 1, "microbatches": 1, "log_steps": 1, "evaluate_steps": 100, "checkpoint_steps": 100}
     config = TrainerConfig(**(settings | values))
     folder.mkdir(exist_ok=True)
+    task.limits = limits
     optimizer = OptimizerConfig(learning_rate=0.5, max_gradient_norm=max_gradient_norm)
     schedule = ScheduleConfig(warmup=0.5)
     train(
@@ -243,6 +253,20 @@ def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps:
     assert second.batches.numbers == list(range(2 * done, 12))
     assert torch.equal(second.model.weight, through.model.weight)
     assert [call[2] for call in second.model.calls] == [call[2] for call in through.model.calls[2 * done :]]
+
+
+@pytest.mark.parametrize("from_step", [1, 2, 4])
+def test_a_value_below_its_limit_ends_the_run_before_it_is_saved(tmp_path: Path, from_step: int) -> None:
+    task = Toys(values={0: 1.0, 1: 1.0, 2: 1.5})
+    limits = (Limit("gradient_norm", 1.5, from_step, "nothing learns"), Limit("gradient_norm", 1.5, 3, "nor later"))
+    if from_step == 4:  # the third update has the least that is allowed
+        assert run(task, tmp_path, limits=limits, num_steps=3).saved == [3]
+        return
+    message = f"step {from_step}: expected gradient_norm of at least 1.5, found 1: nothing learns"
+    with pytest.raises(TrainingError, match=message):
+        run(task, tmp_path, limits=limits, num_steps=3, checkpoint_steps=1)
+    assert steps_of(tmp_path, "train") == [*range(1, from_step + 1)]
+    assert task.saved == [*range(1, from_step)]
 
 
 class Poisoned(Toy):
