@@ -1,5 +1,6 @@
 """``speechssl``: the commands for data, training and evaluation. Each imports what it needs when it runs."""
 
+from speechssl.commands.align import align
 from speechssl.commands.check import check
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
@@ -23,7 +24,7 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, export)
+COMMANDS = (pretrain, finetune, evaluate, align, ngram, tune_lm, compare, curves, extract, inspect, export)
 
 for command in (*COMMANDS, manifest, unpack, check):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -22,6 +22,7 @@ from speechssl.decode.words import Word, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
+from speechssl.transcribe.align import Alignment, WordAligner, spell
 from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, Source
 from speechssl.transcribe.pauses import VAD, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
@@ -165,6 +166,54 @@ class Transcriber:
             return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words)
 
         yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
+
+    def align(
+        self, audio: str | os.PathLike[str] | npt.ArrayLike, text: str, sample_rate: int | None = None
+    ) -> Alignment:
+        """Find when each word of a text was said in one recording of any length.
+
+        Args:
+            audio: A path, or samples (T,) or (T, channels) in [-1, 1].
+            text: As it is written; punctuation and capitals are kept, and what the model cannot spell is noted.
+            sample_rate: The rate of the samples in Hz; a file knows its own.
+
+        Raises:
+            AudioError: as for `transcribe`.
+        """
+        source: Waveform | Recording
+        if isinstance(audio, str | os.PathLike):
+            name, source = source_name(audio), Recording(audio)
+        else:
+            name, source = "array", as_waveform(audio, sample_rate)
+        [result] = self.align_many([lambda: source], [text], names=[name])
+        if isinstance(result, SpeechSSLError):
+            raise result
+        return result
+
+    def align_many(
+        self, sources: Iterable[Open], texts: Iterable[str], names: Iterable[str] | None = None
+    ) -> Iterator[Alignment | SpeechSSLError]:
+        """Find when each word of a given text was said, recording by recording, in constant memory.
+
+        Args:
+            sources, names: As for `transcribe_many`.
+            texts: What is said in each, as it is written.
+
+        Yields:
+            In the order of the sources, an alignment each, or the error that prevented it.
+        """
+        units = self.checkpoint.vocabulary
+        aligner = WordAligner(units, self.geometry)
+        pending = iter(texts)
+
+        def make_alignment(outputs: Outputs) -> Alignment:
+            words, notes = spell(next(pending), units)
+            placed = list(aligner.place(_log_probs(outputs), words))
+            num_samples = outputs.num_samples
+            return Alignment(num_samples / SAMPLE_RATE, tuple(aligner.name(placed, words, num_samples)), tuple(notes))
+
+        cut = partial(cut_windows, geometry=self.geometry)
+        yield from _results(self.inference.run(_named(sources, names), cut), make_alignment)
 
     def log_probs_many(
         self, sources: Iterable[Open], names: Iterable[str] | None = None

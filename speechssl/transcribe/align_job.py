@@ -1,0 +1,126 @@
+"""What ``speechssl align`` does: recordings and texts in, times of words on stdout or in a folder."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechssl.data.audio import Waveform
+from speechssl.data.manifest import Utterance, is_manifest, read_manifest, read_utterance
+from speechssl.data.recording import Recording
+from speechssl.data.scan import read_text
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.terminal import count, print_error, print_status, progress
+from speechssl.transcribe.align import Alignment, Status
+from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment
+from speechssl.transcribe.inputs import InputFile, find_inputs, read_references
+from speechssl.transcribe.outputs import write_text
+
+if TYPE_CHECKING:
+    from speechssl.transcribe.transcriber import Open, Transcriber
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recording, or a span of one, and its text."""
+
+    path: str
+    name: str  # of its files
+    open: "Open"
+    text: str
+
+
+def find_pairs(audio: Path, text: Path | None) -> tuple[list[Pair], list[SpeechSSLError]]:
+    """Return recordings with their texts, and what of them cannot be found.
+
+    Args:
+        audio: A recording, a folder of recordings, or a manifest.
+        text: A text file, beside one recording; or what `read_references` takes. None is the manifest's own texts, or
+            the ``.txt`` files beside the recordings.
+
+    Raises:
+        ManifestError: nothing has a text.
+    """
+    if audio.suffix == ".tsv" and is_manifest(audio):
+        if text is not None:
+            raise ManifestError(f"{text}: expected no text beside a manifest, which has its own")
+        return list(_pairs_of_manifest(audio)), []
+    inputs, failures = find_inputs([str(audio)], None, None, None)
+    if text is not None and text.is_file() and text.suffix.lower() == ".txt":
+        if audio.is_dir():
+            raise ManifestError(f"{text}: expected a folder of texts beside a folder of recordings, found a file")
+        said = read_text(text)
+        if said is None:
+            raise ManifestError(f"{text}: expected a text, found none")
+        return [_pair(file, said) for file in inputs], failures
+    if not inputs:
+        return [], failures
+    references = read_references(text or (audio if audio.is_dir() else audio.parent), inputs)
+    return [_pair(file, reference.text) for file, reference in references.items()], failures
+
+
+def _pair(file: InputFile, text: str) -> Pair:
+    return Pair(file.path, file.name, file.open, text)
+
+
+def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
+    manifest = read_manifest(path)
+    if not manifest.has_texts:
+        raise ManifestError(f"{path}: expected texts to align, found no column of texts")
+    for number, utterance in enumerate(manifest):
+        where = manifest.where(number)
+        # Utterances of one recording have one name; the line tells them apart.
+        name = f"{Path(utterance.path).stem}_{manifest.first_line + number}"
+        yield Pair(utterance.path, name, partial(_read, utterance, where), utterance.text or "")
+
+
+def _read(utterance: Utterance, where: str) -> "Waveform | Recording":
+    try:
+        return read_utterance(utterance)
+    except AudioError as error:
+        raise AudioError(f"{where}: {error}") from None
+
+
+def align_pairs(
+    transcriber: "Transcriber",
+    pairs: Sequence[Pair],
+    output_format: AlignmentFormat,
+    output_dir: Path | None,
+    is_quiet: bool,
+) -> bool:
+    """Align recordings with their texts, each failure costing a line on stderr; return whether all went well."""
+    num_failed = 0
+    statuses: list[Status] = []
+    has_bar = not is_quiet and (output_dir is not None or not sys.stdout.isatty())
+    results = transcriber.align_many((pair.open for pair in pairs), (pair.text for pair in pairs))
+    with progress("", len(pairs)) if has_bar else nullcontext() as advance:
+        for pair, result in zip(pairs, results, strict=True):
+            if isinstance(result, SpeechSSLError):
+                print_error(result)
+                num_failed += 1
+            else:
+                for note in result.notes:
+                    print_status(f"{pair.path}: {note}")
+                statuses += [word.status for word in result.words]
+                _write(result, pair, output_format, output_dir)
+            if advance:
+                advance()
+    if not is_quiet:
+        numbers = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
+        print_status(f"{count(len(pairs), 'recording')}, {num_failed} failed; words: {numbers or 'none'}")
+    return not num_failed
+
+
+def _write(alignment: Alignment, pair: Pair, output_format: AlignmentFormat, output_dir: Path | None) -> None:
+    content = format_alignment(alignment, output_format, pair.path, pair.name)
+    if output_dir is None:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+        return
+    path = output_dir / f"{pair.name}.{output_format.extension}"
+    os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
+    write_text(path, content)

@@ -1,0 +1,109 @@
+"""How exactly `speechssl align` finds words, and whether it sees where text and speech differ.
+
+    python tools/score_alignment.py MODEL MANIFEST [--pause 0.5] [--changed 0.06]
+
+Joins the utterances of a manifest, with pauses between them, into one recording, and aligns it with their texts. Where
+each utterance is, is known, and its level says where its sound begins and ends in it: at the first and the last 10 ms
+that are less than 30 dB below its loudest 10 ms. There the first word should begin and the last one end. Then some
+words are taken out of the text, and others put in at random places: the first should be found as said alone, the second
+as not said.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechssl.cpu import tune_cpu
+
+tune_cpu()  # before torch is imported
+
+import numpy as np  # noqa: E402
+
+from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
+from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
+from speechssl.transcribe.align import AlignedWord, Status  # noqa: E402
+from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
+
+STEP = SAMPLE_RATE // 100
+
+
+def sound(samples: Waveform) -> tuple[float, float]:
+    """Seconds at which the sound of an utterance begins and ends."""
+    steps = samples[: len(samples) // STEP * STEP].reshape(-1, STEP)
+    level = (steps.astype(np.float64) ** 2).mean(axis=1)
+    loud = np.flatnonzero(level > level.max() / 1000)
+    return loud[0] * STEP / SAMPLE_RATE, (loud[-1] + 1) * STEP / SAMPLE_RATE
+
+
+def texts_words(words: Sequence[AlignedWord]) -> list[AlignedWord]:
+    return [word for word in words if word.status is not Status.NOT_IN_TEXT]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Score the alignment of joined utterances.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between two utterances")
+    parser.add_argument("--changed", type=float, default=0.06, help="share of words taken out, and put in")
+    arguments = parser.parse_args()
+    pause = np.zeros(round(arguments.pause * SAMPLE_RATE), np.float32)
+    parts: list[Waveform] = []
+    words: list[str] = []
+    owners: list[int] = []
+    spans, sounds, start = [], [], 0.0
+    for utterance in read_manifest(arguments.manifest):
+        samples = read_utterance(utterance)
+        spoken = (utterance.text or "").split()
+        if not spoken:
+            continue
+        words += spoken
+        owners += [len(spans)] * len(spoken)
+        begin, end = sound(samples)
+        spans.append((start, start + len(samples) / SAMPLE_RATE))
+        sounds.append((start + begin, start + end))
+        parts += [samples, pause]
+        start += (len(samples) + len(pause)) / SAMPLE_RATE
+    recording = np.concatenate(parts)
+    transcriber = Transcriber.load(arguments.model)
+    hop = 1000 * transcriber.geometry.hop_samples / SAMPLE_RATE
+
+    found = texts_words(transcriber.align(recording, " ".join(words), SAMPLE_RATE).words)
+    firsts, lasts, outside = [], [], 0
+    for number, (word, owner) in enumerate(zip(found, owners, strict=True)):
+        if word.start is None or word.end is None:
+            continue
+        outside += not spans[owner][0] <= word.start <= word.end <= spans[owner][1] + hop / 1000
+        if number == 0 or owners[number - 1] != owner:
+            firsts.append(1000 * (word.start - sounds[owner][0]))
+        if number + 1 == len(owners) or owners[number + 1] != owner:
+            lasts.append(1000 * (word.end - sounds[owner][1]))
+    unsaid = sum(word.status is Status.NOT_SAID for word in found)
+    print(f"{len(spans)} utterances, {start / 60:.1f} minutes, {len(words)} words, a frame every {hop:.0f} ms\n")
+    print(f"* {outside} words lie outside their utterance, {unsaid} pass for not said")
+    for name, values in (("first words begin", firsts), ("last words end", lasts)):
+        low, middle, high = np.percentile(values, [10, 50, 90])
+        print(f"* {name} {middle:+.0f} ms from the sound (median; 10 and 90 %: {low:+.0f}, {high:+.0f})")
+
+    generator = np.random.default_rng(0)
+    text, kinds, taken_out = [], [], 0
+    for word in words:
+        draw = generator.random()
+        if draw < arguments.changed:
+            taken_out += 1
+            continue
+        if draw > 1 - arguments.changed:
+            text.append(str(generator.choice(words)))
+            kinds.append("put in")
+        text.append(word)
+        kinds.append("said")
+    aligned = transcriber.align(recording, " ".join(text), SAMPLE_RATE).words
+    statuses = [word.status for word in texts_words(aligned)]
+    seen = sum(status is Status.NOT_SAID for status, kind in zip(statuses, kinds, strict=True) if kind == "put in")
+    wrong = sum(status is Status.NOT_SAID for status, kind in zip(statuses, kinds, strict=True) if kind == "said")
+    heard = sum(word.status is Status.NOT_IN_TEXT for word in aligned)
+    print(f"* of {kinds.count('put in')} words put in {seen} are found as not said, and {wrong} of the others")
+    print(f"* of {taken_out} words taken out {heard} are found as said alone (neighbors as one)")
+
+
+if __name__ == "__main__":
+    main()
