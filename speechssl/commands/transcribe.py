@@ -21,7 +21,7 @@ from speechssl.commands.options import (
     make_app,
 )
 from speechssl.terminal import exit_on_error
-from speechssl.transcribe.outputs import Format, OutputFolder, Printer
+from speechssl.transcribe.outputs import BesideRecordings, Format, OutputFolder, Printer, Writer
 
 if TYPE_CHECKING:
     from speechssl.model.device import Precision
@@ -36,6 +36,19 @@ Usage: transcribe-audio [OPTIONS] FILE...
 
 transcribe-audio --help lists all options.
 """
+
+
+def parse_time(text: str | float) -> float:
+    """Turn seconds, mm:ss or hh:mm:ss, with or without a fraction, into seconds."""
+    parts = str(text).split(":")
+    try:
+        numbers = [*map(float, parts)]
+    except ValueError:
+        numbers = []
+    is_time = 1 <= len(numbers) <= 3 and all(part.isdecimal() for part in parts[:-1])
+    if not is_time or not 0 <= numbers[-1] <= 1e9 or (len(numbers) > 1 and max(numbers[1:]) >= 60):
+        raise typer.BadParameter(f"expected seconds, mm:ss or hh:mm:ss, found {text!r}")
+    return sum((number * 60.0**place for place, number in enumerate(reversed(numbers))), 0.0)
 
 
 class _Command(TyperCommand):
@@ -62,7 +75,7 @@ Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        metavar="|".join(Format),
+        metavar="|".join([*Format, "all"]),
         help="Several with commas, or the option several times. txt (default): a line of text a file, after its name "
         "and a tab if there are several files. json: a line with an object a file, with segments and words. srt, vtt: "
         "subtitles. tsv: start and end in milliseconds, and text.",
@@ -76,13 +89,32 @@ OutputDir = Annotated[
         "recordings with the same model and options are kept, so an interrupted run can be resumed.",
     ),
 ]
+Beside = Annotated[
+    bool, typer.Option("--beside", help="Like --output-dir, but beside each recording, in its own folder.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that already exist.")]
 Words = Annotated[bool, typer.Option("--words", help="In srt, vtt and tsv, each word by itself.")]
+Letters = Annotated[
+    bool, typer.Option("--letters", help="In json, the letters of each word too, with times and confidences.")
+]
 Channel = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use this channel, counted from 1. Default: their mean.")
 ]
-Start = Annotated[float | None, typer.Option(min=0, max=1e9, metavar="SECONDS", help="Start here in each file.")]
-End = Annotated[float | None, typer.Option(min=0, max=1e9, metavar="SECONDS", help="Stop here in each file.")]
+Start = Annotated[
+    float | None,
+    typer.Option(parser=parse_time, metavar="TIME", help="Start here in each file: seconds, mm:ss or hh:mm:ss."),
+]
+End = Annotated[float | None, typer.Option(parser=parse_time, metavar="TIME", help="Stop here in each file.")]
+RawRate = Annotated[
+    int | None,
+    typer.Option(
+        min=100,
+        max=1_000_000,
+        metavar="HZ",
+        help="Standard input holds no file but samples of this rate: 16 bits, little-endian, mono, as `arecord -t raw "
+        "-f S16_LE` writes them.",
+    ),
+]
 SplitAtPauses = Annotated[
     bool,
     typer.Option(
@@ -124,11 +156,14 @@ def transcribe(
     model: Model,
     output_format: Formats = None,
     output_dir: OutputDir = None,
+    beside: Beside = False,
     overwrite: Overwrite = False,
     words: Words = False,
+    letters: Letters = False,
     channel: Channel = None,
     start: Start = None,
     end: End = None,
+    raw_rate: RawRate = None,
     split_at_pauses: SplitAtPauses = False,
     vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
@@ -149,7 +184,10 @@ def transcribe(
     formats = _parse_formats(output_format or ["txt"])
     stop = math.inf if end is None else end
     for is_wrong, option, expected in (
-        (output_dir is None and len(formats) > 1, "--format", "several formats need --output-dir"),
+        (output_dir is None and not beside and len(formats) > 1, "--format", "several formats need --output-dir"),
+        (output_dir is not None and beside, "--beside", "expected no --output-dir beside it"),
+        (letters and Format.JSON not in formats, "--letters", "expected --format json beside it"),
+        (raw_rate and "-" not in files, "--raw-rate", "expected - among the files, standard input"),
         (not 0 <= (start or 0) < stop, "--start, --end", "expected an end after the start"),
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
         (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
@@ -165,17 +203,30 @@ def transcribe(
 
         options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad}
         inputs, failures = find_inputs(files, channel, start, end)
-        writer: Printer | OutputFolder
-        if output_dir is None:
-            writer = Printer(formats[0], words, is_named=[file.path for file in inputs[:1]] != files)
+        writer: Writer
+        if output_dir is None and not beside:
+            writer = Printer(formats[0], words, letters, is_named=[file.path for file in inputs[:1]] != files)
         else:
-            part = {"channel": channel, "start": start, "end": end, "words": words}
+            part = {
+                "channel": channel,
+                "start": start,
+                "end": end,
+                "words": words,
+                **({"letters": True} if letters else {}),
+            }
             settings = describe_settings(model, lm, precision=precision, language=language, **options, **part)
-            writer = OutputFolder(output_dir, formats, words, overwrite, settings)
+            whole: dict[str, Any] = {
+                "formats": formats,
+                "words": words,
+                "letters": letters,
+                "overwrite": overwrite,
+                "settings": settings,
+            }
+            writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
         load = partial(_load, model, device, lm, precision, language, reference is not None)
         options["batch_seconds"] = batch_seconds
         scoring = {"words_only": normalize, "language": language}
-        if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, **options):
+        if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):
             sys.exit(1)
 
 
@@ -204,9 +255,10 @@ def _load(
 
 def _parse_formats(values: Sequence[str]) -> list[Format]:
     try:
-        return list(dict.fromkeys(Format(name.strip()) for value in values for name in value.split(",")))
+        names = [name.strip() for value in values for name in value.split(",")]
+        return list(Format) if names == ["all"] else list(dict.fromkeys(map(Format, names)))
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; expected {', '.join(Format)}", param_hint="--format") from None
+        raise typer.BadParameter(f"{error}; expected {', '.join([*Format, 'all'])}", param_hint="--format") from None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,25 @@ _SCRIPTS_WITHOUT_SPACES = {"CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI",
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """A unit of a model, a letter in most, and when it was said."""
+
+    text: str
+    start: float  # in seconds, as the end
+    end: float
+    confidence: float  # from 0 to 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types, times to the millisecond."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "text": self.text,
+            "confidence": round(self.confidence, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word and when it was said."""
 
@@ -26,16 +45,16 @@ class Word:
     end: float
     confidence: float  # from 0 to 1, the geometric mean of the probabilities of its symbols
     is_joined: bool = False  # to the word before it, without a space
+    letters: tuple[Letter, ...] = field(default=(), compare=False, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, letters: bool = False) -> dict[str, Any]:
         """Return the word as plain JSON types, times to the millisecond; "joined" only if it is."""
-        values = {
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "text": self.text,
-            "confidence": round(self.confidence, 4),
-        }
-        return {**values, "joined": True} if self.is_joined else values
+        values = Letter(self.text, self.start, self.end, self.confidence).to_dict()
+        if self.is_joined:
+            values["joined"] = True
+        if letters:
+            values["letters"] = [letter.to_dict() for letter in self.letters]
+        return values
 
 
 def join_words(words: Sequence[Word]) -> str:
@@ -63,12 +82,27 @@ def words_of_path(
         text = units.decode(letter.symbol_id for letter in letters)
         for part, of_part, is_joined in _divided(text, letters, units):
             confidence = math.exp(sum(letter.log_prob for letter in of_part) / len(of_part))
-            start = frame_seconds(of_part[0].first_frame, geometry, num_samples)
-            end = frame_seconds(of_part[-1].last_frame + 1, geometry, num_samples)
+            of_word = letters_of_path(of_part, units, geometry, num_samples)
+            start, end = of_word[0].start, of_word[-1].end
             # Letters of one unit, and marks that follow theirs, share frames.
             start = max(start, words[-1].end) if is_joined else start
-            words.append(Word(part, start, max(start, end), min(confidence, 1.0), is_joined))
+            words.append(Word(part, start, max(start, end), min(confidence, 1.0), is_joined, of_word))
     return tuple(words)
+
+
+def letters_of_path(
+    tokens: Sequence[PathToken], units: Units, geometry: FrameGeometry, num_samples: int
+) -> tuple[Letter, ...]:
+    """Return each unit of a path with its frames in seconds."""
+    return tuple(
+        Letter(
+            units.decode([token.symbol_id]),
+            frame_seconds(token.first_frame, geometry, num_samples),
+            frame_seconds(token.last_frame + 1, geometry, num_samples),
+            min(math.exp(token.log_prob), 1.0),
+        )
+        for token in tokens
+    )
 
 
 def _divided(text: str, letters: Sequence[PathToken], units: Units) -> Iterator[tuple[str, Sequence[PathToken], bool]]:

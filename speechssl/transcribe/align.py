@@ -12,9 +12,8 @@ from torch import Tensor
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units, list_characters, split_words
 from speechssl.decode.alignment import Placed
-from speechssl.decode.greedy import PathToken
 from speechssl.decode.long_alignment import align_parts
-from speechssl.decode.words import frame_seconds
+from speechssl.decode.words import Letter, Word, letters_of_path
 from speechssl.frames import FrameGeometry
 
 WINDOW_SECONDS = 90.0
@@ -31,31 +30,12 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class AlignedLetter:
-    """A unit of the model, a letter in most, and when it was said."""
-
-    text: str
-    start: float  # in seconds, as the end
-    end: float
-    confidence: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
-        return {
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "text": self.text,
-            "confidence": round(self.confidence, 4),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class AlignedWord:
     """A word of the text as it is written there, or what was heard between its words."""
 
     text: str
     status: Status
-    letters: tuple[AlignedLetter, ...] = ()
+    letters: tuple[Letter, ...] = ()
 
     @property
     def start(self) -> float | None:
@@ -82,12 +62,7 @@ class AlignedWord:
             assert self.start is not None
             assert self.end is not None
             assert self.confidence is not None
-            values |= {
-                "start": round(self.start, 3),
-                "end": round(self.end, 3),
-                "confidence": round(self.confidence, 4),
-                "letters": [letter.to_dict() for letter in self.letters],
-            }
+            values |= Word(self.text, self.start, self.end, self.confidence, letters=self.letters).to_dict(letters=True)
         return values
 
 
@@ -168,7 +143,7 @@ class WordAligner:
     def name(self, placed: Iterable[Placed], words: Sequence[SpelledWord], num_samples: int) -> Iterator[AlignedWord]:
         """Turn frames into seconds and numbers of words into words."""
         for item in placed:
-            letters = tuple(self._letters(item.tokens, num_samples))
+            letters = letters_of_path(item.tokens, self.units, self.geometry, num_samples)
             if item.word is None:
                 heard = self.units.decode(token.symbol_id for token in item.tokens)
                 yield AlignedWord(heard, Status.NOT_IN_TEXT, letters)
@@ -176,10 +151,3 @@ class WordAligner:
             word = words[item.word]
             status = Status.SAID if word.labels else Status.NOT_SPELLED
             yield AlignedWord(word.text, status if letters else Status.NOT_SAID, letters)
-
-    def _letters(self, tokens: Sequence[PathToken], num_samples: int) -> Iterator[AlignedLetter]:
-        for token in tokens:
-            text = self.units.decode([token.symbol_id])
-            start = frame_seconds(token.first_frame, self.geometry, num_samples)
-            end = frame_seconds(token.last_frame + 1, self.geometry, num_samples)
-            yield AlignedLetter(text, start, end, min(math.exp(token.log_prob), 1.0))

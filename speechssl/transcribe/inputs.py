@@ -3,6 +3,7 @@
 import glob
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import warnings
@@ -97,12 +98,19 @@ class Reference:
 
 
 @contextmanager
-def spooled_stdin(inputs: Sequence[InputFile]) -> Iterator[list[InputFile]]:
-    """Yield inputs that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it."""
-    if sys.stdin is None or sys.stdin.buffer.seekable() or not any(file.path == STDIN for file in inputs):
+def spooled_stdin(inputs: Sequence[InputFile], raw_rate: int | None = None) -> Iterator[list[InputFile]]:
+    """Yield inputs that can all be read in another thread: a pipe is read to its end here, where Ctrl-C reaches it.
+
+    With ``raw_rate`` it holds samples of that rate, of 16 bits, little-endian and mono, instead of a file.
+    """
+    is_read = sys.stdin is not None and any(file.path == STDIN for file in inputs)
+    if not is_read or (sys.stdin.buffer.seekable() and not raw_rate):
         yield list(inputs)
         return
     with tempfile.TemporaryFile() as copy:
+        if raw_rate:  # a header of unknown length makes it a file
+            sizes = struct.pack("<IHHIIHH", 16, 1, 1, raw_rate, 2 * raw_rate, 2, 16)
+            copy.write(b"RIFF\xff\xff\xff\xffWAVEfmt " + sizes + b"data\xff\xff\xff\xff")
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.seek(0)
         yield [replace(file, file=copy) if file.path == STDIN else file for file in inputs]

@@ -13,7 +13,7 @@ from speechssl.checkpoint.hub import WEIGHTS, find_model
 from speechssl.errors import SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
 from speechssl.transcribe.inputs import InputFile, Reference, read_references, spooled_stdin
-from speechssl.transcribe.outputs import OutputFolder, Printer
+from speechssl.transcribe.outputs import Printer, Writer
 
 if TYPE_CHECKING:
     from speechssl.transcribe.transcriber import Transcriber
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 def transcribe_files(
     inputs: Sequence[InputFile],
     failures: Sequence[SpeechSSLError],
-    writer: Printer | OutputFolder,
+    writer: Writer,
     load: Callable[[], "Transcriber"],
     reference: Path | None = None,
     is_quiet: bool = False,
     scoring: Mapping[str, Any] = MappingProxyType({}),
+    raw_rate: int | None = None,
     **options: Any,
 ) -> bool:
     """Transcribe recordings, each failure costing a line on stderr; return whether all went well.
@@ -38,6 +39,7 @@ def transcribe_files(
         reference: As for `read_references`, to score the transcripts.
         is_quiet: Whether neither progress nor summary is shown.
         scoring: As for `score`: ``words_only``, and the ``language`` of texts that state none.
+        raw_rate: Of the samples that standard input holds instead of a file, as for `spooled_stdin`.
         options: As for `Transcriber.transcribe_many`.
     """
     num_files = len(inputs) + len(failures)
@@ -52,10 +54,10 @@ def transcribe_files(
     if pending := [file for file in inputs if file not in finished]:
         transcriber = load()
         # A terminal that shows the results themselves needs no bar between them.
-        has_bar = not is_quiet and (isinstance(writer, OutputFolder) or not sys.stdout.isatty())
+        has_bar = not is_quiet and not (isinstance(writer, Printer) and sys.stdout.isatty())
         started = time.perf_counter()
         with progress("", len(pending)) if has_bar else nullcontext() as advance:
-            for file, text, seconds in _transcribe(transcriber, pending, writer, options):
+            for file, text, seconds in _transcribe(transcriber, pending, writer, raw_rate, options):
                 audio_seconds += seconds
                 if text is None:
                     num_failed += 1
@@ -97,10 +99,14 @@ def _describe_file(path: Path) -> str:
 
 
 def _transcribe(
-    transcriber: "Transcriber", inputs: Sequence[InputFile], writer: Printer | OutputFolder, options: Mapping[str, Any]
+    transcriber: "Transcriber",
+    inputs: Sequence[InputFile],
+    writer: Writer,
+    raw_rate: int | None,
+    options: Mapping[str, Any],
 ) -> Iterable[tuple[InputFile, str | None, float]]:
     """Write transcripts as they are made; yield what is said in each recording, None if it failed, and its seconds."""
-    with spooled_stdin(inputs) as readable:
+    with spooled_stdin(inputs, raw_rate) as readable:
         results = transcriber.transcribe_many(
             (file.open for file in readable), names=(file.label for file in readable), **options
         )

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -41,12 +42,12 @@ class Format(StrEnum):
 class Printer:
     """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe.
 
-    With ``words``, subtitles and tables have each word by itself; with ``is_named``, a line of text begins with the
-    recording's path. A closed stdout raises a `ConfigError`.
+    With ``words``, subtitles and tables have each word by itself; with ``letters``, JSON has those of each word; with
+    ``is_named``, a line of text begins with the recording's path. A closed stdout raises a `ConfigError`.
     """
 
-    def __init__(self, output_format: Format, words: bool, is_named: bool) -> None:
-        self.format, self.words, self.is_named = output_format, words, is_named
+    def __init__(self, output_format: Format, words: bool, letters: bool, is_named: bool) -> None:
+        self.format, self.words, self.letters, self.is_named = output_format, words, letters, is_named
         if sys.stdout is None:
             raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
         # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
@@ -62,21 +63,27 @@ class Printer:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
         name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(file, transcript, self.format, self.words))
+        sys.stdout.write(name + _render(file, transcript, self.format, self.words, self.letters))
         sys.stdout.flush()
 
 
 class OutputFolder:
     """Results in files named as the recordings, replaced atomically, so that a file that exists is complete.
 
-    With ``words``, subtitles and tables have each word by itself. ``settings`` are all that results depend on besides
-    the recording. A folder that cannot be made, or that was made with other settings, raises a `ConfigError`.
+    ``words`` and ``letters`` are as for `Printer`. ``settings`` are all that results depend on besides the recording. A
+    folder that cannot be made, or that was made with other settings, raises a `ConfigError`.
     """
 
     def __init__(
-        self, folder: Path, formats: Sequence[Format], words: bool, overwrite: bool, settings: Mapping[str, Any]
+        self,
+        folder: Path,
+        formats: Sequence[Format],
+        words: bool,
+        letters: bool,
+        overwrite: bool,
+        settings: Mapping[str, Any],
     ) -> None:
-        self.folder, self.formats, self.words, self.overwrite = folder, formats, words, overwrite
+        self.folder, self.formats, self.words, self.letters, self.overwrite = folder, formats, words, letters, overwrite
         self._settings = dict(settings)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +115,7 @@ class OutputFolder:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         missing = self._missing(file)
-        contents = [_render(file, transcript, output_format, self.words) for output_format, _ in missing]
+        contents = [_render(file, transcript, output_format, self.words, self.letters) for output_format, _ in missing]
         line = {"files": [self._name(path) for _, path in missing], "recording": _describe_recording(file)}
         try:
             # Whenever this is interrupted, what exists fits the last line about it.
@@ -152,6 +159,50 @@ class OutputFolder:
 
     def _missing(self, file: "InputFile") -> list[tuple[Format, Path]]:
         return [pair for pair in self._paths(file) if self.overwrite or not os.path.lexists(pair[1])]
+
+
+class BesideRecordings:
+    """Results beside each recording, as those of an `OutputFolder` that is the recording's own; ``options`` are its."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._folders: dict[Path, OutputFolder] = {}
+
+    def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
+        """Find what `OutputFolder.find_finished` does, folder by folder."""
+        finished: dict[InputFile, str | None] = {}
+        refused: dict[InputFile, ConfigError] = {}
+        originals: dict[Path, dict[InputFile, InputFile]] = {}
+        for file in inputs:
+            if file.is_file:
+                originals.setdefault(Path(file.path).parent, {})[_named_alone(file)] = file
+            elif file.path == "-":  # of a file that is not there an error tells when it is read
+                refused |= {file: ConfigError(f"{file.label}: expected a file, to write beside it")}
+        for folder, of_folder in originals.items():
+            try:
+                of_its = self._folder(folder).find_finished(list(of_folder))
+            except ConfigError as error:
+                refused |= dict.fromkeys(of_folder.values(), error)
+                continue
+            finished |= {of_folder[file]: text for file, text in of_its[0].items()}
+            refused |= {of_folder[file]: error for file, error in of_its[1].items()}
+        return finished, refused
+
+    def write(self, file: "InputFile", transcript: "Transcript") -> None:
+        """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
+        self._folder(Path(file.path).parent).write(_named_alone(file), transcript)
+
+    def _folder(self, folder: Path) -> OutputFolder:
+        if folder not in self._folders:
+            self._folders[folder] = OutputFolder(folder, **self._options)
+        return self._folders[folder]
+
+
+def _named_alone(file: "InputFile") -> "InputFile":
+    return replace(file, name=Path(file.path).stem)
+
+
+Writer = Printer | OutputFolder | BesideRecordings
 
 
 def prepare_file(output: Path) -> None:
@@ -206,12 +257,12 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     return settings, origins
 
 
-def _render(file: "InputFile", transcript: "Transcript", output_format: Format, words: bool) -> str:
+def _render(file: "InputFile", transcript: "Transcript", output_format: Format, words: bool, letters: bool) -> str:
     match output_format:
         case Format.TXT:
             return f"{transcript.text}\n"
         case Format.JSON:
-            return f"{transcript.to_json(file.path)}\n"
+            return f"{transcript.to_json(file.path, letters)}\n"
         case Format.SRT:
             return transcript.to_srt(words)
         case Format.VTT:

@@ -37,13 +37,13 @@ class Segment:
         """Seconds from the start of the recording."""
         return self.words[-1].end
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, letters: bool = False) -> dict[str, Any]:
         """Return the segment as plain JSON types, times to the millisecond."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "text": self.text,
-            "words": [word.to_dict() for word in self.words],
+            "words": [word.to_dict(letters) for word in self.words],
         }
 
 
@@ -67,7 +67,7 @@ class Transcript:
         """Return the transcript as part of a recording, in which it starts at ``seconds``."""
         return Transcript(self.text, self.seconds + seconds, tuple(shift_words(self.words, seconds)))
 
-    def to_dict(self, path: str | None = None) -> dict[str, Any]:
+    def to_dict(self, path: str | None = None, letters: bool = False) -> dict[str, Any]:
         """Return the transcript as plain JSON types.
 
         ``format`` and ``version`` name this schema; the version is raised when a reader of the old one would go
@@ -81,6 +81,7 @@ class Transcript:
 
         Args:
             path: The recording, null if it has no name.
+            letters: Whether each word has its ``"letters"`` too, the units of the model, with the keys of a word.
         """
         return {
             "format": JSON_FORMAT,
@@ -88,12 +89,12 @@ class Transcript:
             "path": path,
             "seconds": round(self.seconds, 3),
             "text": self.text,
-            "segments": [segment.to_dict() for segment in self.segments],
+            "segments": [segment.to_dict(letters) for segment in self.segments],
         }
 
-    def to_json(self, path: str | None = None) -> str:
+    def to_json(self, path: str | None = None, letters: bool = False) -> str:
         """Return what `to_dict` documents, on one line."""
-        return json.dumps(self.to_dict(path), ensure_ascii=False)
+        return json.dumps(self.to_dict(path, letters), ensure_ascii=False)
 
     def to_srt(self, words: bool = False) -> str:
         """Return SubRip subtitles; with ``words``, a cue for each word."""
@@ -124,7 +125,8 @@ class Transcript:
 def shift_words(words: Iterable[Word], seconds: float) -> Iterator[Word]:
     """Yield words that are said so much later."""
     for word in words:
-        yield replace(word, start=word.start + seconds, end=word.end + seconds)
+        letters = (replace(letter, start=letter.start + seconds, end=letter.end + seconds) for letter in word.letters)
+        yield replace(word, start=word.start + seconds, end=word.end + seconds, letters=tuple(letters))
 
 
 def _is_short(words: list[Word]) -> bool:

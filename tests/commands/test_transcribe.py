@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
-from speechssl.commands.transcribe import app
+from speechssl.commands.transcribe import app, parse_time
 from speechssl.transcribe.inputs import find_inputs
 from speechssl.transcribe.job import transcribe_files
 from speechssl.transcribe.outputs import RECORD, Format, OutputFolder
@@ -430,6 +431,62 @@ def test_finished_files_are_scored_too(loaded: CTCCheckpoint, plant, tmp_path: P
         assert expected in result.stderr.splitlines()
 
 
+def test_results_go_beside_their_recordings_and_are_kept(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        plant(f"one {folder}", f"{folder}/x.wav")
+    (tmp_path / "b" / "x.srt").write_text("mine")
+    result = run("--model", "m", tmp_path, "--beside", "--format", "all")
+    assert result.exit_code == 1
+    assert "b/x.srt: already exists and was not made from" in result.stderr
+    assert (tmp_path / "b" / "x.srt").read_text() == "mine"
+    assert not (tmp_path / "b" / "x.txt").exists()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {RECORD, "x.wav", *(f"x.{name}" for name in FORMATS)}
+    assert (tmp_path / "a" / "x.txt").read_text() == "one a\n"
+    again = run("--model", "m", tmp_path / "a", "--beside", "--format", "all")
+    assert "1 finished before" in again.stderr
+    piped = CliRunner().invoke(app, ["--model", "m", "-", "--beside"], input=(tmp_path / "a" / "x.wav").read_bytes())
+    assert piped.exit_code == 1
+    assert "error: <stdin>: expected a file, to write beside it" in piped.stderr
+    missing = run("--model", "m", tmp_path / "none.wav", "--beside")
+    assert missing.stderr.startswith(f"error: {tmp_path / 'none.wav'}: expected an audio file, found none")
+
+
+def test_letters_have_their_times_if_asked_for(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    path = plant("hello где")
+    asked = json.loads(run("--model", "m", "--format", "json", "--letters", path, "--start", 0.15).stdout)
+    [word] = asked["segments"][0]["words"]
+    assert [letter["text"] for letter in word["letters"]] == list("где")
+    assert [letter["start"] for letter in word["letters"]] == pytest.approx([0.18, 0.21, 0.24]), (
+        "of the whole recording"
+    )
+    assert all(letter["end"] == pytest.approx(letter["start"] + 0.02) for letter in word["letters"])
+    plain = json.loads(run("--model", "m", "--format", "json", path).stdout)
+    assert "letters" not in plain["segments"][0]["words"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5", 1.5), ("1:30", 90), ("0:01.25", 1.25), ("1:02:03.5", 3723.5), ("100:00", 6000)],
+)
+def test_times_are_seconds_or_clocks(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1:60", "-1", "1:-2", "1:2:3:4", "1.5:10", "nan", "inf", "1e10", "1:", ":1"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_time(text)
+
+
+def test_samples_without_a_file_come_from_standard_input(loaded: CTCCheckpoint, planted_waveform) -> None:
+    samples = (planted_waveform("hello где") * 32768).round().astype("<i2").tobytes()
+    result = CliRunner().invoke(app, ["--model", "m", "-", "--raw-rate", "16000"], input=samples)
+    assert (result.exit_code, result.stdout) == (0, "hello где\n")
+    assert "16 kHz" not in result.stderr
+    assert run("--model", "m", "x.wav", "--raw-rate", "16000").exit_code == 2
+
+
 def test_quiet_says_nothing_but_errors(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     path, missing = plant("one"), tmp_path / "missing.wav"
     assert run("--model", "m", "--quiet", path).stderr == ""
@@ -446,7 +503,7 @@ def test_a_terminal_shows_a_bar(
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    folder = OutputFolder(tmp_path / "out", [Format.TXT], False, False, {})
+    folder = OutputFolder(tmp_path / "out", [Format.TXT], False, False, False, {})
     assert transcribe_files(*find_inputs([plant("one")]), folder, lambda: Transcriber(checkpoint), None, is_quiet)
     assert ("1/1" in screen.getvalue()) == shown
 
