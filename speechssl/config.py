@@ -110,7 +110,9 @@ def _anchored(values: dict[str, Any], owner: type[Config], folder: Path) -> dict
     for name, field in owner.model_fields.items():
         value = values.get(name)
         options = (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str) and Path in options and (str not in options or (folder / value).exists()):
+        is_word = any(value in get_args(option) for option in options)  # of a Literal beside Path
+        is_path = Path in options and not is_word
+        if isinstance(value, str) and is_path and (str not in options or (folder / value).exists()):
             anchored[name] = str(folder / value)
         elif isinstance(value, dict):
             for option in options:

@@ -88,6 +88,17 @@ class TestLoading:
         assert (overridden.data.train, overridden.init) == (Path("x.tsv"), Path("m"))
         assert Sections.load([]).data.train == Path("default.tsv")
 
+    def test_a_word_that_may_stand_for_a_path_is_none(self, tmp_path: Path) -> None:
+        class Noise(Config):
+            noise: Literal["white", "pink"] | Path | None = None
+
+        (tmp_path / "white").write_text("")
+        file = toml(tmp_path, "a.toml", 'noise = "white"\n')
+        assert Noise.load([file]).noise == "white"
+        assert Noise.load([file], ["noise=pink"]).noise == "pink"
+        assert Noise.load([toml(tmp_path, "b.toml", 'noise = "n.tsv"\n')]).noise == tmp_path / "n.tsv"
+        assert Noise.from_dict(Noise(noise=Path("white.tsv")).to_dict(), "").noise == Path("white.tsv")
+
     def test_a_list_replaces_the_list_of_an_earlier_file(self, tmp_path: Path) -> None:
         first = toml(tmp_path, "a.toml", 'manifest = "a.tsv"\nmodel.strides = [1, 2, 3]\n')
         second = toml(tmp_path, "b.toml", "model.strides = [4]\n")

@@ -52,6 +52,7 @@ class Example:
     waveform: npt.NDArray[np.float32]  # (T,)
     text: str | None
     fixed_samples: int | None = None  # as in its plan
+    clean: npt.NDArray[np.float32] | None = None  # (T,) without what was mixed into the waveform; None if nothing was
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,21 @@ def collate_audio(examples: Sequence[Example]) -> AudioBatch:
     """Stack waveforms, padded with zeros to the longest or to the batch's fixed length."""
     lengths = [len(example.waveform) for example in examples]
     num_samples = examples[0].fixed_samples or max(lengths)
-    waveforms = torch.zeros(len(examples), num_samples)
-    for row, example in zip(waveforms, examples, strict=True):
-        row[: len(example.waveform)] = torch.from_numpy(example.waveform)
+    waveforms = _stack([example.waveform for example in examples], num_samples)
+    clean = None
+    if any(example.clean is not None for example in examples):
+        whole = [example.waveform if example.clean is None else example.clean for example in examples]
+        clean = _stack(whole, num_samples)
     is_full = min(lengths) == num_samples
-    return AudioBatch(waveforms, None if is_full else torch.tensor(lengths), tuple(e.index for e in examples))
+    valid = None if is_full else torch.tensor(lengths)
+    return AudioBatch(waveforms, valid, tuple(example.index for example in examples), clean)
+
+
+def _stack(waveforms: Sequence[npt.NDArray[np.float32]], num_samples: int) -> Tensor:
+    stacked = torch.zeros(len(waveforms), num_samples)
+    for row, waveform in zip(stacked, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    return stacked
 
 
 def make_loader(
@@ -219,11 +230,11 @@ class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):
         else:
             spare = utterance.num_output_samples - plan.crop_samples
             offset = int(keyed_generator(self.seed, plan.epoch, index, _CROP).integers(spare + 1))
-            waveform = _read_crop(utterance, offset, plan.crop_samples)
+            waveform = read_crop(utterance, offset, plan.crop_samples)
         return Example(index, plan.epoch, waveform, utterance.text, plan.fixed_samples)
 
 
-def _read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:
+def read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:
     """Read the samples [offset, offset + length) at 16 kHz, decoding no more of the file than they need."""
     first = offset * utterance.sample_rate // SAMPLE_RATE
     wanted = -(-length * utterance.sample_rate // SAMPLE_RATE)

@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, F mel bands.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -65,11 +66,17 @@ class LogMel(nn.Module):
         return torch.cat((around[:, :, 2], change), dim=2)
 
 
+def mel_edges(num_bands: int) -> npt.NDArray[np.float64]:
+    """Return the frequencies in Hz at which bands begin and end, (num_bands + 2,): each is between three of them."""
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges: npt.NDArray[np.float64] = 700 * (10 ** (np.linspace(0, highest, num_bands + 2) / 2595) - 1)
+    return edges
+
+
 def mel_filters(num_samples: int, num_bands: int) -> Tensor:
     """Return triangles of height 1 on HTK's mel scale up to 8 kHz: (num_samples // 2 + 1, num_bands)."""
     hertz = np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE)[:, None]
-    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, num_bands + 2) / 2595) - 1)
+    edges = mel_edges(num_bands)
     rising = (hertz - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - hertz) / np.diff(edges)[1:]
     return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))

@@ -1,6 +1,7 @@
 """Pretraining: an encoder and an objective on unlabeled audio."""
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Self
@@ -12,9 +13,10 @@ from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.batches import TaskBatch
+from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.mixing import MixingCollate, MixingConfig
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -36,6 +38,7 @@ class PretrainConfig(RunConfig):
     init: Path | str | None = None
     encoder: EncoderConfig = EncoderConfig()
     objective: AnyObjective = Field(ContrastiveConfig(), discriminator="kind")
+    mixing: MixingConfig | None = None  # None leaves the recordings as they are
 
     @model_validator(mode="after")
     def _has_something_to_predict(self) -> Self:
@@ -69,9 +72,12 @@ def make_task(
     if saved is not None:
         model.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
+    train_collate: Callable[[list[Example]], TaskBatch] = collate
+    if config.mixing is not None:
+        train_collate = MixingCollate(collate, config.mixing, config.mixing.read_noise(), config.seed)
     train, dev = (
-        Batches.of_manifest(manifest, config.batches, collate, config.data.num_workers, config.seed, crop=True)
-        for manifest in (train_manifest, dev_manifest)
+        Batches.of_manifest(manifest, config.batches, of_split, config.data.num_workers, config.seed, crop=True)
+        for manifest, of_split in ((train_manifest, train_collate), (dev_manifest, collate))
     )
 
     def evaluate(batch: TaskBatch, step: int) -> Measured:
@@ -123,6 +129,10 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         inputs["init"] = saved.digest
         config = _with_encoder(config, saved.description.encoder)
     geometry = config.encoder.feature_encoder.geometry
+    noise = None if config.mixing is None else config.mixing.read_noise()
+    if noise is not None:
+        inputs["noise"] = noise.digest if isinstance(noise, Manifest) else noise
+    to_check = [*manifests, noise] if isinstance(noise, Manifest) else manifests
 
     def prepare(task: Task[TaskBatch], ranks: Ranks) -> None:
         """Every rank finds the targets by itself, the same ones: none waits for another that computes."""
@@ -140,7 +150,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         STAGE,
         config,
         inputs,
-        lambda: [problem for manifest in manifests for problem in check_before_training(manifest, geometry, None, 0)],
+        lambda: [problem for manifest in to_check for problem in check_before_training(manifest, geometry, None, 0)],
         lambda: make_task(config, *manifests, saved),
         prepare,
     )

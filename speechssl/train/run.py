@@ -37,6 +37,7 @@ FREE_SETTINGS = {
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
+    "mixing.noise",
     "init",
 }
 """What may differ between the parts of one run: what does not change its result, and the length."""

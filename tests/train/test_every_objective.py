@@ -42,7 +42,8 @@ SETTINGS = (
     "trainer.device=cpu",
     "optimizer.epsilon=1e-3",  # or rounding errors of gradients that are 0 would become whole steps
 )
-NOT_ONE_BY_ONE: dict[str, str] = {}
+_MIXES = "the other voice is one of the batch"
+NOT_ONE_BY_ONE: dict[str, str] = {"denoising": _MIXES, "mixing": _MIXES}
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
 OF_THE_BATCH = ("perplexity", "unused", "use")
 """What is measured of a batch as a whole: terms with these words in their names."""
