@@ -8,6 +8,7 @@ from speechssl.commands.export import export
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
 from speechssl.commands.inspect import inspect
+from speechssl.commands.label import label
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
@@ -23,7 +24,7 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, export)
+COMMANDS = (pretrain, finetune, evaluate, label, ngram, tune_lm, compare, curves, extract, inspect, export)
 
 for command in (*COMMANDS, manifest, unpack, check):
     app.command(command.__name__.replace("_", "-"))(command)
