@@ -39,7 +39,7 @@ class Listener(PlantedModel):
         unsure = log_probs.argmax(dim=2) == VOCABULARY.encode("z")[0]
         log_probs[unsure] = (log_probs[unsure] / 5).log_softmax(dim=1)
         if self.takes:
-            one, other = VOCABULARY.encode(self.takes)[0], VOCABULARY.encode(self.for_)[0]
+            one, other = (VOCABULARY.symbols.index(symbol) for symbol in (self.takes, self.for_))
             log_probs[:, :, [one, other]] = log_probs[:, :, [other, one]]
         return CTCOutput(log_probs, output.frame_lengths)
 
@@ -169,6 +169,15 @@ def test_a_text_that_only_the_language_model_hears_is_left_out(models, corpus, t
     assert max(row["score"] for row in rows[3:]) < -0.2 < -0.1 < min(row["score"] for row in rows[:3])
     assert run("m", manifest, "-o", output, *PLAIN, *lm, "--max-lm-difference", 0.1).exit_code == 0
     assert reasons(output) == [[], [], [], [], ["language model differs"]]
+
+
+def test_differences_are_errors_by_the_letters_of_the_label(models, corpus, tmp_path: Path) -> None:
+    models["other"].takes, models["other"].for_ = "q", "<blank>"  # which makes texts shorter
+    manifest, output = corpus(["aqqq", "ab"]), tmp_path / "labels.tsv"
+    assert run("m", manifest, "-o", output, *PLAIN, "--second", "other").exit_code == 0
+    [first, second] = json.loads(output.with_suffix(".json").read_text("utf-8"))["utterances"]
+    assert (first["second"], first["view_difference"], second["view_difference"]) == ("a", 0.75, 0.0)
+    assert first["left_out"] == ["second view differs"]
 
 
 def test_another_speed_is_a_second_view(models, corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
