@@ -53,14 +53,11 @@ def test_a_round_learns_from_what_the_model_heard(tmp_path: Path) -> None:
     write_corpus(out / "data")
     torch.manual_seed(0)
     encoder = PretrainConfig.load([TINY_ENCODER], ["data.train=none", "data.dev=none", "data.license=none"]).encoder
-    model = CTCModel(encoder, 3)
-    save_model(
-        tmp_path / "start",
-        ModelDescription(kind="ctc", step=1, encoder=encoder),
-        model.state_dict(),
-        Letters.from_texts("a"),
-    )
-    settings = {"LABELS": "train_5min", "INIT": str(tmp_path / "start"), "FROM": "finetune", "ROUNDS": "1"}
+    start = tmp_path / "start"
+    start.mkdir()
+    description = ModelDescription(kind="ctc", step=1, encoder=encoder)
+    save_model(start, description, CTCModel(encoder, 3).state_dict(), Letters.from_texts("a"))
+    settings = {"LABELS": "train_5min", "INIT": str(start), "FROM": "finetune", "ROUNDS": "1"}
     result = run_recipe("prompts", out, *SETTINGS, **settings, TO="self_train")
     print(result.stderr)
     assert result.returncode == 0, result.stderr
