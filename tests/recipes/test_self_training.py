@@ -1,6 +1,7 @@
 """Self-training by the recipe of the prompts, on a language of tones that a tiny model learns from a few labels."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from speechssl.model.ctc import CTCModel
 from speechssl.train.pretrain import PretrainConfig
 
 TONES = {"a": 300, "b": 800, "c": 2000}  # in Hz, farther apart than the speeds of training move them
+NUM_LABELED = 40
 SETTINGS = set_all(
     *("trainer.num_steps=150", "trainer.checkpoint_steps=50", "trainer.evaluate_steps=50", "trainer.log_steps=50"),
     *("optimizer.learning_rate=5e-3", "batches.seconds=20", "regularization.speeds=[0.95, 1.0, 1.05]"),
@@ -43,7 +45,9 @@ def write_corpus(folder: Path) -> None:
             samples = say(text, randomness)
             soundfile.write(file, samples, 16_000)
             splits[split].append(Utterance(str(file), len(samples), text=text))
-    splits["train_5min"] = splits["train"][:40]
+    splits["train_5min"] = splits["train"][:NUM_LABELED]
+    splits["said"] = splits["train"]
+    splits["train"] = splits["train"][:NUM_LABELED] + [replace(one, text="c") for one in splits["said"][NUM_LABELED:]]
     for name, utterances in splits.items():
         write_manifest(folder / f"{name}.tsv", utterances, ".")
 
@@ -59,5 +63,23 @@ def test_a_round_learns_from_what_the_model_heard(tmp_path: Path) -> None:
     save_model(start, description, CTCModel(encoder, 3).state_dict(), Letters.from_texts("a"))
     settings = {"LABELS": "train_5min", "INIT": str(start), "FROM": "finetune", "ROUNDS": "1"}
     result = run_recipe("prompts", out, *SETTINGS, **settings, TO="self_train")
-    print(result.stderr)
     assert result.returncode == 0, result.stderr
+    first, second = out / "finetune", out / "finetune_round1"
+    said = {(one.path, one.text) for one in read_manifest(out / "data" / "said.tsv")}
+    true, made = list(read_manifest(second / "labels.tsv"))[:NUM_LABELED], list(read_manifest(second / "labels.tsv"))
+    assert true == list(read_manifest(out / "data" / "train_5min.tsv"))
+    assert NUM_LABELED < len(made) <= NUM_LABELED + 14  # the best of 20
+    assert {(one.path, one.text) for one in made} <= said  # and not what the manifest says of them
+    past = [json.loads((run / "best" / "config.json").read_text("utf-8"))["training_data"] for run in (first, second)]
+    assert [len(data) for data in past] == [1, 1]  # the round began with the encoder, not with the model before
+    assert past[0][0]["hours"] < past[1][0]["hours"]
+    rows = [out / run / f"results_rows{suffix}.md" for suffix in ("", "_lm") for run in (first, second)]
+    assert result.stdout == "".join(row.read_text("utf-8") for row in rows)
+
+    before = (second / "log.jsonl").read_bytes()
+    result = run_recipe("prompts", out, *SETTINGS, **settings | {"FROM": "self_train"}, TO="self_train")
+    assert result.returncode == 0, result.stderr
+    assert f"label: {second}/labels.tsv is finished\n" in result.stderr
+    assert f"finetune: {second} is finished after step 150\n" in result.stderr
+    assert "tune-lm" not in result.stderr
+    assert (second / "log.jsonl").read_bytes() == before
