@@ -40,8 +40,8 @@ class PseudoLabel:
 class Filters:
     """What a label needs to be kept.
 
-    The score tells good labels from bad ones best. The other defaults leave out what is nearly always wrong: with the
-    prompts, labels by themselves of 60 % to 90 % character errors.
+    The score tells good labels from bad ones best. The other defaults leave out what is nearly always wrong: labels of
+    the prompts with over 70 % character errors (recipes/prompts/RESULTS.md).
     """
 
     keep: float = 0.7  # the share of the best scores, of what the other filters leave
