@@ -1,13 +1,16 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
-# which reads FROM, TO, OUT, GPUS, NODES, HEAD and TRIALS; `extras` may name extras of the package that it needs. It
-# gives OUT, the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`, `check REPORT MANIFEST...`,
-# `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS_AND_OPTIONS...`, `show_results`, and from the first
-# wanted stage on PYTHON, which has the package, and the commands `speechssl`, `train` (on all GPUs) and `transcribe`.
+# which reads FROM, TO, OUT, GPUS, NODES, HEAD, TRIALS and ROUNDS; `extras` may name extras of the package that it
+# needs. It gives OUT, the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`,
+# `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS_AND_OPTIONS...`,
+# `self_train RUN UNLABELED LABELED DEV TEST TEXTS_AND_OPTIONS...` if the recipe has `fine_tune RUN MANIFEST`,
+# `show_results`, and from the first wanted stage on PYTHON, which has the package, and the commands `speechssl`,
+# `train` (on all GPUs) and `transcribe`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
 NODES=${NODES:-1}
 TRIALS=${TRIALS:-40}
+ROUNDS=${ROUNDS:-0}
 FROM=${FROM:-${stages[0]}}
 TO=${TO:-${stages[-1]}}
 
@@ -35,6 +38,7 @@ require_count() { # SETTING VALUE
 require_count GPUS "$GPUS"
 require_count NODES "$NODES"
 require_count TRIALS "$TRIALS"
+[[ $ROUNDS == 0 ]] || require_count ROUNDS "$ROUNDS"
 
 if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
     if [[ -z ${HEAD:-} ]]; then
@@ -112,6 +116,39 @@ language_model() { # RUN DEV TEST TEXTS_AND_OPTIONS...: a model of the texts, it
     "${speechssl[@]}" ngram "${@:4}" --output "$1/lm.arpa"
     "${speechssl[@]}" tune-lm "$1" "$2" --lm "$1/lm.arpa" --output "$1/lm.toml" --trials "$TRIALS"
     score _lm "$1" "$3" --lm "$1/lm.toml"
+}
+
+self_train() { # RUN UNLABELED LABELED DEV TEST TEXTS_AND_OPTIONS...: ROUNDS of labels, each by the model before
+    local run=$1 next round
+    if [[ $ROUNDS == 0 ]]; then
+        echo "not asked for: ROUNDS=2 learns twice from what the model hears in speech without texts" >&2
+        return
+    fi
+    ensure_language_model "$run" "${@:4}"
+    for ((round = 1; round <= ROUNDS; round++)); do
+        next=$1_round$round
+        "${speechssl[@]}" label "$run" "$2" --labeled "$3" --lm "$run/lm.toml" --output "$next/labels.tsv"
+        fine_tune "$next" "$next/labels.tsv"
+        evaluate "$next" "$5"
+        ensure_language_model "$next" "${@:4}"
+        if is_no_better "$(best_score "$next")" "$(best_score "$run")"; then
+            echo "stopped after round $round: on dev it is no better than the model before, $run" >&2
+            return
+        fi
+        run=$next
+    done
+}
+
+ensure_language_model() { # ARGUMENTS of language_model, which is not run again if it came to its end
+    [[ -f $1/results_rows_lm.md ]] || language_model "$@"
+}
+
+best_score() { # RUN: the error rate on dev by which its best checkpoint was chosen
+    [[ ! -f $1/best/training.json ]] || sed -n 's/.*"best_score": \([0-9.e-]*\).*/\1/p' "$1/best/training.json"
+}
+
+is_no_better() { # NEW OLD
+    awk -v new="$1" -v old="$2" 'BEGIN { exit !(new != "" && old != "" && new + 0 >= old + 0) }'
 }
 
 score() { # SUFFIX RUN ARGUMENTS...

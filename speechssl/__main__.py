@@ -9,6 +9,7 @@ from speechssl.commands.export import export
 from speechssl.commands.extract import extract
 from speechssl.commands.finetune import finetune
 from speechssl.commands.inspect import inspect
+from speechssl.commands.label import label
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
@@ -24,9 +25,11 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, align, ngram, tune_lm, compare, curves, extract, inspect, export)
+TRAINING = (pretrain, finetune, label, evaluate, compare, curves)
+USING = (align, ngram, tune_lm, extract, inspect, export)
+DATA = (manifest, unpack, check)
 
-for command in (*COMMANDS, manifest, unpack, check):
+for command in (*TRAINING, *USING, *DATA):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Flight of the Amazon Queen, 36 characters in English: fetch, prepare, check, pretrain, finetune, evaluate.
+# Flight of the Amazon Queen, 36 characters in English: fetch, prepare, check, pretrain, finetune, evaluate,
+# self_train.
 #
 #     SIZE=gpu LABELS=1h OUT=exp/queen bash recipes/amazon_queen/run.sh --set optimizer.learning_rate=5e-4
 #
@@ -7,17 +8,19 @@
 # SIZE            cpu (two cores) or gpu (a large one), each in an OUT of its own
 # LABELS          all, 1h or 10min
 # FROM_SCRATCH=1  fine-tunes fresh weights with the same settings, without pretraining
+# ROUNDS          how often what the model hears in recordings without labels joins them (0); the language model that
+#                 helps is of the labels' texts
 # ENCODER         a file with another architecture
 # FROM, TO        the first and the last stage
 # OUT             the folder for everything written (exp/amazon_queen)
 # GPUS            the number of training processes, which share an update as parts: with two at SIZE=cpu, add
 #                 --set trainer.microbatches=2 --set batches.seconds=6
 #
-# The arguments go to both trainings. Run again, it resumes where it stopped.
+# The arguments go to all trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(fetch prepare check pretrain finetune evaluate)
+stages=(fetch prepare check pretrain finetune evaluate self_train)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-cpu}
 LABELS=${LABELS:-all}
@@ -44,6 +47,13 @@ if [[ ${CORPUS:-} == *.deb ]]; then
     package=$CORPUS
     corpus=$OUT/package
 fi
+
+arguments=("$@")
+
+fine_tune() { # RUN MANIFEST
+    "${train[@]}" finetune "$recipe/../prompts/finetune.toml" "$recipe/finetune_$SIZE.toml" "${start[@]}" \
+        --output "$1" --set data.train="$2" --set data.dev="$data/dev.tsv" "${arguments[@]}"
+}
 
 if wanted fetch; then
     if [[ $corpus == "$OUT/package" ]]; then
@@ -73,12 +83,15 @@ if wanted pretrain; then
 fi
 
 if wanted finetune; then
-    "${train[@]}" finetune "$recipe/../prompts/finetune.toml" "$recipe/finetune_$SIZE.toml" "${start[@]}" \
-        --output "$finetuned" --set data.train="$labels" --set data.dev="$data/dev.tsv" "$@"
+    fine_tune "$finetuned" "$labels"
 fi
 
 if wanted evaluate; then
     evaluate "$finetuned" "$data/test.tsv"
+fi
+
+if wanted self_train; then
+    self_train "$finetuned" "$data/pretrain_train.tsv" "$labels" "$data"/{dev,test}.tsv "$labels"
 fi
 
 show_results

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a folder of recordings, some of them with texts, to a model: prepare, unpack, check, pretrain, finetune,
-# evaluate, language_model.
+# evaluate, language_model, self_train.
 #
 #     CORPUS=recordings LABELS=labels.csv LICENSE="CC0" OUT=exp/mine bash recipes/own_data/run.sh
 #
@@ -16,17 +16,18 @@
 # KEEP        an earlier OUT/data, whose dev and test are kept
 # TEXTS=asis  learns texts as they are written
 # LM_TEXTS    a file of more texts for the language model, a sentence a line
+# ROUNDS      how often what the model hears in recordings without texts joins the labels (0)
 # TRIALS      how many weights of the language model are tried (40)
 # ENCODER     a file with another architecture
 # FROM, TO    the first and the last stage
 # OUT         the folder for everything written (exp/own_data)
 # GPUS        the number of training processes
 #
-# The arguments go to both trainings. Run again, it resumes where it stopped.
+# The arguments go to all trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(prepare unpack check pretrain finetune evaluate language_model)
+stages=(prepare unpack check pretrain finetune evaluate language_model self_train)
 source "$recipe/../stages.sh"
 SIZE=${SIZE:-small}
 UNPACK=${UNPACK:-0}
@@ -65,6 +66,16 @@ if [[ -z ${LICENSE:-} ]]; then
     LICENSE=unknown
     echo "note: the models will say that the license of their data is unknown; LICENSE=... says what it is" >&2
 fi
+
+arguments=("$@")
+
+fine_tune() { # RUN MANIFEST
+    "${train[@]}" finetune "${finetune[@]}" --output "$1" --set init="$pretrained" \
+        --set data.train="$2" --set data.dev="$data/dev.tsv" --set data.license="$LICENSE" "${arguments[@]}"
+}
+
+texts=("$data/train.tsv" ${LM_TEXTS:+"$LM_TEXTS"}) # of the language model
+[[ $TEXTS == asis ]] || texts+=(--normalize ${LANGUAGE:+--language "$LANGUAGE"})
 
 stop_without_labels() { # before the stages that need them
     [[ ! -f $prepared/train.tsv ]] || return 0
@@ -110,8 +121,7 @@ fi
 
 if wanted finetune; then
     stop_without_labels finetune
-    "${train[@]}" finetune "${finetune[@]}" --output "$OUT/finetune" --set init="$pretrained" \
-        --set data.train="$data/train.tsv" --set data.dev="$data/dev.tsv" --set data.license="$LICENSE" "$@"
+    fine_tune "$OUT/finetune" "$data/train.tsv"
 fi
 
 if wanted evaluate; then
@@ -121,9 +131,12 @@ fi
 
 if wanted language_model; then
     stop_without_labels language_model
-    texts=("$data/train.tsv" ${LM_TEXTS:+"$LM_TEXTS"})
-    [[ $TEXTS == asis ]] || texts+=(--normalize ${LANGUAGE:+--language "$LANGUAGE"})
     language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "${texts[@]}"
+fi
+
+if wanted self_train; then
+    stop_without_labels self_train
+    self_train "$OUT/finetune" "$data"/{pretrain_train,train,dev,test}.tsv "${texts[@]}"
 fi
 
 show_results

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From unlabeled speech to transcripts: unpack, check, pretrain, finetune, evaluate, language_model, transcribe.
+# From unlabeled speech to transcripts: unpack, check, pretrain, finetune, evaluate, language_model,
+# self_train, transcribe.
 #
 #     FROM=finetune TO=evaluate GPUS=2 OUT=exp/a bash recipes/prompts/run.sh --set optimizer.learning_rate=3e-4
 #
@@ -10,19 +11,31 @@
 # INIT      a model to fine-tune instead of pretraining one
 # ENCODER   a file with another architecture
 # VARIANT   a file with what pretraining does differently, such as recipes/prompts/objectives/wav2vec2.toml
+# ROUNDS    how often what the model hears in the rest of train joins train_10min or train_5min (0)
 # TRIALS    how many weights of the language model are tried (40)
 #
-# The arguments go to both trainings. Run again, it resumes where it stopped.
+# The arguments go to all trainings. Run again, it resumes where it stopped.
 set -euo pipefail
 
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-stages=(unpack check pretrain finetune evaluate language_model transcribe)
+stages=(unpack check pretrain finetune evaluate language_model self_train transcribe)
 source "$recipe/../stages.sh"
 CORPUS=${CORPUS:-$recipe/corpus}
 LABELS=${LABELS:-train}
 require_one_of LABELS "$LABELS" train train_10min train_5min
+if [[ $ROUNDS != 0 && $LABELS == train ]]; then
+    echo "error: ROUNDS=$ROUNDS: expected LABELS=train_10min or train_5min, found train, which leaves nothing to label" >&2
+    exit 1
+fi
 data=$OUT/data
 pretrained=${INIT:-$OUT/pretrain}
+
+arguments=("$@")
+
+fine_tune() { # RUN MANIFEST
+    "${train[@]}" finetune "$recipe/finetune.toml" --output "$1" --set init="$pretrained" \
+        --set data.train="$2" --set data.dev="$data/dev.tsv" "${arguments[@]}"
+}
 
 if wanted unpack; then # once, rather than decode in every epoch
     "${speechssl[@]}" unpack "$CORPUS"/{pretrain_train,pretrain_dev,train,train_10min,train_5min,dev,test}.tsv \
@@ -45,8 +58,7 @@ if wanted pretrain; then
 fi
 
 if wanted finetune; then
-    "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$pretrained" \
-        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" "$@"
+    fine_tune "$OUT/finetune" "$data/$LABELS.tsv"
 fi
 
 if wanted evaluate; then
@@ -55,6 +67,10 @@ fi
 
 if wanted language_model; then # of the texts that were learned from, no others
     language_model "$OUT/finetune" "$data/dev.tsv" "$data/test.tsv" "$data/$LABELS.tsv"
+fi
+
+if wanted self_train; then
+    self_train "$OUT/finetune" "$data"/{train,"$LABELS",dev,test,"$LABELS"}.tsv
 fi
 
 if wanted transcribe; then

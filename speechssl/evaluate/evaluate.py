@@ -85,7 +85,7 @@ def evaluate_model(
         audio_seconds=sum(utterance.seconds for utterance in manifest),
         normalization=describe_normalization(words_only, languages),
         decoding=search.describe() if search else "greedy",
-        beam_search=_describe_search(search) if search else None,
+        beam_search=describe_search(search) if search else None,
         device=transcriber.inference.describe(),
         seconds=seconds,
         wer=bootstrap_interval(found.word_counts, speakers),
@@ -186,7 +186,8 @@ def _write(output: Path, model: Path, checkpoint: CTCCheckpoint, evaluations: Se
     write_text(output, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _describe_search(config: BeamSearchConfig) -> dict[str, Any]:
+def describe_search(config: BeamSearchConfig) -> dict[str, Any]:
+    """Return the settings of a search and the SHA-256 of its language model."""
     with config.lm.open("rb") as file:
         return config.to_dict() | {"lm_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

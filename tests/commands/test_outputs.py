@@ -17,6 +17,7 @@ from speechssl.__main__ import app
         (["extract", "nowhere", "none.wav"], "out.npz"),
         (["ngram", "none.txt"], "lm.arpa"),
         (["manifest", "nowhere"], "out.tsv"),
+        (["label", "nowhere", "none.tsv"], "out.tsv"),
     ],
 )
 @pytest.mark.parametrize("folder", ["/proc/self", "/proc/self/new"])

@@ -37,7 +37,17 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, subprocess.Complete
     assert len((out / "heldout.txt").read_text("utf-8").splitlines()) == 5
     assert [line for line in result.stderr.splitlines() if line.startswith("==")] == [
         f"== {stage}"
-        for stage in ("unpack", "check", "pretrain", "finetune", "evaluate", "language_model", "transcribe", "results")
+        for stage in (
+            "unpack",
+            "check",
+            "pretrain",
+            "finetune",
+            "evaluate",
+            "language_model",
+            "self_train",
+            "transcribe",
+            "results",
+        )
     ]
     rows = [(out / "finetune" / f"results_rows{suffix}.md").read_text("utf-8").strip() for suffix in ("", "_lm")]
     assert result.stdout.splitlines()[-2:] == rows
@@ -90,7 +100,7 @@ def test_a_changed_setting_is_refused(finished: tuple[Path, subprocess.Completed
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     result = run_recipe("prompts", tmp_path, FROM="polish")
     assert result.returncode == 1
-    stages = "unpack check pretrain finetune evaluate language_model transcribe"
+    stages = "unpack check pretrain finetune evaluate language_model self_train transcribe"
     assert result.stderr.strip() == f"error: FROM=polish: expected one of {stages}"
 
 

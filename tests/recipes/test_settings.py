@@ -316,3 +316,47 @@ def test_prompts_labels_and_variant(run: Recipes) -> None:
     ran = run("prompts", VARIANT=str(variant))
     assert ran.files("pretrain") == [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml", variant]
     assert variant not in ran.files("finetune")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "unlabeled", "labeled"),
+    [
+        pytest.param("own_data", {"TEXTS": "asis", "LICENSE": "CC0"}, "pretrain_train", "train", id="own_data"),
+        pytest.param("prompts", {"LABELS": "train_5min", "TO": "self_train"}, "train", "train_5min", id="prompts"),
+        pytest.param("amazon_queen", {"LABELS": "1h"}, "pretrain_train", "train_1h", id="amazon_queen"),
+    ],
+)
+def test_each_round_labels_everything_and_starts_from_the_pretrained_encoder(
+    recipe: str, settings: dict[str, str], unlabeled: str, labeled: str, run: Recipes
+) -> None:
+    assert run(recipe, **{**settings, "TO": "self_train"}).all_of("label") == []
+    ran = run(recipe, "--set", "trainer.num_steps=7", **{**settings, "TO": "self_train"}, ROUNDS="2", TRIALS="7")
+    data, (first, *_) = ran.out / "data", ran.all_of("evaluate")
+    runs = [first[0], f"{first[0]}_round1", f"{first[0]}_round2"]
+    manifests = {name: str(data / f"{name}.tsv") for name in (unlabeled, labeled, "dev", "test")}
+    assert ran.all_of("label") == [
+        [
+            *(one, manifests[unlabeled], "--labeled", manifests[labeled]),
+            *("--lm", f"{one}/lm.toml", "--output", f"{other}/labels.tsv"),
+        ]
+        for one, other in pairwise(runs)
+    ]
+    plain, *rounds = ran.all_of("finetune")
+    assert manifests[labeled] in " ".join(plain)
+    for call, folder in zip(rounds, runs[1:], strict=True):
+        expected = " ".join(plain).replace(manifests[labeled], f"{folder}/labels.tsv")
+        assert " ".join(call) == expected.replace(f"--output {runs[0]} ", f"--output {folder} ")
+        assert f"init={ran.out}/pretrain" in call
+    for folder in runs:
+        assert [call for call in ran.all_of("ngram") if call[0] == manifests[labeled] and folder in call[-1]]
+        assert [folder, manifests["dev"]] in [call[:2] for call in ran.all_of("tune-lm")]
+        assert [call[:2] for call in ran.all_of("evaluate")].count([folder, manifests["test"]]) == 2
+    assert len(ran.all_of("tune-lm")) == 3  # of which the first may be of the stage before
+    again = run(recipe, "--set", "trainer.num_steps=7", **{**settings, "TO": "self_train"}, ROUNDS="2", TRIALS="7")
+    assert len(again.all_of("tune-lm")) == (1 if recipe != "amazon_queen" else 0)  # the stage's own
+    assert again.all_of("label") == ran.all_of("label")
+
+
+def test_prompts_have_nothing_to_label_if_all_is_labeled(run: Recipes) -> None:
+    with pytest.raises(AssertionError, match="error: ROUNDS=1: expected LABELS=train_10min or train_5min, found train"):
+        run("prompts", ROUNDS="1")

@@ -23,6 +23,45 @@ def run_stages(folder: Path, program: str, **settings: str) -> subprocess.Comple
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_rounds_are_none_or_a_whole_number(tmp_path: Path) -> None:
+    assert run_stages(tmp_path, "", ROUNDS="0").returncode == 0
+    result = run_stages(tmp_path, "", ROUNDS="-1")
+    assert (result.returncode, result.stderr) == (1, "error: ROUNDS=-1: expected a whole number of at least 1\n")
+
+
+SELF_TRAINING = """
+speechssl=(echo)
+save() {
+    mkdir -p "$1/best"
+    printf '{"step": 9, "best_step": 7, "best_score": %s}\n' "$2" >"$1/best/training.json"
+}
+fine_tune() { save "$1" "${scores[0]}"; scores=("${scores[@]:1}"); }
+evaluate() { echo "evaluate $*"; }
+language_model() { echo "language_model $*"; touch "$1/results_rows_lm.md"; }
+scores=($SCORES)
+save "$OUT/run" 0.5
+self_train "$OUT/run" new.tsv train.tsv dev.tsv test.tsv train.tsv
+"""
+
+
+@pytest.mark.parametrize(
+    ("scores", "num_rounds"),
+    [("0.4 0.3 0.2", 3), ("0.4 0.4 0.2", 2), ("0.6 0.3 0.2", 1), ("1.0 0.3 0.2", 1), ("0.09 1e-3 0.0", 3)],
+)
+def test_self_training_goes_on_while_dev_gets_better(tmp_path: Path, scores: str, num_rounds: int) -> None:
+    result = run_stages(tmp_path, SELF_TRAINING, ROUNDS="3", SCORES=scores)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "out" / "run"
+    labels = [line for line in result.stdout.splitlines() if line.startswith("label ")]
+    models = [str(run), *(f"{run}_round{number}" for number in range(1, num_rounds + 1))]
+    assert [line.split()[1] for line in labels] == models[:-1]
+    scored = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("evaluate ")]
+    assert scored == models[1:]  # the last one too, by which it stopped
+    before = models[-2]
+    stopped = f"stopped after round {num_rounds}: on dev it is no better than the model before, {before}\n"
+    assert result.stderr == (stopped if num_rounds < 3 else "")
+
+
 @pytest.mark.parametrize("value", ["8x", "0", "-1", "1.5", "08", "1 2", "²"])
 @pytest.mark.parametrize("setting", ["GPUS", "NODES", "TRIALS"])
 def test_numbers_of_processes_are_whole(tmp_path: Path, setting: str, value: str) -> None:
