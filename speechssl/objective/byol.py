@@ -96,7 +96,7 @@ class ByolCollate:
     def __call__(self, examples: Sequence[Example]) -> ByolBatch:
         """Draw views and masks, and stack the audio."""
         audio = collate_audio(examples)
-        views = draw_views(examples, audio, self.views, self.seed, _VIEWS)
+        views = draw_views(examples, audio.waveforms.shape[1], self.views, self.seed, _VIEWS)
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
         generators = [
             keyed_generator(self.seed, example.epoch, example.index, purpose)

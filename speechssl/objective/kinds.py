@@ -3,6 +3,7 @@
 from speechssl.objective.byol import ByolConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.reversed_future import ReversedFutureConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 
@@ -10,6 +11,7 @@ AnyObjective = (
     ByolConfig  # a line each
     | ContrastiveConfig
     | MaskedPredictionConfig
+    | ReversedFutureConfig
     | SpectralContrastConfig
     | Wav2vecConfig
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.batches import AudioBatch, Batch, Example
+from speechssl.data.batches import Batch, Example
 from speechssl.rng import keyed_generator
 
 _NUM_TAPS = 255  # of the equalizer: 16 ms, with the present sample in the middle
@@ -50,25 +50,25 @@ class Views(Batch):
 
 
 def draw_views(
-    examples: Sequence[Example], audio: AudioBatch, config: ViewsConfig, seed: int, purposes: Sequence[int]
+    examples: Sequence[Example], num_samples: int, config: ViewsConfig, seed: int, purposes: Sequence[int]
 ) -> Views:
-    """Draw a view of each utterance for each purpose: (P B) rows, first those of the first purpose.
+    """Draw a view of each utterance, in ``num_samples`` places, for each purpose: first those of the first purpose.
 
     They depend on (seed, epoch, utterance, purpose) alone, and on the utterance's length.
     """
     num_rows = len(purposes) * len(examples)
     gains = torch.zeros(num_rows, 2)
     taps = torch.zeros(num_rows, _NUM_TAPS)
-    noise = torch.zeros(num_rows, audio.waveforms.shape[1])
+    noise = torch.zeros(num_rows, num_samples)
     rows = [(purpose, example) for purpose in purposes for example in examples]
     for row, (purpose, example) in enumerate(rows):
         generator = keyed_generator(seed, example.epoch, example.index, purpose)
-        length = len(example.waveform)
         gains[row] = torch.from_numpy(generator.uniform(-config.drift_db, config.drift_db, 2))
         bands = generator.uniform(-config.equalizer_db, config.equalizer_db, _NUM_BANDS)
         taps[row] = torch.from_numpy(equalizer_taps(bands))
         level = 10 ** (-generator.uniform(*config.noise_db) / 20)
-        noise[row, :length] = torch.from_numpy(level * generator.standard_normal(length, np.float32))
+        own = torch.from_numpy(level * generator.standard_normal(len(example.waveform), np.float32))[:num_samples]
+        noise[row, : len(own)] = own
     return Views(gains, taps, noise)
 
 
