@@ -21,10 +21,10 @@ Shapes: B batch, T samples, S frames, D model dim, G gaps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +46,7 @@ class ReversedFutureConfig(ObjectiveConfig):
         gaps: Frames from the last one of the past to the first one of the future; 1 leaves none out.
         negatives: What the right future is told from: the "own" recording's other split points, those of "others" of
             the batch, or "all".
+        logit_temperature: Divides cosine similarities; None has plain products instead, as published.
     """
 
     best_metric: ClassVar[str] = "contrast"
@@ -55,6 +56,7 @@ class ReversedFutureConfig(ObjectiveConfig):
     views: ViewsConfig = ViewsConfig()
     gaps: tuple[int, ...] = tuple(range(2, 20))
     negatives: Literal["own", "others", "all"] = "all"
+    logit_temperature: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _looks_ahead(self) -> Self:
@@ -195,7 +197,11 @@ class ReversedFutureObjective(Objective):
         batch, num_places, _ = candidates.shape
         rows = torch.arange(batch, device=right.device)
         with torch.autocast(predictions.device.type, enabled=False):
-            logits = torch.einsum("bnd,csd->bncs", predictions.float(), candidates.float())
+            predictions, candidates = predictions.float(), candidates.float()
+            if self.config.logit_temperature is not None:
+                predictions = F.normalize(predictions, dim=2, eps=1e-8) / self.config.logit_temperature
+                candidates = F.normalize(candidates, dim=2, eps=1e-8)
+            logits = torch.einsum("bnd,csd->bncs", predictions, candidates)
             logits = logits.masked_fill(~valid, -torch.inf)
             own = logits[rows, :, rows]  # (B, N, S)
             is_right = F.one_hot(right, num_places).bool()  # (N, S)
