@@ -25,7 +25,7 @@ class ValidNorm(nn.Module):
             self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(G, N, C) to the same shape in float32; ``valid`` (G, N) is 1 for frames and 0 for padding."""
+        """(G, N, C) to the same shape in float32; ``valid`` (G, N) is 1 (true) for frames and 0 for padding."""
         with torch.autocast(x.device.type, enabled=False):
             weights = (valid / valid.sum(dim=1, keepdim=True).clamp(min=1))[:, :, None]
             centered = x.float() - (x.float() * weights).sum(dim=1, keepdim=True)

@@ -34,6 +34,7 @@ from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.objective import Losses, Objective, ObjectiveConfig, Term
+from speechssl.objective.projector import ValidNorm
 from speechssl.objective.views import Views, ViewsConfig, apply_views, draw_views
 
 _VIEWS = (54, 55)  # the purposes of the generators that draw the views of the two directions
@@ -47,6 +48,9 @@ class ReversedFutureConfig(ObjectiveConfig):
         negatives: What the right future is told from: the "own" recording's other split points, those of "others" of
             the batch, or "all".
         logit_temperature: Divides cosine similarities; None has plain products instead, as published.
+        norm_over: The frames over which every dimension of what is compared has mean 0 and variance 1. Over an
+            "utterance" nothing that is the same throughout a recording, as its voice, can be compared. Without any, as
+            published, the context of wav2vec's network, which is positive, becomes the same everywhere.
     """
 
     best_metric: ClassVar[str] = "contrast"
@@ -57,6 +61,7 @@ class ReversedFutureConfig(ObjectiveConfig):
     gaps: tuple[int, ...] = tuple(range(2, 20))
     negatives: Literal["own", "others", "all"] = "all"
     logit_temperature: Annotated[float, Field(gt=0)] | None = None
+    norm_over: Literal["none", "batch", "utterance"] = "none"
 
     @model_validator(mode="after")
     def _looks_ahead(self) -> Self:
@@ -145,6 +150,7 @@ class ReversedFutureObjective(Objective):
     def __init__(self, config: ReversedFutureConfig, context_dim: int) -> None:
         super().__init__()
         self.config = config
+        self.norm = ValidNorm(context_dim, affine=False)
         self.predictors = nn.ModuleList(nn.Linear(context_dim, context_dim) for _ in config.gaps)
 
     def forward(self, encoder: SpeechEncoder, batch: ReversedFutureBatch, step: int) -> Losses:
@@ -158,6 +164,7 @@ class ReversedFutureObjective(Objective):
         past, future = self._read(encoder, batch)
         places = torch.arange(past.shape[1], device=past.device)
         valid = places < batch.frame_lengths[:, None]  # (B, S)
+        past, future = self._normalize(past, valid), self._normalize(future, valid)
         found: list[dict[str, Tensor]] = []
         for gap, predictor in zip(self.config.gaps, self.predictors, strict=True):
             positions = places[: len(places) - gap] if gap < len(places) else places[:0]
@@ -186,6 +193,16 @@ class ReversedFutureObjective(Objective):
         context = encoder.contextualize(encoder.extract_frames(waveforms, lengths))
         frame_lengths = None if audio.lengths is None else batch.frame_lengths
         return context[:num_rows], reverse_time(context[num_rows:], frame_lengths)
+
+    def _normalize(self, context: Tensor, valid: Tensor) -> Tensor:
+        """(B, S, D) to the same shape; ``valid`` (B, S) tells frames from padding."""
+        shape = context.shape
+        if self.config.norm_over == "none":
+            return context
+        if self.config.norm_over == "batch":
+            context, valid = context.flatten(0, 1)[None], valid.flatten()[None]
+        normalized: Tensor = self.norm(context, valid)
+        return normalized.view(shape)
 
     def _compare(
         self, predictions: Tensor, candidates: Tensor, right: Tensor, valid: Tensor, weights: Tensor

@@ -100,11 +100,17 @@ def test_what_is_known_of_past_and_future(encoder: SpeechEncoder, make_examples:
     assert not torch.isclose(future[1, frame - 1], before[1][1, frame - 1]).all()
 
 
-@pytest.mark.parametrize("negatives", ["own", "others", "all"])
+@pytest.mark.parametrize(
+    ("negatives", "norm_over", "temperature"),
+    [("own", "none", None), ("others", "batch", 0.2), ("all", "utterance", None)],
+)
 @torch.no_grad()
-def test_matches_the_definition(negatives: Any, encoder: SpeechEncoder, make_examples: MakeExamples) -> None:
+def test_matches_the_definition(
+    negatives: Any, norm_over: Any, temperature: float | None, encoder: SpeechEncoder, make_examples: MakeExamples
+) -> None:
     """Pair by pair, each utterance read alone, each direction too."""
-    config = CONFIG.model_copy(update={"negatives": negatives})
+    values = {"negatives": negatives, "norm_over": norm_over, "logit_temperature": temperature}
+    config = CONFIG.model_copy(update=values)
     objective, examples = make_objective(encoder, config), make_examples()
     batch = make_batch(examples, config)
     known: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -119,6 +125,18 @@ def test_matches_the_definition(negatives: Any, encoder: SpeechEncoder, make_exa
             frames = encoder.extract_frames(heard.flip(1) if direction else heard)
             context = encoder.contextualize(frames)[0]
             known[direction].append(context.flip(0) if direction else context)
+    for side in known:
+        every = torch.cat(side)
+        for row, own in enumerate(side):
+            over = {"none": None, "batch": every, "utterance": own}[norm_over]
+            if over is not None:
+                side[row] = (own - over.mean(dim=0)) / (over.var(dim=0, correction=0) + 1e-5).sqrt()
+
+    def similarity(prediction: Tensor, answer: Tensor) -> float:
+        if temperature is None:
+            return float(prediction @ answer)
+        return float(F.cosine_similarity(prediction, answer, dim=0)) / temperature
+
     past, future = known
     expected = dict.fromkeys(NAMES, 0.0)
     for gap, predictor in zip(config.gaps, objective.predictors, strict=True):
@@ -128,7 +146,9 @@ def test_matches_the_definition(negatives: Any, encoder: SpeechEncoder, make_exa
                     (past[row][j], future, j + gap),
                     (future[row][j + gap], past, j),
                 ):
-                    scores = [[float(predictor(question) @ answer) for answer in answer_row] for answer_row in answers]
+                    scores = [
+                        [similarity(predictor(question), answer) for answer in answer_row] for answer_row in answers
+                    ]
                     score = scores[row].pop(right)
                     own, others = scores.pop(row), [value for other in scores for value in other]
                     wrong = {"own": own, "others": others, "all": own + others}[negatives]
@@ -155,7 +175,7 @@ def test_a_recording_alone_has_no_others(encoder: SpeechEncoder, make_examples: 
 
 
 def test_own_splits_are_the_same_in_any_batch(encoder: SpeechEncoder, make_examples: MakeExamples) -> None:
-    config = CONFIG.model_copy(update={"negatives": "own"})
+    config = CONFIG.model_copy(update={"negatives": "own", "norm_over": "utterance"})
     objective, examples = make_objective(encoder, config), make_examples()
     together = objective(encoder, make_batch(examples, config), 0)
     single = [objective(encoder, make_batch([example], config), 0) for example in examples]
