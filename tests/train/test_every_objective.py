@@ -43,9 +43,6 @@ SETTINGS = (
     "optimizer.epsilon=1e-3",  # or rounding errors of gradients that are 0 would become whole steps
 )
 NOT_ONE_BY_ONE: dict[str, str] = {
-    "byol": "batch norm over the frames of the batch",
-    "simsiam": "batch norm over the frames of the batch",
-    "directpred": "batch norm over the frames of the batch",
     "reversed_future": "the past is told from that of the batch's other utterances",
 }
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
