@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.model.cpu import Dropout
-from speechssl.model.norm import UtteranceNorm
+from speechssl.model.norm import FrameNorm, Norm, UtteranceNorm
 
 
 class CausalConfig(Config):
@@ -24,6 +24,8 @@ class CausalConfig(Config):
         kernels: Frames that each layer sees, its own and those before it.
         residual: Whether each layer adds its input to its output (large) or does not (base).
         dropout: After each convolution.
+        norm: "utterance" normalizes over channels and time together (wav2vec), so that each frame knows two numbers of
+            those that follow; "frame" normalizes each frame over its channels, so that it knows nothing of them.
     """
 
     kind: Literal["causal"] = "causal"
@@ -31,6 +33,7 @@ class CausalConfig(Config):
     kernels: tuple[int, ...] = tuple(range(2, 14))
     residual: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
+    norm: Literal["utterance", "frame"] = "utterance"
 
     @model_validator(mode="after")
     def _has_layers(self) -> Self:
@@ -55,8 +58,8 @@ class CausalConfig(Config):
 class CausalContext(nn.Module):
     """Convolutions over a frame and those before it (Schneider et al., 2019, section 2).
 
-    The convolutions are causal, but as published each layer's norm takes its mean and variance over the whole
-    utterance: through these two numbers a frame sees what comes after it, so a stream cannot be followed exactly.
+    The convolutions are causal, but the published norm takes its mean and variance over the whole utterance: through
+    these two numbers a frame sees what comes after it, so a stream cannot be followed exactly.
     """
 
     def __init__(self, config: CausalConfig, frame_dim: int) -> None:
@@ -72,7 +75,7 @@ class CausalContext(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize every parameter as published: convolutions as PyTorch does, norms with 1 and 0."""
         for module in self.modules():
-            if isinstance(module, nn.Conv1d | UtteranceNorm):
+            if isinstance(module, nn.Conv1d | Norm):
                 module.reset_parameters()
 
     def forward(
@@ -126,7 +129,7 @@ class CausalLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(in_dim, out_dim, kernel)
         self.dropout = Dropout(config.dropout)
-        self.norm = UtteranceNorm(out_dim)
+        self.norm = UtteranceNorm(out_dim) if config.norm == "utterance" else FrameNorm(out_dim)
         self.residual: nn.Module | None = None
         if config.residual:
             self.residual = nn.Identity() if in_dim == out_dim else nn.Conv1d(in_dim, out_dim, 1, bias=False)

@@ -1,15 +1,19 @@
 """All objectives, of which ``kind`` in a configuration chooses one."""
 
+from speechssl.objective.byol import ByolConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.reconstruction import ReconstructionConfig
+from speechssl.objective.reversed_future import ReversedFutureConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 
 AnyObjective = (
-    ContrastiveConfig  # a line each
+    ByolConfig  # a line each
+    | ContrastiveConfig
     | MaskedPredictionConfig
     | ReconstructionConfig
+    | ReversedFutureConfig
     | SpectralContrastConfig
     | Wav2vecConfig
 )

@@ -82,6 +82,14 @@ def test_with_norms_the_future_shows_through_its_statistics() -> None:
     assert (network(frames)[:, :20] - network(later)[:, :20]).abs().max() > 0.01
 
 
+def test_with_norms_of_frames_the_future_does_not() -> None:
+    network, frames = make_network(norm="frame"), torch.randn(1, 30, 6)
+    later = torch.cat((frames[:, :20], 3 * frames[:, 20:]), dim=1)
+    assert torch.equal(network(frames)[:, :20], network(later)[:, :20])
+    alone = network(frames[:, :25], torch.tensor([25]))
+    torch.testing.assert_close(network(frames)[:, :25], alone)
+
+
 def test_what_is_hidden_is_zero() -> None:
     network, frames = make_network(), torch.randn(2, 30, 6)
     mask = torch.rand(2, 30) < 0.4

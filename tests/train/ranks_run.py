@@ -6,10 +6,25 @@ Each configuration is a resolved one; its run goes to FOLDER under the file's na
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
 
 from speechssl.train.pretrain import PretrainConfig, pretrain
 
+init, destroy = dist.init_process_group, dist.destroy_process_group
+
+
+def init_once(*arguments: Any, **options: Any) -> None:
+    """A second group would find the addresses of the first one in the launcher's store."""
+    if not dist.is_initialized():
+        init(*arguments, **options)
+
+
 if __name__ == "__main__":
+    dist.init_process_group = init_once
+    dist.destroy_process_group = lambda: None
     folder, *files = map(Path, sys.argv[1:])
     for file in files:
         pretrain(PretrainConfig.from_dict(json.loads(file.read_text("utf-8")), str(file)), folder / file.stem)
+    destroy()

@@ -43,9 +43,13 @@ SETTINGS = (
     "optimizer.epsilon=1e-3",  # or rounding errors of gradients that are 0 would become whole steps
 )
 _MIXES = "the other voice is one of the batch"
-NOT_ONE_BY_ONE: dict[str, str] = {"denoising": _MIXES, "mixing": _MIXES}
+NOT_ONE_BY_ONE: dict[str, str] = {
+    "denoising": _MIXES,
+    "mixing": _MIXES,
+    "reversed_future": "the past is told from that of the batch's other utterances",
+}
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
-OF_THE_BATCH = ("perplexity", "unused", "use")
+OF_THE_BATCH = ("perplexity", "unused", "use", "spread", "rank")
 """What is measured of a batch as a whole: terms with these words in their names."""
 
 every_objective = pytest.mark.parametrize("name", NAMES)
