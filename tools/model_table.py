@@ -27,7 +27,7 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batches import Example
 from speechssl.errors import ConfigError
 from speechssl.model.feature_encoder import ConvLayer
-from speechssl.model.transformer import PositionalConvolution
+from speechssl.model.position import PositionalConvolution
 from speechssl.terminal import exit_on_error
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 

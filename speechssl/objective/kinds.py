@@ -1,13 +1,19 @@
 """All objectives, of which ``kind`` in a configuration chooses one."""
 
 from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.data2vec import Data2VecObjectiveConfig
+from speechssl.objective.dinosr import DinoSRConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
+from speechssl.objective.spidr import SpidRConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 
 AnyObjective = (
     ContrastiveConfig  # a line each
+    | Data2VecObjectiveConfig
+    | DinoSRConfig
     | MaskedPredictionConfig
     | SpectralContrastConfig
+    | SpidRConfig
     | Wav2vecConfig
 )

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechssl.model.cpu import Dropout
-from speechssl.model.transformer import PositionalConvolution, TransformerConfig, TransformerContext, TransformerLayer
+from speechssl.model.position import PositionalConvolution
+from speechssl.model.transformer import TransformerConfig, TransformerContext, TransformerLayer
 
 LENGTHS = (30, 17, 1, 23)
 STYLES = pytest.mark.parametrize("norm_first", [False, True])
