@@ -97,7 +97,7 @@ def run(model: nn.Module, *inputs: object) -> list[Part]:
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
         flops = flops_of(name)
         if name == "objective":  # which calls the encoder's parts: they were counted for both
-            flops -= sum(flops_of(f"encoder.{part}") for part, _ in model.encoder.named_children())
+            flops -= sum(part.flops for part in parts(model.encoder, "encoder"))
         if not children:
             return [Part(name, shapes.get(module, ()), num_parameters, flops)]
         found = [

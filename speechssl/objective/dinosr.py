@@ -122,7 +122,7 @@ class DinoSRObjective(Objective):
             "accuracy": Term((correct.float().mean(dim=0) * weights).sum(), "hidden"),
             "target_perplexity": Term(_perplexity(shares) * count, "hidden"),
             "prediction_perplexity": Term(_perplexity(predicted) * count, "hidden"),
-            "codes_used": Term((shares > 0).float().mean() * count, "hidden"),
+            "code_use": Term((shares > 0).float().mean() * count, "hidden"),
         }
 
     def after_update(self, encoder: SpeechEncoder, step: int, all_reduce: AllReduce) -> None:

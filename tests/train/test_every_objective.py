@@ -44,7 +44,7 @@ SETTINGS = (
 )
 NOT_ONE_BY_ONE: dict[str, str] = {}
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
-OF_THE_BATCH = ("perplexity", "unused", "use")
+OF_THE_BATCH = ("perplexity", "unused", "use", "deviation", "unexplained")
 """What is measured of a batch as a whole: terms with these words in their names."""
 
 every_objective = pytest.mark.parametrize("name", NAMES)
@@ -98,6 +98,7 @@ def losses_of(task: Task[Any], batch: TaskBatch) -> Losses:
 def test_every_parameter_takes_part_in_every_update(name: str, tones: Tones) -> None:
     """As training on several processes needs, which waits for the gradients of all."""
     task = tones.task(name)
+    trainer._freeze(task.model, task.frozen(0))
     batch = next(task.train.read([0]))
     weighted_sum(losses_of(task, batch), batch.counts).backward()
     teachers = [module for module in task.model.modules() if isinstance(module, Teacher)]
