@@ -26,6 +26,7 @@ from speechssl.objective.self_distillation import (
     hidden_targets,
 )
 
+_SMALL = 1e-6  # added to what is divided by or has a root
 _COLLAPSED = "{} are nearly the same in all frames, which is easy to predict; try a decay nearer to 1 or a lower rate"
 
 
@@ -65,8 +66,8 @@ class Data2VecObjective(Objective):
         """Compare predictions with the teacher's layers.
 
         Returns:
-            Sums over hidden frames: the loss. And measures of the batch: the deviations of targets and predictions from
-            frame to frame, and which share of the targets' variance is not predicted.
+            Sums over hidden frames: the loss, and which share of the target's square is not predicted. And measures of
+            the batch: the deviations of targets and predictions from frame to frame.
         """
         masked_frames, context = masked_context(encoder, batch, self.config.silence)
         targets = hidden_targets(self.teacher, encoder, batch, self.config, masked_frames).mean(dim=0)  # (B, M, D)
@@ -80,13 +81,13 @@ class Data2VecObjective(Objective):
             loss = (distances * weights).sum() * targets.shape[2] ** -0.5
         with torch.no_grad():
             count = batch.weights.sum()
-            error = ((predictions - targets).square() * weights).sum() / count
-            target_variance, prediction_variance = (_variance(x, weights) for x in (targets, predictions))
+            unexplained = (predictions - targets).square().sum(dim=2) / (targets.square().sum(dim=2) + _SMALL)
+            deviations = [_deviation(x, weights) for x in (targets, predictions)]
         return {
             "regression": Term(loss, "hidden", 1.0),
-            "unexplained": Term(error / target_variance.sum() * count, "hidden"),
-            "target_deviation": Term(target_variance.sqrt().mean() * count, "hidden"),
-            "prediction_deviation": Term(prediction_variance.sqrt().mean() * count, "hidden"),
+            "unexplained": Term((unexplained * batch.weights).sum(), "hidden"),
+            "target_deviation": Term(deviations[0] * count, "hidden"),
+            "prediction_deviation": Term(deviations[1] * count, "hidden"),
         }
 
     def after_update(self, encoder: SpeechEncoder, step: int, all_reduce: AllReduce) -> None:
@@ -94,8 +95,9 @@ class Data2VecObjective(Objective):
         self.teacher.follow(encoder.context, self.config.decay.at(step))
 
 
-def _variance(x: Tensor, weights: Tensor) -> Tensor:
-    """(B, M, D) to (D,) over the hidden frames; as published, with 1e-6 added."""
+def _deviation(x: Tensor, weights: Tensor) -> Tensor:
+    """(B, M, D) to (), the mean over channels of the deviation over the hidden frames, as published."""
     count = weights.sum()
     mean = (x * weights).sum(dim=(0, 1)) / count
-    return ((x - mean).square() * weights).sum(dim=(0, 1)) / (count - 1).clamp(min=1) + 1e-6
+    variance = ((x - mean).square() * weights).sum(dim=(0, 1)) / (count - 1).clamp(min=1)
+    return (variance + _SMALL).sqrt().mean()

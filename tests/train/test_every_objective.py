@@ -44,7 +44,7 @@ SETTINGS = (
 )
 NOT_ONE_BY_ONE: dict[str, str] = {}
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
-OF_THE_BATCH = ("perplexity", "unused", "use", "deviation", "unexplained")
+OF_THE_BATCH = ("perplexity", "unused", "use", "deviation")
 """What is measured of a batch as a whole: terms with these words in their names."""
 
 every_objective = pytest.mark.parametrize("name", NAMES)
