@@ -126,7 +126,7 @@ def merge_layers(parts: Sequence[Part]) -> list[Part]:
     """Join the parts that every layer of the transformer has."""
     merged: dict[str, list[Part]] = {}
     for part in parts:
-        merged.setdefault(re.sub(r"(?<=context\.layers\.)\d+", "*", part.name), []).append(part)
+        merged.setdefault(re.sub(r"(?<=(?:context|network)\.layers\.)\d+", "*", part.name), []).append(part)
     return [
         replace(
             same[0],
