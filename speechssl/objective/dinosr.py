@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.data.batches import TaskBatch
-from speechssl.errors import TrainingError
 from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
 from speechssl.objective.hiding import MaskedBatch, gather_frames, masked_input
@@ -27,9 +26,7 @@ from speechssl.objective.self_distillation import (
     SelfDistillationConfig,
     hidden_targets,
 )
-from speechssl.rng import keyed_generator
 
-_DRAW = 40  # the purpose of the generator that draws the first entries
 _COLLAPSED = "nearly all frames have the same code, which is easy to predict; try a decay nearer to 1 or a lower rate"
 
 
@@ -39,9 +36,6 @@ class CodesConfig(SelfDistillationConfig):
     Attributes:
         codebook_size: Entries of the codebook that each target layer has.
         codebook_decay: Of the moving averages that the entries are.
-        start_seconds: Of audio, from whose hidden frames the entries are drawn before the first update. 0 draws them
-            from a normal distribution as published, which needs large batches: an entry that is far from every frame
-            gets none, and most are if few frames choose the first ones that move.
         freeze_step: From this update on feature encoder and projection do not learn; None: they always do.
     """
 
@@ -50,7 +44,6 @@ class CodesConfig(SelfDistillationConfig):
 
     codebook_size: int = Field(256, ge=2)
     codebook_decay: float = Field(0.9, ge=0, lt=1)
-    start_seconds: float = Field(0.0, ge=0)
     freeze_step: int | None = Field(200_000, ge=0)
 
     def decay_at(self, step: int) -> float:
@@ -80,43 +73,14 @@ class DinoSRObjective(Objective):
     def __init__(self, config: CodesConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.prepare_seconds = config.start_seconds
         model_dim, num_layers = encoder.context.model_dim, config.num_target_layers
         self.teacher = ContextTeacher(encoder, num_layers)
         self.codebooks = OnlineCodebooks(num_layers, config.codebook_size, model_dim, config.codebook_decay)
         self.heads = nn.ModuleList(nn.Linear(model_dim, config.codebook_size) for _ in range(num_layers))
 
     def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
-        """Begin with a copy of the student, and with entries from the first batches if the settings say so.
-
-        Raises:
-            TrainingError: the batches have fewer hidden frames than a codebook has entries.
-        """
+        """Begin as a copy of the student."""
         self.teacher.follow(encoder.context, decay=0.0)
-        self.draw_entries(encoder, batches, seed)
-
-    @torch.no_grad()
-    def draw_entries(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
-        """Begin with entries from the first batches, if the settings say so."""
-        if not self.config.start_seconds:
-            return
-        device, size = self.codebooks.sums.device, self.config.codebook_size
-        targets = []
-        for batch in batches:
-            assert isinstance(batch, MaskedBatch)
-            batch = batch.to(device)
-            frames, _ = masked_input(encoder, batch, self.config.silence)
-            of_batch = hidden_targets(self.teacher, encoder, batch, self.config, frames)
-            targets.append(of_batch[:, batch.weights.bool()])  # (L, N, D)
-        vectors = torch.cat(targets, dim=1)
-        num_vectors = vectors.shape[1]
-        if num_vectors < size:
-            raise TrainingError(
-                f"objective.codebook_size: expected at most the {num_vectors} hidden frames of the first "
-                f"{self.config.start_seconds:g} s (objective.start_seconds), found {size}"
-            )
-        drawn = keyed_generator(seed, _DRAW).choice(num_vectors, size, replace=False)
-        self.codebooks.begin_with(vectors[:, torch.from_numpy(drawn).to(device)])
 
     def frozen(self, encoder: SpeechEncoder, step: int) -> tuple[nn.Module, ...]:
         """Feature encoder and projection, from a step on."""

@@ -31,11 +31,6 @@ class OnlineCodebooks(nn.Module):
         self._seen: Tensor | None = None  # (L, V, D + 1) sums and counts since the last update
 
     @torch.no_grad()
-    def begin_with(self, entries: Tensor) -> None:
-        """Set (L, V, D) entries."""
-        self.sums.copy_(entries * self.counts[:, :, None])
-
-    @torch.no_grad()
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the nearest entry of each: (L, N, D) float32 to (L, N) int64."""
         with torch.autocast(vectors.device.type, enabled=False):  # or near entries would be one

@@ -40,9 +40,8 @@ class SpidRObjective(DinoSRObjective):
     """A teacher, codebooks of its last layers, and heads on the student's."""
 
     def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
-        """Begin with layers of the teacher's own."""
+        """Begin with layers of its own."""
         self.teacher.share(encoder.context)
-        self.draw_entries(encoder, batches, seed)
 
     def frozen(self, encoder: SpeechEncoder, step: int) -> tuple[nn.Module, ...]:
         """What no head depends on, and, from a step on, feature encoder and projection."""

@@ -172,28 +172,6 @@ class TestLoss:
         with pytest.raises(TrainingError, match="expected target_perplexity of at least 2, found 1: nearly all frames"):
             check_limits(config.limits, metrics(), 5000)
 
-    def test_entries_may_begin_with_frames(
-        self, encoder: SpeechEncoder, make_examples: Any, geometry: FrameGeometry, config: CodesConfig
-    ) -> None:
-        config = config.model_copy(update={"start_seconds": 1.0})
-        batches = [config.make_collate(geometry, 0)([example]) for example in make_examples()]
-        objective = config.build(encoder.config)
-        assert objective.prepare_seconds == 1.0
-        objective.prepare(encoder, batches, 0)
-        entries = objective.codebooks.sums
-        frames = [encoder.extract_frames(batch.audio.waveforms) for batch in batches]
-        hidden = [objective.teacher(x)[:, batch.mask] for x, batch in zip(frames, batches, strict=True)]
-        distances = torch.cdist(entries, torch.cat([of_batch.flatten(1, -2) for of_batch in hidden], dim=1))
-        assert distances.amin(dim=2).max() < 1e-2
-        again = config.build(encoder.config)
-        again.teacher.load_state_dict(objective.teacher.state_dict())
-        again.draw_entries(encoder, batches, 0)
-        assert torch.equal(again.codebooks.sums, entries)
-        again.draw_entries(encoder, batches, 1)
-        assert not torch.equal(again.codebooks.sums, entries)
-        with pytest.raises(TrainingError, match=r"codebook_size: expected at most the [36] hidden frames .* found 7$"):
-            again.draw_entries(encoder, [config.make_collate(geometry, 0)(make_examples((185,)))], 0)
-
 
 class TestFreezing:
     def test_feature_encoder_and_projection_rest_from_a_step_on(self, encoder: SpeechEncoder) -> None:
