@@ -27,7 +27,7 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batches import Example
 from speechssl.errors import ConfigError
 from speechssl.model.feature_encoder import ConvLayer
-from speechssl.model.transformer import PositionalConvolution
+from speechssl.model.position import PositionalConvolution
 from speechssl.terminal import exit_on_error
 from speechssl.train.pretrain import PretrainConfig, PretrainModel
 
@@ -97,7 +97,7 @@ def run(model: nn.Module, *inputs: object) -> list[Part]:
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
         flops = flops_of(name)
         if name == "objective":  # which calls the encoder's parts: they were counted for both
-            flops -= sum(flops_of(f"encoder.{part}") for part, _ in model.encoder.named_children())
+            flops -= sum(part.flops for part in parts(model.encoder, "encoder"))
         if not children:
             return [Part(name, shapes.get(module, ()), num_parameters, flops)]
         found = [
@@ -126,7 +126,7 @@ def merge_layers(parts: Sequence[Part]) -> list[Part]:
     """Join the parts that every layer of the transformer has."""
     merged: dict[str, list[Part]] = {}
     for part in parts:
-        merged.setdefault(re.sub(r"(?<=context\.layers\.)\d+", "*", part.name), []).append(part)
+        merged.setdefault(re.sub(r"(?<=(?:context|network)\.layers\.)\d+", "*", part.name), []).append(part)
     return [
         replace(
             same[0],

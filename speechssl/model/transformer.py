@@ -10,12 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.config import Config
-from speechssl.model import cpu
 from speechssl.model.adapter import Adapter
 from speechssl.model.cpu import Dropout
+from speechssl.model.position import PositionalConvolution
 
 
 class TransformerSizes(Config):
@@ -149,6 +148,35 @@ class TransformerContext(nn.Module):
         channel_mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The input of the first layer, then the output of each, (B, S, D), as they are computed; as for `forward`."""
+        x, attention_bias = self._first_input(frames, frame_lengths, mask, channel_mask)
+        yield x
+        for output, _ in self._run_layers(x, attention_bias):
+            yield output
+
+    def feed_forward_outputs(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """What the feed-forward part of each layer adds to its input, (B, S, D), without dropout; as for `forward`."""
+        for _, added in self._run_layers(*self._first_input(frames, frame_lengths, mask, channel_mask)):
+            yield added
+
+    @property
+    def after_last_feed_forward(self) -> tuple[nn.Module, ...]:
+        """The modules that no `feed_forward_outputs` depend on."""
+        last = self.layers[-1]
+        assert isinstance(last, TransformerLayer)
+        if not self.norm_first:
+            return (last.feed_forward_norm,)
+        return (self.norm,) if last.adapter is None else (self.norm, last.adapter)
+
+    def _first_input(
+        self, frames: Tensor, frame_lengths: Tensor | None, mask: Tensor | None, channel_mask: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The input of the first layer, and what `attention_bias` returns."""
         x: Tensor = self.input_dropout(self.projection(frames))
         if mask is None and self.training:  # the mask embedding takes part in every step, on every rank
             mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -164,61 +192,21 @@ class TransformerContext(nn.Module):
         x = x + self.position(x, valid)
         if not self.norm_first:
             x = self.norm(x)
-        x = self.dropout(x)
-        yield x
+        return self.dropout(x), attention_bias
+
+    def _run_layers(self, x: Tensor, attention_bias: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """The output of each layer and what its feed-forward part added, (B, S, D), as they are computed."""
+        drops_layers = self.training and self.layer_drop > 0
         for transform in self.layers:
-            if self.training and self.layer_drop > 0:
-                # Selected rather than skipped: every parameter takes part in every step, on every rank.
-                keep = torch.rand((), device=x.device) >= self.layer_drop
-                x = torch.where(keep, transform(x, attention_bias), x)
-            else:
-                x = transform(x, attention_bias)
-            yield x
+            keep = torch.rand((), device=x.device) >= self.layer_drop if drops_layers else None
+            output, added = transform(x, attention_bias)
+            # Selected rather than skipped: every parameter takes part in every step, on every rank.
+            x = output if keep is None else torch.where(keep, output, x)
+            yield x, added
 
     def attention_bias(self, x: Tensor, valid: Tensor | None) -> Any:
         """What `SelfAttention` takes beside (B, S, D), for all layers; ``valid`` is (B, S) bool or None."""
         return None if valid is None else valid[:, None, None, :]
-
-
-class PositionalConvolution(nn.Module):
-    """A wide grouped convolution over neighboring frames, added to them as their position."""
-
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        # One norm a tap over all channels, as published.
-        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
-        self._by_fourier = cpu.FourierConvolution()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy the weights; torch refuses to pickle what is parametrized."""
-        sizes = self.conv.in_channels, self.conv.kernel_size[0], self.conv.groups
-        learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
-        return _restored_convolution, (sizes, self.state_dict(), learns, self.training)
-
-    def reset_parameters(self) -> None:
-        """As the table of the network says."""
-        deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
-        self.conv.weight = torch.randn_like(self.conv.weight) * deviation  # sets both parts of the norm
-        nn.init.zeros_(self.conv.bias)
-
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, S, D) to the same shape; padding is zero already."""
-        x = x.transpose(1, 2)
-        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
-            positions = self._by_fourier(x, self.conv)
-        else:
-            positions = self.conv(x)
-        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
-
-
-def _restored_convolution(
-    sizes: tuple[int, int, int], weights: dict[str, Tensor], learns: dict[str, bool], training: bool
-) -> PositionalConvolution:
-    convolution = PositionalConvolution(*sizes).train(training)
-    convolution.load_state_dict(weights, assign=True)
-    for name, parameter in convolution.named_parameters():
-        parameter.requires_grad_(learns[name])
-    return convolution
 
 
 class TransformerLayer(nn.Module):
@@ -234,15 +222,17 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.adapter = Adapter(config.model_dim, config.adapter_dim) if config.adapter_dim else None
 
-    def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
-        """(B, S, D) to the same shape; ``attention_bias`` as for `SelfAttention`."""
+    def forward(self, x: Tensor, attention_bias: Any) -> tuple[Tensor, Tensor]:
+        """(B, S, D) to the layer's output and that of its feed-forward part; ``attention_bias`` as `SelfAttention`."""
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), attention_bias))
-            x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            added = self.feed_forward(self.feed_forward_norm(x))
+            x = x + self.dropout(added)
         else:
             x = self.attention_norm(x + self.dropout(self.attention(x, attention_bias)))
-            x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
-        return x if self.adapter is None else x + self.adapter(x)
+            added = self.feed_forward(x)
+            x = self.feed_forward_norm(x + self.dropout(added))
+        return x if self.adapter is None else x + self.adapter(x), added
 
 
 class SelfAttention(nn.Module):

@@ -121,14 +121,22 @@ class MaskedCollate:
         return MaskedBatch(collate_audio(examples), totals, mask, hidden, weights)
 
 
+def masked_input(
+    encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None
+) -> tuple[Frames, Tensor | None]:
+    """Return what the context network gets: the frames out of the feature encoder, and what to hide of them."""
+    audio = batch.audio
+    masked_frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
+    hides_frames = silence is None or silence.mask_embedding
+    return masked_frames, batch.mask if hides_frames else None
+
+
 def masked_context(
     encoder: SpeechEncoder, batch: MaskedBatch, silence: SilencedSpansConfig | None
 ) -> tuple[Frames, Tensor]:
     """Return the frames out of the feature encoder, and the context (B, S, D), with the spans hidden."""
-    audio = batch.audio
-    masked_frames = encoder.extract_frames(audio.waveforms, audio.lengths, None if silence is None else batch.mask)
-    hides_frames = silence is None or silence.mask_embedding
-    return masked_frames, encoder.contextualize(masked_frames, batch.mask if hides_frames else None)
+    masked_frames, mask = masked_input(encoder, batch, silence)
+    return masked_frames, encoder.contextualize(masked_frames, mask)
 
 
 def clean_frames(

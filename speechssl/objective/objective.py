@@ -63,6 +63,10 @@ class Objective(nn.Module):
         ``all_reduce`` sums a tensor over all processes, in place: what an objective gathered from its own batches.
         """
 
+    def frozen(self, encoder: SpeechEncoder, step: int) -> tuple[nn.Module, ...]:
+        """Return the modules of the encoder that do not learn in the update after ``step``; teachers never do."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -77,9 +81,14 @@ class Limit:
 class ObjectiveConfig(Config):
     """The section ``objective`` of a pretraining configuration, of the kind that its ``kind`` names."""
 
-    best_metric: ClassVar[str]  # the term on the dev set, lower being better, that chooses the ``best`` checkpoint
+    # The term on the dev set, lower being better, that chooses the ``best`` checkpoint. None where the targets change
+    # with the model, so that losses of different steps do not compare: the latest is the best.
+    best_metric: ClassVar[str | None]
     shown_metrics: ClassVar[tuple[str, ...]]  # what of the log is shown on the console, in this order
     limits: ClassVar[tuple[Limit, ...]] = ()  # looked at with each line of the log; they end the run
+
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Raise ValueError if the objective cannot train such an encoder."""
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """The fewest frames of an utterance that have something to predict."""

@@ -49,6 +49,12 @@ class PretrainConfig(RunConfig):
             raise ValueError(f"batches.min_seconds must be at least {shortest}, {num_frames} frames")
         return self
 
+    @model_validator(mode="after")
+    def _objective_fits_the_encoder(self) -> Self:
+        if self.init is None or self.encoder != EncoderConfig():  # or else the encoder is still to be read
+            self.objective.check_encoder(self.encoder)
+        return self
+
 
 class PretrainModel(nn.Module):
     """An encoder with its objective."""
@@ -107,7 +113,7 @@ def make_task(
         evaluate=evaluate,
         best_metric=config.objective.best_metric,
         shown_metrics=config.objective.shown_metrics,
-        frozen=lambda step: (),
+        frozen=lambda step: model.objective.frozen(model.encoder, step),
         after_update=after_update,
         limits=config.objective.limits,
         write_model=write_model,

@@ -75,7 +75,7 @@ class Task(Generic[B]):
     train: Batches[B]
     dev: Batches[B]
     evaluate: Callable[[B, int], Measured]  # of a dev batch after so many updates, the model being in evaluation mode
-    best_metric: str  # of the dev set, lower being better; chooses the ``best`` checkpoint
+    best_metric: str | None  # of the dev set, lower being better; chooses the ``best`` checkpoint; None: the latest
     shown_metrics: tuple[str, ...]  # on the console, in this order
     frozen: Callable[[int], tuple[nn.Module, ...]]  # the modules that do not learn in an update
     after_update: Callable[[int, AllReduce], None]  # is told the updates done, as `Objective.after_update`

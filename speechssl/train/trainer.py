@@ -148,7 +148,7 @@ def train(
                 score = None
                 if evaluates:
                     dev = _evaluate(task, done, ranks, dtype)
-                    score = dev[task.best_metric]
+                    score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev)
                 progress = progress.advanced(done, score)

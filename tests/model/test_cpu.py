@@ -8,7 +8,8 @@ from speechssl.model import cpu
 from speechssl.model.cpu import Dropout
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
-from speechssl.model.transformer import PositionalConvolution, TransformerConfig
+from speechssl.model.position import PositionalConvolution
+from speechssl.model.transformer import TransformerConfig
 
 CONTEXT = TransformerConfig(num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2)
 

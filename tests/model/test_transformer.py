@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechssl.model.cpu import Dropout
-from speechssl.model.transformer import PositionalConvolution, TransformerConfig, TransformerContext, TransformerLayer
+from speechssl.model.position import PositionalConvolution
+from speechssl.model.transformer import TransformerConfig, TransformerContext, TransformerLayer
 
 LENGTHS = (30, 17, 1, 23)
 STYLES = pytest.mark.parametrize("norm_first", [False, True])
@@ -96,6 +97,30 @@ def test_padding_gets_no_gradient(tiny_config, norm_first: bool) -> None:
     assert x.grad[1, :12].abs().amax(dim=1).min() > 0
     assert not x.grad[1, 12:].any()
     assert not x.grad[0].any()
+
+
+@STYLES
+def test_feed_forward_outputs_are_what_the_parts_add(tiny_config, norm_first: bool) -> None:
+    network = make_network(tiny_config, norm_first=norm_first, dropout=0.5, layer_drop=0.5).double()
+    x, frame_lengths = torch.randn(4, 30, 32, dtype=torch.float64), torch.tensor(LENGTHS)
+    inputs = list(network.layer_outputs(x, frame_lengths))
+    found = list(network.feed_forward_outputs(x, frame_lengths))
+    assert len(found) == len(network.layers)
+    for layer, before, output in zip(network.layers, inputs, found, strict=False):
+        attended = layer.attention_norm(before) if norm_first else before
+        bias = network.attention_bias(x, torch.arange(30) < frame_lengths[:, None])
+        after = before + layer.attention(attended, bias)
+        expected = feed_forward(layer, layer.feed_forward_norm(after) if norm_first else layer.attention_norm(after))
+        for row, length in enumerate(LENGTHS):
+            torch.testing.assert_close(output[row, :length], expected[row, :length], rtol=1e-9, atol=1e-9)
+
+
+def test_what_no_feed_forward_output_depends_on_has_no_gradient(tiny_config) -> None:
+    for norm_first, adapter_dim in ((False, None), (True, None), (True, 4)):
+        network = make_network(tiny_config, norm_first=norm_first, adapter_dim=adapter_dim).train()
+        torch.stack(list(network.feed_forward_outputs(torch.randn(1, 30, 32)))).sum().backward()
+        unread = {id(parameter) for module in network.after_last_feed_forward for parameter in module.parameters()}
+        assert unread == {id(parameter) for parameter in network.parameters() if parameter.grad is None}
 
 
 def test_an_utterance_without_frames_spoils_no_other(tiny_config) -> None:

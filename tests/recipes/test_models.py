@@ -14,6 +14,9 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = ["data.train=none", "data.dev=none", "data.license=none"]
 MODELS = {
     "byol_base": (94_371_712, 199_254_528),  # half of it the moving average
+    "data2vec_base": (93_164_288, 182_711_552),  # with the teacher
+    "dinosr_base": (93_164_288, 183_695_872),
+    "spidr_base": (93_164_288, 183_695_872),
     "wav2vec2_base": (94_371_712, 95_044_608),
     "wav2vec2_large": (315_438_720, 317_390_592),
     "wav2vec_base": (12_344_832, 15_491_072),

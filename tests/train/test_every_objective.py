@@ -49,7 +49,7 @@ NOT_ONE_BY_ONE: dict[str, str] = {
     "reversed_future": "the past is told from that of the batch's other utterances",
 }
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
-OF_THE_BATCH = ("perplexity", "unused", "use", "spread", "rank")
+OF_THE_BATCH = ("perplexity", "unused", "use", "spread", "rank", "deviation")
 """What is measured of a batch as a whole: terms with these words in their names."""
 
 every_objective = pytest.mark.parametrize("name", NAMES)
@@ -103,6 +103,7 @@ def losses_of(task: Task[Any], batch: TaskBatch) -> Losses:
 def test_every_parameter_takes_part_in_every_update(name: str, tones: Tones) -> None:
     """As training on several processes needs, which waits for the gradients of all."""
     task = tones.task(name)
+    trainer._freeze(task.model, task.frozen(0))
     batch = next(task.train.read([0]))
     weighted_sum(losses_of(task, batch), batch.counts).backward()
     teachers = [module for module in task.model.modules() if isinstance(module, Teacher)]
@@ -244,3 +245,19 @@ def model_table() -> ModuleType:
 def test_the_cost_of_an_update_is_known(name: str, tones: Tones, model_table: ModuleType) -> None:
     parts = model_table.model_parts(tones.config(name), 4.0)
     assert sum(part.flops for part in parts) > 1e8
+
+
+@pytest.mark.parametrize("freeze_step", [0, 1])
+def test_what_is_frozen_from_a_step_on_does_not_learn_and_the_latest_is_the_best(
+    freeze_step: int, tones: Tones, tmp_path: Path
+) -> None:
+    """DinoSR's, whose dev loss at one step says nothing of that at another."""
+    overrides = (f"objective.freeze_step={freeze_step}", "trainer.num_steps=2", "trainer.evaluate_steps=1")
+    first = {name: weight.clone() for name, weight in tones.task("dinosr", *overrides).model.state_dict().items()}
+    pretrain(tones.config("dinosr", *overrides), tmp_path / "run")
+    weights = read_model(tmp_path / "run" / "latest").weights
+    for name in ("encoder.feature_encoder.layers.0.conv.weight", "encoder.context.projection.weight"):
+        assert torch.equal(weights[name], first[name]) is (freeze_step == 0), name
+    assert not torch.equal(weights["objective.heads.0.weight"], first["objective.heads.0.weight"])
+    assert (tmp_path / "run" / "best").resolve() == (tmp_path / "run" / "latest").resolve()
+    assert load_progress(tmp_path / "run").best_step == 2

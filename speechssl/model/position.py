@@ -1,0 +1,54 @@
+"""The positional convolution of wav2vec 2.0's transformer.
+
+Shapes: B batch, S frames, D model dim.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from speechssl.model import cpu
+
+
+class PositionalConvolution(nn.Module):
+    """A wide grouped convolution over neighboring frames, added to them as their position."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        # One norm a tap over all channels, as published.
+        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
+        self._by_fourier = cpu.FourierConvolution()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the weights; torch refuses to pickle what is parametrized."""
+        sizes = self.conv.in_channels, self.conv.kernel_size[0], self.conv.groups
+        learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
+        return _restored_convolution, (sizes, self.state_dict(), learns, self.training)
+
+    def reset_parameters(self) -> None:
+        """As the table of the network says."""
+        deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
+        self.conv.weight = torch.randn_like(self.conv.weight) * deviation  # sets both parts of the norm
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, S, D) to the same shape; padding is zero already."""
+        x = x.transpose(1, 2)
+        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
+            positions = self._by_fourier(x, self.conv)
+        else:
+            positions = self.conv(x)
+        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
+
+
+def _restored_convolution(
+    sizes: tuple[int, int, int], weights: dict[str, Tensor], learns: dict[str, bool], training: bool
+) -> PositionalConvolution:
+    convolution = PositionalConvolution(*sizes).train(training)
+    convolution.load_state_dict(weights, assign=True)
+    for name, parameter in convolution.named_parameters():
+        parameter.requires_grad_(learns[name])
+    return convolution
