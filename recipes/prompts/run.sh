@@ -10,6 +10,8 @@
 # INIT      a model to fine-tune instead of pretraining one
 # ENCODER   a file with another architecture
 # VARIANT   a file with what pretraining does differently, such as recipes/prompts/objectives/wav2vec2.toml
+# TUNING    a file with what fine-tuning does differently and learns without labels, such as recipes/prompts/joint.toml
+# UNLABELED the manifest that it learns without labels (pretrain_train)
 # TRIALS    how many weights of the language model are tried (40)
 #
 # The arguments go to both trainings. Run again, it resumes where it stopped.
@@ -45,8 +47,9 @@ if wanted pretrain; then
 fi
 
 if wanted finetune; then
-    "${train[@]}" finetune "$recipe/finetune.toml" --output "$OUT/finetune" --set init="$pretrained" \
-        --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" "$@"
+    "${train[@]}" finetune "$recipe/finetune.toml" ${TUNING:+"$TUNING"} --output "$OUT/finetune" \
+        --set init="$pretrained" --set data.train="$data/$LABELS.tsv" --set data.dev="$data/dev.tsv" \
+        ${TUNING:+--set data.unlabeled="$data/${UNLABELED:-pretrain_train}.tsv"} "$@"
 fi
 
 if wanted evaluate; then

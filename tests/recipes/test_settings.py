@@ -316,3 +316,15 @@ def test_prompts_labels_and_variant(run: Recipes) -> None:
     ran = run("prompts", VARIANT=str(variant))
     assert ran.files("pretrain") == [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml", variant]
     assert variant not in ran.files("finetune")
+
+
+def test_prompts_unlabeled_speech_in_fine_tuning(run: Recipes) -> None:
+    assert run("prompts").override("finetune", "data.unlabeled") is None
+    tuning = PROMPTS / "joint.toml"
+    ran = run("prompts", TUNING=str(tuning))
+    assert ran.files("finetune") == [PROMPTS / "finetune.toml", tuning]
+    assert ran.override("finetune", "data.unlabeled") == str(ran.out / "data" / "pretrain_train.tsv")
+    assert tuning not in ran.files("pretrain")
+    assert ran.override("pretrain", "data.unlabeled") is None
+    ran = run("prompts", TUNING=str(tuning), UNLABELED="train")
+    assert ran.override("finetune", "data.unlabeled") == str(ran.out / "data" / "train.tsv")
