@@ -24,10 +24,11 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import AllReduce, Losses, Term
 from speechssl.scoring.error_rates import score
 from speechssl.train.joint import JointBatches, JointModel, Part
-from speechssl.train.joint_objective import JointConfig, JointObjective
+from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
+from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Batches, Measured, Task
@@ -39,7 +40,7 @@ STAGE = "finetune"
 class FinetuneDataConfig(DataConfig):
     """What to train on, and to measure progress on: manifests."""
 
-    unlabeled: Path | None = None  # more to train on, for ``joint``; its texts, if it has any, are not learned
+    unlabeled: Path | None = None  # more to learn from; its texts, if it has any, are not learned
 
 
 class FinetuneConfig(RunConfig):
@@ -58,6 +59,7 @@ class FinetuneConfig(RunConfig):
     best_metric: Literal["wer", "cer"] = "wer"
     data: FinetuneDataConfig
     joint: JointConfig | None = None  # an objective of pretraining on data.unlabeled, in the same updates
+    pseudo_labels: PseudoLabelsConfig | None = None  # what a moving average of the model says there
     batches: BatchConfig = BatchConfig(seconds=140.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, epsilon=1e-8, weight_decay=0.0)
@@ -74,8 +76,15 @@ class FinetuneConfig(RunConfig):
 
     @model_validator(mode="after")
     def _uses_unlabeled_speech(self) -> Self:
-        if (self.data.unlabeled is None) != (self.joint is None):
-            raise ValueError("data.unlabeled and a section that learns from it, joint, need each other")
+        if (self.data.unlabeled is None) != (self.joint is None and self.pseudo_labels is None):
+            raise ValueError("data.unlabeled and what learns from it, joint or pseudo_labels, need each other")
+        start_step = None if self.pseudo_labels is None else self.pseudo_labels.start_step
+        if start_step == 0 and not self.keep_head:
+            raise ValueError(
+                "pseudo_labels need a model that says something: give init with keep_head, or pseudo_labels.start_step"
+            )
+        if start_step is not None and start_step >= self.trainer.num_steps:
+            raise ValueError(f"pseudo_labels.start_step must be below trainer.num_steps, found {start_step}")
         return self
 
 
@@ -163,7 +172,7 @@ def make_task(
     train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization)
     parts: list[Part] = []
     if unlabeled_manifest is not None:
-        parts, streams = _make_parts(config, ctc, train_manifest, unlabeled_manifest)
+        parts, streams = _make_parts(config, ctc, vocabulary, train, unlabeled_manifest)
         model, train = JointModel(labeled, parts), JointBatches(**vars(train), others=streams)
 
     def after_update(step: int, all_reduce: AllReduce) -> None:
@@ -193,15 +202,22 @@ def make_task(
 
 
 def _make_parts(
-    config: FinetuneConfig, ctc: CTCModel, train: Manifest, unlabeled: Manifest
+    config: FinetuneConfig, ctc: CTCModel, vocabulary: Units, train: Batches[LabeledBatch], unlabeled: Manifest
 ) -> tuple[list[Part], dict[str, Batches[Any]]]:
     """What is learned beside the labels, and the batches for it."""
     parts: list[Part] = []
     streams: dict[str, Batches[Any]] = {}
-    encoder, num_workers, seed = ctc.encoder.config, config.data.num_workers, config.seed
     if config.joint is not None:
-        parts.append(JointObjective(config.joint, encoder))
-        streams |= config.joint.make_streams(train, unlabeled, encoder, num_workers, seed)
+        parts.append(JointObjective(config.joint, ctc.encoder.config))
+        streams |= make_streams(config.joint, train, unlabeled, ctc.encoder.geometry, config.seed)
+    if config.pseudo_labels is not None:
+        has_texts = any(utterance.text for utterance in unlabeled)
+        parts.append(
+            PseudoLabels(
+                config.pseudo_labels, ctc, config.regularization, vocabulary, config.trainer, has_texts=has_texts
+            )
+        )
+        streams[STREAM] = make_stream(config.pseudo_labels, train, unlabeled, config.seed)
     return parts, streams
 
 

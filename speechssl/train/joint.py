@@ -8,13 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 from torch import Tensor, nn
 
 from speechssl.data.batches import AudioBatch, BatchReader, TaskBatch, load_batches
 from speechssl.data.sampler import BatchPlan
 from speechssl.model.ctc import CTCModel
 from speechssl.objective.objective import AllReduce, Limit, Losses, Term
+from speechssl.rng import keyed_generator
 from speechssl.train.labeled import LabeledBatch
 from speechssl.train.parallel import Ranks
 from speechssl.train.task import Batches
@@ -22,9 +22,9 @@ from speechssl.train.task import Batches
 _STREAM = 60  # the purpose of the seeds of streams
 
 
-def stream_seed(seed: int, number: int) -> int:
+def stream_seed(seed: int, stream: str) -> int:
     """Return the seed of a stream: two streams of one manifest must not have the same utterances in each update."""
-    return int(np.random.SeedSequence((seed, _STREAM, number)).generate_state(1, np.uint32)[0])
+    return int(keyed_generator(seed, _STREAM, *stream.encode()).integers(2**32))
 
 
 @dataclass(frozen=True)

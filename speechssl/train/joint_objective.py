@@ -16,12 +16,14 @@ from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.errors import ConfigError
+from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.kinds import AnyObjective
 from speechssl.objective.objective import AllReduce, Losses
 from speechssl.train.joint import Part, of_stream, stream_seed
+from speechssl.train.labeled import LabeledBatch
 from speechssl.train.parallel import Ranks
 from speechssl.train.pretrain import find_short_batches, prepare_objective
 from speechssl.train.task import Batches
@@ -37,25 +39,6 @@ class JointConfig(Config):
     weight: float = Field(1.0, gt=0)  # of the objective, where CTC has 1
     labeled_too: bool = False  # whether the objective is learned from the labeled recordings as well
     batches: BatchConfig = BatchConfig()
-
-    def make_streams(
-        self, train: Manifest, unlabeled: Manifest, encoder: EncoderConfig, num_workers: int, seed: int
-    ) -> dict[str, Batches[TaskBatch]]:
-        """The batches for the objective.
-
-        Raises:
-            ConfigError: utterances could be too short to have something to predict.
-        """
-        geometry = encoder.feature_encoder.geometry
-        if problem := find_short_batches(self.objective, self.batches, geometry):
-            raise ConfigError(f"joint.{problem}")
-        streams = {}
-        for number, (name, manifest) in enumerate({"unlabeled": unlabeled, "labeled": train}.items()):
-            own_seed = stream_seed(seed, number)
-            collate = self.objective.make_collate(geometry, own_seed)
-            if name == "unlabeled" or self.labeled_too:
-                streams[name] = Batches.of_manifest(manifest, self.batches, collate, num_workers, own_seed, crop=True)
-        return streams
 
 
 class JointObjective(Part):
@@ -88,3 +71,22 @@ class JointObjective(Part):
     def after_update(self, ctc: CTCModel, step: int, all_reduce: AllReduce) -> None:
         """What the objective does."""
         self.objective.after_update(ctc.encoder, step, all_reduce)
+
+
+def make_streams(
+    config: JointConfig, labeled: Batches[LabeledBatch], unlabeled: Manifest, geometry: FrameGeometry, seed: int
+) -> dict[str, Batches[TaskBatch]]:
+    """Make the batches for the objective.
+
+    Raises:
+        ConfigError: utterances could be too short to have something to predict.
+    """
+    if problem := find_short_batches(config.objective, config.batches, geometry):
+        raise ConfigError(f"joint.{problem}")
+    manifests = {"unlabeled": unlabeled} | ({"labeled": labeled.manifest} if config.labeled_too else {})
+    streams = {}
+    for name, manifest in manifests.items():
+        own_seed = stream_seed(seed, name)
+        collate = config.objective.make_collate(geometry, own_seed)
+        streams[name] = Batches.of_manifest(manifest, config.batches, collate, labeled.num_workers, own_seed, crop=True)
+    return streams
