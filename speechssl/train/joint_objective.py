@@ -36,7 +36,7 @@ class JointConfig(Config):
     """
 
     objective: AnyObjective = Field(ContrastiveConfig(), discriminator="kind")
-    weight: float = Field(1.0, gt=0)  # of the objective, where CTC has 1
+    weight: float = Field(1.0, gt=0)  # of the objective, where CTC has 1; CTC's loss is that of an utterance
     labeled_too: bool = False  # whether the objective is learned from the labeled recordings as well
     batches: BatchConfig = BatchConfig()
 
