@@ -146,19 +146,20 @@ def test_the_student_learns_what_the_teacher_says_and_the_measures_are_right() -
 
 
 def test_empty_labels_and_too_many_are_left_out_and_counted() -> None:
-    teacher = [[0] * 6, [A, 0, A, 0, A, 0], [A, B, C, A, B, C]]  # nothing; five frames needed; six
-    student = [[0] * 6, [A, 0, A, B, 0], [A, B, C, A, B]]  # the student hears the last two faster
+    # Nothing; "aaa", which needs five frames, twice; six labels. The student hears all but the first faster.
+    teacher = [[0] * 6, [A, 0, A, 0, A, 0], [A, 0, A, 0, A, 0], [A, B, C, A, B, C]]
+    student = [[0] * 6, [A, 0, A, B, 0], [A, 0, A, 0], [A, B, C, A, B]]
     means, _, says, losses = planted(teacher, student)
-    assert means["left_out"] == pytest.approx(2 / 3)
+    assert means["left_out"] == pytest.approx(3 / 4)
     assert "teacher_cer" not in means
-    assert means["labels_per_frame"] == pytest.approx(9 / 18), "they are counted before they are left out"
-    assert means["agreement"] == pytest.approx((1 + 2 / 3 + 5 / 6) / 3), "that both say nothing is agreement"
+    assert means["labels_per_frame"] == pytest.approx(12 / 24), "they are counted before they are left out"
+    assert means["agreement"] == pytest.approx((1 + 2 / 3 + 2 / 3 + 5 / 6) / 4), "that both say nothing is agreement"
     loss = losses["pseudo.ctc"].sum
     assert torch.isfinite(loss)
     loss.backward()
     assert says.logits.grad is not None
     assert says.logits.grad.isfinite().all()
-    assert [bool(row.abs().max() > 0) for row in says.logits.grad] == [False, True, False]
+    assert [bool(row.abs().max() > 0) for row in says.logits.grad] == [False, True, False, False]
     assert losses["pseudo.ctc"].weight == 1.0
     assert planted(teacher, student, weight=0.25)[3]["pseudo.ctc"].weight == 0.25
 
