@@ -260,7 +260,7 @@ def test_true_texts_are_measured_and_never_learned(
     corpus: Any, unlabeled: Path, finetuned: Path, tmp_path: Path
 ) -> None:
     utterances = list(read_manifest(unlabeled))
-    for name, texts in (("none", None), ("wrong", "dddd")):
+    for name, texts in (("none", None), ("wrong", "wxyz")):
         write_manifest(tmp_path / f"{name}.tsv", [replace(utterance, text=texts) for utterance in utterances], "/")
     runs = {"true": unlabeled, "none": tmp_path / "none.tsv", "wrong": tmp_path / "wrong.tsv"}
     for name, path in runs.items():
