@@ -12,6 +12,8 @@
 # ENCODER   a file with another architecture
 # VARIANT   a file with what pretraining does differently, such as recipes/prompts/objectives/wav2vec2.toml
 # ROUNDS    how often what the model hears in the rest of train joins train_10min or train_5min (0)
+# TUNING    a file with what fine-tuning does differently and learns without labels, such as recipes/prompts/joint.toml
+# UNLABELED the manifest that it learns without labels (pretrain_train)
 # TRIALS    how many weights of the language model are tried (40)
 #
 # The arguments go to all trainings. Run again, it resumes where it stopped.
@@ -33,8 +35,9 @@ pretrained=${INIT:-$OUT/pretrain}
 arguments=("$@")
 
 fine_tune() { # RUN MANIFEST
-    "${train[@]}" finetune "$recipe/finetune.toml" --output "$1" --set init="$pretrained" \
-        --set data.train="$2" --set data.dev="$data/dev.tsv" "${arguments[@]}"
+    "${train[@]}" finetune "$recipe/finetune.toml" ${TUNING:+"$TUNING"} --output "$1" --set init="$pretrained" \
+        --set data.train="$2" --set data.dev="$data/dev.tsv" \
+        ${TUNING:+--set data.unlabeled="$data/${UNLABELED:-pretrain_train}.tsv"} "${arguments[@]}"
 }
 
 if wanted unpack; then # once, rather than decode in every epoch

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,8 +107,14 @@ class TaskBatch(Batch):
     # computed, so that those of all batches of an update are.
     counts: Mapping[str, float]
 
+    @property
+    def audios(self) -> tuple[AudioBatch, ...]:
+        """All audio of the batch, that of each data set in a part of its own."""
+        return (self.audio,)
+
 
 BatchType = TypeVar("BatchType", bound=Batch)
+Plan = TypeVar("Plan")
 
 
 def collate_audio(examples: Sequence[Example]) -> AudioBatch:
@@ -141,13 +147,20 @@ def make_loader(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Generator[BatchType, None, None]:
-    """Read batches in the given order, ahead of their use if there are workers.
+    """Read batches of a manifest in the given order, as `load_batches`."""
+    read = BatchReader(manifest, collate, seed)
+    return load_batches(read, plans, num_workers=num_workers, pin_memory=pin_memory)
 
-    What a batch holds depends on its plan and the seed of the crops, not on the workers, in which ``collate`` runs.
+
+def load_batches(
+    read: Callable[[Plan], BatchType], plans: Iterable[Plan], *, num_workers: int, pin_memory: bool = False
+) -> Generator[BatchType, None, None]:
+    """Read batches in the given order, ahead of their use if there are workers, in which ``read`` runs.
+
     Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU.
     """
     loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
-        _PlannedBatches(manifest, collate, seed),
+        _PlannedBatches(read),
         sampler=plans,
         batch_size=None,  # a plan is a whole batch
         num_workers=num_workers,
@@ -211,17 +224,28 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-class _PlannedBatches(Dataset[BatchType | SpeechSSLError]):
-    def __init__(self, manifest: Manifest, collate: Callable[[list[Example]], BatchType], seed: int) -> None:
-        self.manifest = manifest
-        self.collate = collate
-        self.seed = seed
+class _PlannedBatches(Dataset[BatchType | SpeechSSLError], Generic[Plan, BatchType]):
+    def __init__(self, read: Callable[[Plan], BatchType]) -> None:
+        self.read = read
 
-    def __getitem__(self, plan: BatchPlan) -> BatchType | SpeechSSLError:
+    def __getitem__(self, plan: Plan) -> BatchType | SpeechSSLError:
         try:
-            return self.collate([self._read(plan, index) for index in plan.indices])
+            return self.read(plan)
         except SpeechSSLError as error:
             return error  # raised by a worker, it would arrive with the worker's traceback in its message
+
+
+@dataclass(frozen=True)
+class BatchReader(Generic[BatchType]):
+    """Reads a batch as planned: what it holds depends on its plan and the seed of the crops alone."""
+
+    manifest: Manifest
+    collate: Callable[[list[Example]], BatchType]
+    seed: int
+
+    def __call__(self, plan: BatchPlan) -> BatchType:
+        """Read the recordings and make the batch of them."""
+        return self.collate([self._read(plan, index) for index in plan.indices])
 
     def _read(self, plan: BatchPlan, index: int) -> Example:
         utterance = self.manifest[index]

@@ -92,6 +92,21 @@ def ctc_losses(
         )
 
 
+def mean_ctc_losses(
+    output: CTCOutput,
+    labels: Tensor,
+    num_frames: Sequence[int],
+    num_labels: Sequence[int],
+    blank_id: int,
+    num_views: int,
+) -> Tensor:
+    """Compute the mean over W views of `ctc_losses`, (B,); the output has W B rows, the views one after another."""
+    losses = ctc_losses(
+        output, torch.cat([labels] * num_views), [*num_frames] * num_views, [*num_labels] * num_views, blank_id
+    )
+    return losses.view(num_views, -1).mean(dim=0)
+
+
 def consistency_losses(output: CTCOutput) -> Tensor:
     """How far what the model says of two views of the same recordings is apart (CR-CTC).
 

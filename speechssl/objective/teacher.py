@@ -38,9 +38,16 @@ class Teacher(nn.Module):
             buffer.copy_(student.get_buffer(name))
 
 
-def split_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the weights of a model without those of its teachers, and those of the teachers, by full name."""
-    prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Teacher))
+def split_weights(model: nn.Module, saved: nn.Module | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights of a model that its files hold, and those that belong to its training alone, by full name.
+
+    The latter are those of its teachers and, if ``saved`` is a part of it, of all that is outside of this part.
+    """
+    modules = dict(model.named_modules())
+    teachers = tuple(f"{name}." for name, module in modules.items() if isinstance(module, Teacher))
+    inside = next(f"{name}." if name else "" for name, module in modules.items() if module is (saved or model))
     weights = model.state_dict()
-    teachers = {name: weights.pop(name) for name in list(weights) if prefixes and name.startswith(prefixes)}
-    return weights, teachers
+    others = {
+        name: weights.pop(name) for name in list(weights) if name.startswith(teachers) or not name.startswith(inside)
+    }
+    return weights, others

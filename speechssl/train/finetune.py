@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,24 +12,35 @@ from torch import nn
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
+from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters
 from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses
+from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses, mean_ctc_losses
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.objective import Losses, Term
+from speechssl.objective.objective import AllReduce, Losses, Term
 from speechssl.scoring.error_rates import score
+from speechssl.train.joint import JointBatches, JointModel, Part
+from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig
+from speechssl.train.parallel import Ranks
+from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Batches, Measured, Task
 from speechssl.train.trainer import TrainerConfig
 
 STAGE = "finetune"
+
+
+class FinetuneDataConfig(DataConfig):
+    """What to train on, and to measure progress on: manifests."""
+
+    unlabeled: Path | None = None  # more to learn from; its texts, if it has any, are not learned
 
 
 class FinetuneConfig(RunConfig):
@@ -46,6 +57,9 @@ class FinetuneConfig(RunConfig):
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)  # updates at the start in which nothing but the head learns
     best_metric: Literal["wer", "cer"] = "wer"
+    data: FinetuneDataConfig
+    joint: JointConfig | None = None  # an objective of pretraining on data.unlabeled, in the same updates
+    pseudo_labels: PseudoLabelsConfig | None = None  # what a moving average of the model says there
     batches: BatchConfig = BatchConfig(seconds=140.0, min_seconds=0.0, max_seconds=30.0)
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, epsilon=1e-8, weight_decay=0.0)
@@ -58,6 +72,19 @@ class FinetuneConfig(RunConfig):
             raise ValueError("give either init, a model to start from, or encoder, the architecture to start afresh")
         if self.init is None and (self.keep_head or self.language):
             raise ValueError("keep_head and language need init, a model to start from")
+        return self
+
+    @model_validator(mode="after")
+    def _uses_unlabeled_speech(self) -> Self:
+        if (self.data.unlabeled is None) != (self.joint is None and self.pseudo_labels is None):
+            raise ValueError("data.unlabeled and what learns from it, joint or pseudo_labels, need each other")
+        start_step = None if self.pseudo_labels is None else self.pseudo_labels.start_step
+        if start_step == 0 and not self.keep_head:
+            raise ValueError(
+                "pseudo_labels need a model that says something: give init with keep_head, or pseudo_labels.start_step"
+            )
+        if start_step is not None and start_step >= self.trainer.num_steps:
+            raise ValueError(f"pseudo_labels.start_step must be below trainer.num_steps, found {start_step}")
         return self
 
 
@@ -74,9 +101,8 @@ class FinetuneModel(nn.Module):
     def forward(self, batch: LabeledBatch, step: int) -> Losses:
         """Compute the CTC loss, of several views their mean, and how far the views are apart."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
-        labels = torch.cat([batch.labels] * self.num_views)
-        num_frames, num_labels = batch.num_frames * self.num_views, batch.num_labels * self.num_views
-        total = ctc_losses(output, labels, num_frames, num_labels, self.blank_id).sum() / self.num_views
+        labels = batch.labels, batch.num_frames, batch.num_labels
+        total = mean_ctc_losses(output, *labels, self.blank_id, self.num_views).sum()
         # Beside the loss of an utterance, whose length it depends on, that of a label.
         terms = {"ctc": Term(total, "utterances", 1.0), "loss_per_label": Term(total, "labels")}
         if self.consistency:
@@ -104,7 +130,8 @@ def make_task(
     vocabulary: Units,
     train_manifest: Manifest,
     dev_manifest: Manifest,
-) -> Task[LabeledBatch]:
+    unlabeled_manifest: Manifest | None = None,
+) -> Task[Any]:
     """Make the task of fine-tuning the encoder of a saved model, or a fresh one."""
     encoder = config.encoder if saved is None else saved.description.encoder
     assert encoder is not None
@@ -113,7 +140,7 @@ def make_task(
         ctc.load_state_dict(saved.ctc("cpu").model.state_dict())
     elif saved is not None:
         ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
-    model = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
+    labeled = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
     everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
 
     def batches_of(
@@ -129,26 +156,69 @@ def make_task(
             return (ctc.encoder,)
         return (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
 
+    def data_of(manifest: Manifest, *, labeled: bool) -> TrainingData:
+        hours = sum(utterance.seconds for utterance in manifest) / 3600
+        return TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=labeled)
+
     def write_model(step: int, folder: Path) -> None:
-        hours = sum(utterance.seconds for utterance in train_manifest) / 3600
-        past = () if saved is None else saved.description.training_data
-        data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=True)
-        description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=(*past, data))
+        data = () if saved is None else saved.description.training_data
+        data += (data_of(train_manifest, labeled=True),)
+        if unlabeled_manifest is not None:
+            data += (data_of(unlabeled_manifest, labeled=False),)
+        description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=data)
         save_model(folder, description, ctc.state_dict(), vocabulary)
+
+    model: FinetuneModel | JointModel = labeled
+    train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization)
+    parts: list[Part] = []
+    if unlabeled_manifest is not None:
+        parts, streams = _make_parts(config, ctc, vocabulary, train, unlabeled_manifest)
+        model, train = JointModel(labeled, parts), JointBatches(**vars(train), others=streams)
+
+    def after_update(step: int, all_reduce: AllReduce) -> None:
+        for part in parts:
+            part.after_update(ctc, step, all_reduce)
 
     return Task(
         stage=STAGE,
         model=model,
         saved_module=ctc,
-        train=batches_of(train_manifest, config.batches, config.regularization),
+        train=train,
         dev=batches_of(dev_manifest, everything, None),
-        evaluate=lambda batch, step: model.evaluate(batch, vocabulary),
+        evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary),
         best_metric=config.best_metric,
-        shown_metrics=("loss", "loss_per_label", "wer", "cer"),
+        shown_metrics=(
+            "loss",
+            "loss_per_label",
+            *(name for part in parts for name in part.shown_metrics),
+            "wer",
+            "cer",
+        ),
         frozen=frozen,
-        after_update=lambda step, all_reduce: None,
+        after_update=after_update,
         write_model=write_model,
+        limits=tuple(limit for part in parts for limit in part.limits),
     )
+
+
+def _make_parts(
+    config: FinetuneConfig, ctc: CTCModel, vocabulary: Units, train: Batches[LabeledBatch], unlabeled: Manifest
+) -> tuple[list[Part], dict[str, Batches[Any]]]:
+    """What is learned beside the labels, and the batches for it."""
+    parts: list[Part] = []
+    streams: dict[str, Batches[Any]] = {}
+    if config.joint is not None:
+        parts.append(JointObjective(config.joint, ctc.encoder.config))
+        streams |= make_streams(config.joint, train, unlabeled, ctc.encoder.geometry, config.seed)
+    if config.pseudo_labels is not None:
+        has_texts = any(utterance.text for utterance in unlabeled)
+        parts.append(
+            PseudoLabels(
+                config.pseudo_labels, ctc, config.regularization, vocabulary, config.trainer, has_texts=has_texts
+            )
+        )
+        streams[STREAM] = make_stream(config.pseudo_labels, train, unlabeled, config.seed)
+    return parts, streams
 
 
 def finetune(config: FinetuneConfig, folder: Path) -> None:
@@ -178,11 +248,30 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
     else:
         vocabulary = _make_vocabulary(*manifests)
 
+    unlabeled = None
+    if config.data.unlabeled is not None:
+        unlabeled = read_manifest(config.data.unlabeled)
+        inputs["unlabeled"] = unlabeled.digest
+
     def find_problems() -> Sequence[Problem]:
-        return [found for manifest in manifests for found in check_before_training(manifest, geometry, vocabulary, 0)]
+        needs = [
+            *((manifest, vocabulary) for manifest in manifests),
+            *([] if unlabeled is None else [(unlabeled, None)]),
+        ]
+        return [found for manifest, units in needs for found in check_before_training(manifest, geometry, units, 0)]
+
+    def prepare(task: Task[Any], ranks: Ranks) -> None:
+        if isinstance(task.model, JointModel) and isinstance(task.train, JointBatches):
+            task.model.prepare(task.train.others, config.seed, ranks)
 
     train_in_folder(
-        folder, STAGE, config, inputs, find_problems, lambda: make_task(config, saved, vocabulary, *manifests)
+        folder,
+        STAGE,
+        config,
+        inputs,
+        find_problems,
+        lambda: make_task(config, saved, vocabulary, *manifests, unlabeled),
+        prepare,
     )
 
 

@@ -17,6 +17,7 @@ from speechssl.errors import TrainingError
 from speechssl.objective.objective import Limit
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_Indices = tuple[tuple[int, ...], ...]  # of a batch's utterances in each of its manifests
 
 
 class FiniteGuard:
@@ -25,16 +26,16 @@ class FiniteGuard:
     Of each update the numbers are copied to the host while the GPU computes, and looked at once they are there.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self.manifests = manifests  # of each part of a batch's audio
         self._losses: list[Tensor] = []
-        self._indices: list[tuple[int, ...]] = []
+        self._indices: list[_Indices] = []
         self._pending: deque[_Numbers] = deque()
 
     def watch_loss(self, loss: Tensor, batch: TaskBatch) -> None:
         """Remember the loss of a microbatch."""
         self._losses.append(loss.detach())
-        self._indices.append(batch.audio.indices)
+        self._indices.append(tuple(audio.indices for audio in batch.audios))
 
     def watch_update(self, step: int, norm: Tensor) -> None:
         """Remember the norm of an update's gradients: it can be infinite though no loss of this rank is."""
@@ -55,7 +56,8 @@ class FiniteGuard:
             *losses, norm = numbers.values.tolist()
             for loss, indices in zip(losses, numbers.indices, strict=True):
                 if not _is_finite(loss):
-                    where = ", ".join(self.manifest.where(index) for index in indices)
+                    parts = zip(self.manifests, indices, strict=True)
+                    where = ", ".join(manifest.where(index) for manifest, part in parts for index in part)
                     raise TrainingError(f"step {numbers.step + 1}: expected a finite loss, found {loss} on {where}")
             if not _is_finite(norm):
                 raise TrainingError(f"step {numbers.step + 1}: expected a finite gradient, found one of norm {norm}")
@@ -68,8 +70,10 @@ def check_limits(limits: Sequence[Limit], metrics: Mapping[str, float], step: in
         TrainingError: one is below its limit.
     """
     for limit in limits:
+        if step < limit.from_step:  # nor need there be such a metric yet
+            continue
         found = metrics[limit.metric]
-        if step >= limit.from_step and not found >= limit.at_least:
+        if not found >= limit.at_least:
             raise TrainingError(
                 f"step {step}: expected {limit.metric} of at least {limit.at_least:g}, found {found:.3g}: "
                 f"{limit.meaning}"
@@ -81,7 +85,7 @@ class _Numbers:
     """The losses of an update and the norm of its gradients, on their way to the host."""
 
     step: int
-    indices: Sequence[tuple[int, ...]]
+    indices: Sequence[_Indices]
     values: Tensor
     arrival: torch.cuda.Event | None
 

@@ -106,19 +106,13 @@ class LabeledCollate:
         return LabeledBatch(
             audio=audio,
             counts={"utterances": len(texts), "labels": sum(map(len, labels))},
-            labels=self._stack_labels(labels, None if examples[0].fixed_samples is None else num_frames),
+            labels=stack_labels(labels, None if examples[0].fixed_samples is None else num_frames),
             num_labels=tuple(map(len, labels)),
             num_frames=tuple(lengths),
             mask=mask.flatten(0, 1),
             channel_mask=channel_mask.flatten(0, 1),
             texts=texts,
         )
-
-    def _stack_labels(self, labels: Sequence[Sequence[int]], num_places: int | None) -> Tensor:
-        if num_places is None:
-            return torch.tensor([*chain.from_iterable(labels)], dtype=torch.int64)
-        places = max(num_places, *map(len, labels))  # more than frames there is no way to say
-        return torch.tensor([[*row, *[0] * (places - len(row))] for row in labels], dtype=torch.int64)
 
     def _at_some_speed(self, example: Example, labels: Sequence[int], speeds: Sequence[float]) -> Example:
         generator = keyed_generator(self.seed, example.epoch, example.index, _SPEED)
@@ -129,3 +123,11 @@ class LabeledCollate:
             room = math.ceil(example.fixed_samples / min(*speeds, 1.0)) + 1
             example = replace(example, fixed_samples=room)
         return replace(example, waveform=changed) if fits else example
+
+
+def stack_labels(labels: Sequence[Sequence[int]], num_places: int | None) -> Tensor:
+    """Return labels as `LabeledBatch` has them: one utterance after another, or (B, S) for so many places."""
+    if num_places is None:
+        return torch.tensor([*chain.from_iterable(labels)], dtype=torch.int64)
+    places = max(num_places, *map(len, labels))  # more than frames there is no way to say
+    return torch.tensor([[*row, *[0] * (places - len(row))] for row in labels], dtype=torch.int64)

@@ -21,7 +21,7 @@ from speechssl.model.device import resolve_device
 from speechssl.objective.teacher import split_weights
 
 _HOST_TIMEOUT = timedelta(hours=24)  # while the first rank looks at a large corpus
-_TEACHER = "teacher"
+_BESIDE = "teacher"  # of weights beside the saved model, the first of which were teachers'
 _GPU_TIMEOUT = timedelta(minutes=10)  # NCCL's own default: between two updates nobody is that late
 
 Result = TypeVar("Result")
@@ -144,9 +144,15 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
     return norm
 
 
-def training_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's state as KIND/PARAMETER, and the weights of teachers as teacher/WEIGHT, on the CPU."""
-    tensors = {f"{_TEACHER}/{name}": tensor for name, tensor in split_weights(model)[1].items()}
+def training_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, saved_module: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Return the optimizer's state as KIND/PARAMETER and, as teacher/WEIGHT, the weights that are not the model's own.
+
+    These are what `split_weights` says of ``saved_module``: those of teachers, and what is trained beside it. All are
+    on the CPU.
+    """
+    tensors = {f"{_BESIDE}/{name}": tensor for name, tensor in split_weights(model, saved_module)[1].items()}
     for name, parameter in model.named_parameters():
         for kind, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{kind}/{name}"] = tensor
@@ -154,15 +160,15 @@ def training_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict
 
 
 def restore(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer and teachers the tensors that `training_tensors` returned."""
+    """Give an optimizer and a model the tensors that `training_tensors` returned."""
     parameters = dict(model.named_parameters())
-    teachers: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         kind, name = key.split("/", 1)
-        if kind == _TEACHER:
-            teachers[name] = tensor
+        if kind == _BESIDE:
+            weights[name] = tensor
         elif name in parameters:
             optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)
         else:
             raise CheckpointError(f"training.safetensors: expected the state of this model, found that of {name}")
-    model.load_state_dict(teachers, strict=False)
+    model.load_state_dict(weights, strict=False)

@@ -17,11 +17,13 @@ from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.mixing import MixingCollate, MixingConfig
+from speechssl.data.sampler import BatchConfig
 from speechssl.errors import ConfigError
+from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.kinds import AnyObjective
-from speechssl.objective.objective import AllReduce, Losses, ObjectiveConfig
+from speechssl.objective.objective import AllReduce, Losses, Objective, ObjectiveConfig
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
@@ -42,11 +44,9 @@ class PretrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_something_to_predict(self) -> Self:
-        geometry = self.encoder.feature_encoder.geometry
-        num_frames = self.objective.min_frames(geometry)
-        shortest = geometry.num_samples(num_frames) / SAMPLE_RATE
-        if self.batches.min_seconds < shortest:
-            raise ValueError(f"batches.min_seconds must be at least {shortest}, {num_frames} frames")
+        problem = find_short_batches(self.objective, self.batches, self.encoder.feature_encoder.geometry)
+        if problem:
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -54,6 +54,15 @@ class PretrainConfig(RunConfig):
         if self.init is None or self.encoder != EncoderConfig():  # or else the encoder is still to be read
             self.objective.check_encoder(self.encoder)
         return self
+
+
+def find_short_batches(objective: ObjectiveConfig, batches: BatchConfig, geometry: FrameGeometry) -> str | None:
+    """Say what is wrong if utterances could be too short to have something to predict."""
+    num_frames = objective.min_frames(geometry)
+    shortest = geometry.num_samples(num_frames) / SAMPLE_RATE
+    if batches.min_seconds >= shortest:
+        return None
+    return f"batches.min_seconds must be at least {shortest}, {num_frames} frames"
 
 
 class PretrainModel(nn.Module):
@@ -141,15 +150,9 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
     to_check = [*manifests, noise] if isinstance(noise, Manifest) else manifests
 
     def prepare(task: Task[TaskBatch], ranks: Ranks) -> None:
-        """Every rank finds the targets by itself, the same ones: none waits for another that computes."""
         model = task.model
         assert isinstance(model, PretrainModel)
-        seconds = model.objective.prepare_seconds
-        if seconds and ranks.is_first:
-            print_status(f"{STAGE}: finding targets in up to {seconds:.0f} s of audio")
-        number = min(math.ceil(seconds / config.batches.seconds), task.train.sampler.num_batches)
-        with closing(task.train.read(range(number))) as batches:
-            model.objective.prepare(model.encoder, batches, config.seed)
+        prepare_objective(model.objective, model.encoder, task.train, config.seed, ranks, STAGE)
 
     train_in_folder(
         folder,
@@ -160,6 +163,21 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         lambda: make_task(config, *manifests, saved),
         prepare,
     )
+
+
+def prepare_objective(
+    objective: Objective, encoder: SpeechEncoder, train: Batches[TaskBatch], seed: int, ranks: Ranks, stage: str
+) -> None:
+    """Let an objective find its targets in the first training batches.
+
+    Every rank finds them by itself, the same ones: none waits for another that computes.
+    """
+    seconds = objective.prepare_seconds
+    if seconds and ranks.is_first:
+        print_status(f"{stage}: finding targets in up to {seconds:.0f} s of audio")
+    number = min(math.ceil(seconds / train.sampler.config.seconds), train.sampler.num_batches)
+    with closing(train.read(range(number))) as batches:
+        objective.prepare(encoder, batches, seed)
 
 
 def _with_encoder(config: PretrainConfig, encoder: EncoderConfig) -> PretrainConfig:

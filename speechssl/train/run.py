@@ -14,7 +14,7 @@ from speechssl.checkpoint.training_state import Progress, load_progress, repair_
 from speechssl.config import Config, differences
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
-from speechssl.data.sampler import BatchConfig
+from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
@@ -38,6 +38,7 @@ FREE_SETTINGS = {
     "data.train",  # the path: the content is compared instead
     "data.dev",
     "mixing.noise",
+    "data.unlabeled",
     "init",
 }
 """What may differ between the parts of one run: what does not change its result, and the length."""
@@ -204,11 +205,17 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:
     """What a run will do, before it does it."""
-    sampler, microbatches = task.train.sampler, config.trainer.microbatches
+    samplers, microbatches = [stream.sampler for stream in task.train.streams], config.trainer.microbatches
+    seconds = sum(sampler.config.seconds for sampler in samplers) * microbatches
+    return (
+        f"{'; beside them '.join(map(_describe_epoch, samplers))}; an update sees up to {seconds:.0f} s of audio in "
+        f"{microbatches * len(samplers)} batches on {ranks.count} x {ranks.device.type}; "
+        f"{config.trainer.num_steps} updates"
+    )
+
+
+def _describe_epoch(sampler: BatchSampler) -> str:
     left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out else ""
     cropped = f", {sampler.cropped_share:.1%} of the audio cropped away" if sampler.crop else ""
-    return (
-        f"{sampler.seconds_per_epoch / 3600:.2f} hours in {sampler.num_batches} batches an epoch{cropped}{left_out}; "
-        f"an update sees up to {config.batches.seconds * microbatches:.0f} s of audio in {microbatches} batches "
-        f"on {ranks.count} x {ranks.device.type}; {config.trainer.num_steps} updates"
-    )
+    hours = sampler.seconds_per_epoch / 3600
+    return f"{hours:.2f} hours in {sampler.num_batches} batches an epoch{cropped}{left_out}"

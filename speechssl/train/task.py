@@ -3,11 +3,11 @@
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from speechssl.data.batches import Example, TaskBatch, make_loader
+from speechssl.data.batches import BatchReader, Example, TaskBatch, load_batches
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.objective.objective import AllReduce, Limit, Losses
@@ -40,21 +40,24 @@ class Batches(Generic[B]):
         lengths = [utterance.num_output_samples for utterance in manifest]
         return cls(manifest, BatchSampler(lengths, config, seed, crop=crop), collate, num_workers, seed)
 
+    @property
+    def streams(self) -> "tuple[Batches[Any], ...]":
+        """The data sets that each batch has audio of, in the order of `TaskBatch.audios`."""
+        return (self,)
+
+    @property
+    def reader(self) -> BatchReader[B]:
+        """What reads a batch as planned."""
+        return BatchReader(self.manifest, self.collate, self.seed)
+
     def read(self, numbers: Iterable[int], *, pin_memory: bool = False) -> Generator[B, None, None]:
         """Read the batches with these numbers, counted across epochs."""
-        return make_loader(
-            self.manifest,
-            (self.sampler[number] for number in numbers),
-            self.collate,
-            seed=self.seed,
-            num_workers=self.num_workers,
-            pin_memory=pin_memory,
-        )
+        plans = (self.sampler[number] for number in numbers)
+        return load_batches(self.reader, plans, num_workers=self.num_workers, pin_memory=pin_memory)
 
     def read_share(self, rank: int, count: int) -> Generator[B, None, None]:
         """Read a rank's share of the first epoch: the same crops and masks each time."""
-        plans = self.sampler.epoch(0)[rank::count]
-        return make_loader(self.manifest, plans, self.collate, seed=self.seed, num_workers=0)
+        return load_batches(self.reader, self.sampler.epoch(0)[rank::count], num_workers=0)
 
 
 @dataclass(frozen=True)

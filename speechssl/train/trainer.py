@@ -79,7 +79,7 @@ def train(
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
-    guard = FiniteGuard(task.train.manifest)
+    guard = FiniteGuard([stream.manifest for stream in task.train.streams])
     replica = model
     frozen: tuple[nn.Module, ...] | None = None
     with (
@@ -119,7 +119,7 @@ def train(
                     loss = weighted_sum(losses, totals)
                     share = loss * ranks.count  # the exchange divides by the ranks
                     share.backward()  # type: ignore[no-untyped-call]
-                sums.add(losses, batch.counts, batch.audio.seconds)
+                sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
 
@@ -153,7 +153,7 @@ def train(
                         log.write(done, "dev", dev)
                 progress = progress.advanced(done, score)
                 if ranks.is_first:
-                    tensors = parallel.training_tensors(optimizer, model)
+                    tensors = parallel.training_tensors(optimizer, model, task.saved_module)
                     save_checkpoint(run, progress, tensors, partial(task.write_model, done))
                 ranks.wait()
             if must_stop and done < config.num_steps:
@@ -174,9 +174,13 @@ def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[i
 
 def _explained(step: int, ranks: Ranks, batch: TaskBatch, batches: Batches[Any]) -> AbstractContextManager[None]:
     """Name a batch that does not fit into memory."""
-    return explained_shortage(
-        lambda: f"step {step + 1} on {ranks.device}, {describe_batch(batch.audio, batches.manifest)}"
-    )
+
+    def where() -> str:
+        pairs = zip(batch.audios, batches.streams, strict=True)
+        audio = " and ".join(describe_batch(audio, stream.manifest) for audio, stream in pairs)
+        return f"step {step + 1} on {ranks.device}, {audio}"
+
+    return explained_shortage(where)
 
 
 def _freeze(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:

@@ -19,7 +19,7 @@ TINY_ENCODER = Path(__file__).with_name("tiny_encoder.toml")
 SETTINGS = {
     *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
     *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
-    *("HEAD", "CONDA_PREFIX", "LANGUAGE", "TIER", "ROUNDS"),
+    *("HEAD", "CONDA_PREFIX", "LANGUAGE", "TIER", "ROUNDS", "TUNING", "UNLABELED"),
 }
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from miniature import RECIPES, clean_environment
 
+from speechssl.train.finetune import FinetuneConfig
+
 NAMES = ("librispeech", "common_voice", "amazon_queen", "own_data", "prompts")
 MODELS = RECIPES / "models"
 PROMPTS = RECIPES / "prompts"
@@ -360,3 +362,19 @@ def test_each_round_labels_everything_and_starts_from_the_pretrained_encoder(
 def test_prompts_have_nothing_to_label_if_all_is_labeled(run: Recipes) -> None:
     with pytest.raises(AssertionError, match="error: ROUNDS=1: expected LABELS=train_10min or train_5min, found train"):
         run("prompts", ROUNDS="1")
+
+
+def test_prompts_unlabeled_speech_in_fine_tuning(run: Recipes) -> None:
+    assert run("prompts").override("finetune", "data.unlabeled") is None
+    tuning = PROMPTS / "joint.toml"
+    for name, section in {"joint": "joint", "momentum": "pseudo_labels"}.items():
+        files = [PROMPTS / "finetune.toml", PROMPTS / f"{name}.toml"]
+        given = [f"{key}=x" for key in ("init", "data.train", "data.dev", "data.unlabeled")]
+        assert getattr(FinetuneConfig.load(files, given), section) is not None
+    ran = run("prompts", TUNING=str(tuning))
+    assert ran.files("finetune") == [PROMPTS / "finetune.toml", tuning]
+    assert ran.override("finetune", "data.unlabeled") == str(ran.out / "data" / "pretrain_train.tsv")
+    assert tuning not in ran.files("pretrain")
+    assert ran.override("pretrain", "data.unlabeled") is None
+    ran = run("prompts", TUNING=str(tuning), UNLABELED="train")
+    assert ran.override("finetune", "data.unlabeled") == str(ran.out / "data" / "train.tsv")

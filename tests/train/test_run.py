@@ -296,7 +296,7 @@ def test_a_run_says_what_its_crops_cost() -> None:
         (False, "1 batches an epoch, 1"),
     ):
         sampler = BatchSampler([4 * 16_000, 4 * 16_000, 8 * 16_000], batches, 0, crop=crop)
-        task = SimpleNamespace(train=SimpleNamespace(sampler=sampler))
+        task = SimpleNamespace(train=SimpleNamespace(streams=(SimpleNamespace(sampler=sampler),)))
         config = SimpleNamespace(batches=batches, trainer=TrainerConfig())
         assert said in _describe(task, config, ALONE)  # type: ignore[arg-type]
 

@@ -48,6 +48,7 @@ class ToyBatches:
     def __init__(self, values: Mapping[int, float]) -> None:
         self.values = values
         self.numbers: list[int] = []
+        self.streams = (self,)
 
     def read(self, numbers: Iterable[int], *, pin_memory: bool) -> Generator[TaskBatch, None, None]:
         assert not pin_memory
