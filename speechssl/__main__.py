@@ -1,6 +1,7 @@
 """``speechssl``: the commands for data, training and evaluation. Each imports what it needs when it runs."""
 
 from speechssl.commands.check import check
+from speechssl.commands.cluster import cluster
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
@@ -12,6 +13,7 @@ from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
 from speechssl.commands.pretrain import pretrain
+from speechssl.commands.quantize import quantize
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.unpack import unpack
 
@@ -23,7 +25,7 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, export)
+COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, cluster, quantize, inspect, export)
 
 for command in (*COMMANDS, manifest, unpack, check):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -38,6 +38,16 @@ class Teacher(nn.Module):
             buffer.copy_(student.get_buffer(name))
 
 
+class FrozenTeacher(Teacher):
+    """A teacher that does not follow: it is read again when a run resumes, so no checkpoint holds it."""
+
+
+def teachers_to_save(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the teachers of a model that follow, by full name."""
+    frozen = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenTeacher))
+    return {name: weight for name, weight in split_weights(model)[1].items() if not name.startswith(frozen)}
+
+
 def split_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights of a model without those of its teachers, and those of the teachers, by full name."""
     prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Teacher))

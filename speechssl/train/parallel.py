@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
-from speechssl.objective.teacher import split_weights
+from speechssl.objective.teacher import teachers_to_save
 
 _HOST_TIMEOUT = timedelta(hours=24)  # while the first rank looks at a large corpus
 _TEACHER = "teacher"
@@ -145,8 +145,8 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
 
 
 def training_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's state as KIND/PARAMETER, and the weights of teachers as teacher/WEIGHT, on the CPU."""
-    tensors = {f"{_TEACHER}/{name}": tensor for name, tensor in split_weights(model)[1].items()}
+    """Return the optimizer's state as KIND/PARAMETER, the weights of teachers to save as teacher/WEIGHT, on the CPU."""
+    tensors = {f"{_TEACHER}/{name}": tensor for name, tensor in teachers_to_save(model).items()}
     for name, parameter in model.named_parameters():
         for kind, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{kind}/{name}"] = tensor

@@ -38,6 +38,8 @@ FREE_SETTINGS = {
     "data.train",  # the path: the content is compared instead
     "data.dev",
     "init",
+    "objective.targets.model",
+    "objective.targets.clusters",
 }
 """What may differ between the parts of one run: what does not change its result, and the length."""
 
