@@ -23,6 +23,7 @@ from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.clusters import Clusters, LayerDescription, describe_layer, nearest_centers
 from speechssl.terminal import count, escaped, print_error, print_status
 from speechssl.transcribe.extract import check_layer, encode_whole, make_inference
+from speechssl.transcribe.inference import Inference
 from speechssl.transcribe.inputs import find_inputs, spooled_stdin
 from speechssl.transcribe.outputs import prepare_file, write_text
 from speechssl.transcribe.windows import CONTEXT_SECONDS, WINDOW_SECONDS
@@ -83,8 +84,6 @@ def quantize_files(
     described = describe_layer(model, saved.digest, encoder, layer, language)
     clusters.check(described)
     inference = make_inference(encoder, layer, precision)
-    header = ["path", "start", "units", *(["durations"] if durations else [])]
-    num_sources = num_failed = 0
     temporary = output.with_name(f".{output.name[:50]}.{os.getpid()}.tmp")
     try:
         with ExitStack() as stack:
@@ -93,16 +92,7 @@ def quantize_files(
             for failure in failures:
                 print_error(failure)
             table = stack.enter_context(temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
-            _write_row(table, header)
-            encoded = encode_whole(inference, ((escaped(source.path), source.open) for source in sources))
-            for source, features in zip(sources, encoded, strict=True):
-                if isinstance(features, SpeechSSLError):
-                    print_error(features)
-                    num_failed += 1
-                    continue
-                units, lengths = _runs(nearest_centers(features[0], clusters.centers).numpy(), merge)
-                row = [escaped(source.path), f"{source.start:.10g}", _joined(units)]
-                _write_row(table, [*row, *([_joined(lengths)] if durations else [])])
+            num_failed += _write_rows(table, sources, inference, clusters, merge, durations)
         if num_failed < num_sources:
             about = _describe(described, clusters, inference.precision, merge)
             write_text(output.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
@@ -140,6 +130,25 @@ def _find_sources(files: Sequence[str], stack: ExitStack) -> tuple[list[_Source]
         readable = stack.enter_context(spooled_stdin(inputs))
         sources += [_Source(found.path, 0.0, found.open) for found in readable]
     return sources, failures
+
+
+def _write_rows(
+    table: IO[str], sources: Sequence[_Source], inference: Inference, clusters: Clusters, merge: bool, durations: bool
+) -> int:
+    """Write a header and a row for each recording; return how many failed, each with a line on stderr."""
+    num_columns = 4 if durations else 3
+    _write_row(table, ("path", "start", "units", "durations")[:num_columns])
+    num_failed = 0
+    encoded = encode_whole(inference, ((escaped(source.path), source.open) for source in sources))
+    for source, features in zip(sources, encoded, strict=True):
+        if isinstance(features, SpeechSSLError):
+            print_error(features)
+            num_failed += 1
+            continue
+        units, lengths = _runs(nearest_centers(features[0], clusters.centers).numpy(), merge)
+        row = (escaped(source.path), f"{source.start:.10g}", _joined(units), _joined(lengths))
+        _write_row(table, row[:num_columns])
+    return num_failed
 
 
 def _runs(ids: Ids, merge: bool) -> tuple[Ids, Ids]:
