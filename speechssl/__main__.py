@@ -2,6 +2,7 @@
 
 from speechssl.commands.align import align
 from speechssl.commands.check import check
+from speechssl.commands.cluster import cluster
 from speechssl.commands.compare import compare
 from speechssl.commands.curves import curves
 from speechssl.commands.evaluate import evaluate
@@ -14,6 +15,7 @@ from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
 from speechssl.commands.pretrain import pretrain
+from speechssl.commands.quantize import quantize
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.unpack import unpack
 
@@ -26,7 +28,7 @@ def speechssl(version: Version = False) -> None:
 
 
 TRAINING = (pretrain, finetune, label, evaluate, compare, curves)
-USING = (align, ngram, tune_lm, extract, inspect, export)
+USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
 DATA = (manifest, unpack, check)
 
 for command in (*TRAINING, *USING, *DATA):

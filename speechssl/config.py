@@ -132,7 +132,7 @@ def _complete_sections(values: dict[str, Any], defaults: Mapping[str, Any], owne
             continue
         default = defaults[name]
         if default is None and name in values:
-            default = sections[0]()  # it is off unless it is given
+            default = sections[0].model_construct()  # it is off unless it is given; some settings may be required
         if "kind" in given and given["kind"] != getattr(default, "kind", None):
             default = next(
                 (option() for option in sections if getattr(option(), "kind", None) == given["kind"]), default

@@ -29,7 +29,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.feature_encoder import ConvLayer
 from speechssl.model.position import PositionalConvolution
 from speechssl.terminal import exit_on_error
-from speechssl.train.pretrain import PretrainConfig, PretrainModel
+from speechssl.train.pretrain import PretrainConfig, PretrainModel, read_target_source
 
 WHOLE = (ConvLayer, PositionalConvolution)  # shown as one part
 NUM_SYMBOLS = 32  # of the CTC head: the letters of English and fairseq's special symbols
@@ -66,8 +66,9 @@ def model_parts(config: PretrainConfig, seconds: float) -> list[Part]:
     batch = config.objective.make_collate(geometry, config.seed)(
         [Example(0, 0, np.zeros(num_samples, np.float32), None)]
     )
+    source = read_target_source(config)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return merge_layers(run(PretrainModel(config.encoder, config.objective), batch, 0))
+        return merge_layers(run(PretrainModel(config.encoder, config.objective, source), batch, 0))
 
 
 def ctc_head(config: PretrainConfig, num_frames: int) -> Part:

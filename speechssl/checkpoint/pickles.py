@@ -93,7 +93,8 @@ def _reason(error: Exception) -> str:
     return shortened(said) or type(error).__name__
 
 
-def _placeholder(origin: str) -> type[Placeholder]:
+def make_placeholder(origin: str) -> type[Placeholder]:
+    """Return a class that stands for one that is not here, by its full name."""
     return type(origin.rpartition(".")[2], (Placeholder,), {"__slots__": (), "origin": origin})
 
 
@@ -104,7 +105,7 @@ def _empty_dictionary(*arguments: Any) -> OrderedDict[Any, Any]:
 
 _SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_empty_dictionary, "collections.defaultdict"),
-    *((_placeholder(f"{m}.{n}"), f"{m}.{n}") for m, names in _PLACEHOLDERS.items() for n in names.split()),
+    *((make_placeholder(f"{m}.{n}"), f"{m}.{n}") for m, names in _PLACEHOLDERS.items() for n in names.split()),
 ]
 
 

@@ -17,6 +17,7 @@ from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks, most_hidden
 from speechssl.model.encoder import Frames, SpeechEncoder
+from speechssl.objective.mfcc import MFCC_GEOMETRY, Mfcc
 from speechssl.objective.objective import Losses, ObjectiveConfig, Term
 from speechssl.objective.targets import Cepstra, LogMel
 from speechssl.rng import keyed_generator
@@ -67,7 +68,8 @@ class SpectralTargetsConfig(HidingConfig):
     best_metric: ClassVar[str] = "hidden_loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "visible_accuracy")
 
-    spectra: Literal["log_mel", "cepstra"] = "log_mel"  # each with its changes; cepstra are standardized
+    # Each with its changes. Cepstra are standardized; MFCC are Kaldi's, which has 23 mel bands.
+    spectra: Literal["log_mel", "cepstra", "mfcc"] = "log_mel"
     num_bands: int = Field(40, ge=1)  # mel bands of the spectra
     comparison_dim: int = Field(256, ge=1)
     logit_temperature: float = Field(0.1, gt=0)  # divides cosine similarities
@@ -78,9 +80,16 @@ class SpectralTargetsConfig(HidingConfig):
         """What hides frames."""
         return MaskedCollate(geometry, self.mask, seed, self.visible_weight)
 
-    def make_spectrum(self, geometry: FrameGeometry) -> LogMel | Cepstra:
+    def min_frames(self, geometry: FrameGeometry) -> int:
+        """Two, of which one is hidden, and as many as last as long as a spectrum."""
+        shortest = MFCC_GEOMETRY.num_samples(1) if self.spectra == "mfcc" else 0
+        behind_first = max(shortest - geometry.receptive_field_samples, 0)
+        return max(super().min_frames(geometry), 1 + -(-behind_first // geometry.hop_samples))
+
+    def make_spectrum(self, geometry: FrameGeometry) -> LogMel | Cepstra | Mfcc:
         """What analyzes the samples of each frame."""
-        return (Cepstra if self.spectra == "cepstra" else LogMel)(geometry, self.num_bands)
+        kinds: dict[str, type[LogMel | Cepstra | Mfcc]] = {"log_mel": LogMel, "cepstra": Cepstra, "mfcc": Mfcc}
+        return kinds[self.spectra](geometry, self.num_bands)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ in ``recipes/prompts/objectives``, with which ``tests/train/test_every_objective
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from speechssl.config import Config
 from speechssl.data.batches import Example, TaskBatch
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.clusters import Clusters
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,24 @@ def weighted_sum(losses: Losses, totals: Mapping[str, float]) -> Tensor:
     return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
 
 
+@dataclass(frozen=True)
+class TargetFiles:
+    """Where targets come from that are not found in the recordings alone."""
+
+    model: Path | str  # as for `read_model`
+    clusters: Path | None = None
+
+
+@dataclass(frozen=True)
+class TargetSource:
+    """What was read from there."""
+
+    model: Path | str  # as it was named
+    digest: str  # of the model's weights
+    encoder: SpeechEncoder  # in evaluation mode, on the CPU
+    clusters: Clusters | None = None
+
+
 class Objective(nn.Module):
     """What an encoder is pretrained for, with the parameters that only pretraining needs.
 
@@ -50,6 +70,10 @@ class Objective(nn.Module):
     """
 
     prepare_seconds: float = 0.0  # of audio that `prepare` wants
+
+    def take(self, source: TargetSource) -> None:
+        """Take what its configuration's ``target_files`` named, before anything else is done with the objective."""
+        raise NotImplementedError
 
     def prepare(self, encoder: SpeechEncoder, batches: Iterable[TaskBatch], seed: int) -> None:
         """Find targets in the first training batches, before the first update.
@@ -89,6 +113,11 @@ class ObjectiveConfig(Config):
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raise ValueError if the objective cannot train such an encoder."""
+
+    @property
+    def target_files(self) -> TargetFiles | None:
+        """What has to be read for the objective to `Objective.take`."""
+        return None
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """The fewest frames of an utterance that have something to predict."""

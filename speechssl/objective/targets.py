@@ -13,10 +13,10 @@ from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import normalize_waveforms
 
 _FLOOR = 5e-5  # of the power in a band of a recording of unit variance, so that digital silence has a logarithm
-_EPSILON = 1e-8  # added to the variance of a recording
+EPSILON = 1e-8  # added to the variance of a recording
 NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
 NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
-_SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
+SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
 
 
 class LogMel(nn.Module):
@@ -36,7 +36,7 @@ class LogMel(nn.Module):
         self.dim = 2 * num_bands
         num_samples = geometry.receptive_field_samples
         self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
-        self.register_buffer("slope", torch.tensor(_SLOPE), persistent=False)
+        self.register_buffer("slope", torch.tensor(SLOPE), persistent=False)
         self.register_buffer("filters", mel_filters(num_samples, num_bands), persistent=False)
 
     @torch.no_grad()
@@ -48,22 +48,14 @@ class LogMel(nn.Module):
             repeats its last one.
         """
         with torch.autocast(waveforms.device.type, enabled=False):
-            waveforms = normalize_waveforms(waveforms, lengths, _EPSILON)
+            waveforms = normalize_waveforms(waveforms, lengths, EPSILON)
             pieces = waveforms.unfold(1, self.geometry.receptive_field_samples, self.geometry.hop_samples)
             power = torch.fft.rfft(pieces * self.window).abs().square()
             bands = (power @ self.filters).clamp(min=_FLOOR).log()  # (B, S, F)
-        positions = torch.arange(bands.shape[1], device=bands.device).expand(bands.shape[:2])
-        count = torch.full_like(positions[:, :1], bands.shape[1])
-        if lengths is not None:
-            count = self.geometry.num_frames(lengths)[:, None]
-        valid = (positions < count)[:, :, None]
+        count, valid = valid_frames(bands, self.geometry, lengths)
         bands = bands - (bands * valid).sum(dim=1, keepdim=True) / count[:, :, None]
-        neighbors = (positions[:, :, None] + torch.arange(-2, 3, device=bands.device)).clamp(min=0)
-        neighbors = torch.minimum(neighbors, count[:, :, None] - 1)  # (B, S, 5)
-        rows = torch.arange(len(bands), device=bands.device)[:, None, None]
-        around = bands[rows, neighbors]  # (B, S, 5, F)
-        change = torch.einsum("bsnf,n->bsf", around, self.slope)
-        return torch.cat((around[:, :, 2], change), dim=2)
+        around = neighbors(bands, count, 2)  # (B, S, 5, F)
+        return torch.cat((around[:, :, 2], slopes(around, self.slope)), dim=2)
 
 
 def mel_edges(num_bands: int) -> npt.NDArray[np.float64]:
@@ -104,20 +96,59 @@ class Cepstra(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Analyze recordings, each as it would be alone: as `LogMel`, (B, S, ``dim``)."""
         spectra = self.log_mel(waveforms, lengths)
-        num_frames = spectra.shape[1]
-        positions = torch.arange(num_frames, device=spectra.device)
-        count = torch.full((len(spectra), 1), num_frames, device=spectra.device)
-        if lengths is not None:
-            count = self.log_mel.geometry.num_frames(lengths)[:, None]
+        count, valid = valid_frames(spectra, self.log_mel.geometry, lengths)
         with torch.autocast(waveforms.device.type, enabled=False):
             bands, changes = spectra.chunk(2, dim=2)
             cepstra = torch.cat((bands @ self.transform, changes @ self.transform), dim=2)
-        valid = (positions < count)[:, :, None]
         mean = (cepstra * valid).sum(dim=1, keepdim=True) / count[:, :, None]
         variance = ((cepstra - mean).square() * valid).sum(dim=1, keepdim=True) / count[:, :, None]
         cepstra = (cepstra - mean) / (variance.sqrt() + 1e-3)
-        offsets = torch.arange(-NUM_NEIGHBORS, NUM_NEIGHBORS + 1, device=positions.device)
-        around = (positions[:, None] + offsets).clamp(min=0)
-        around = torch.minimum(around, count[:, :, None] - 1)  # (B, S, 2 NUM_NEIGHBORS + 1)
-        rows = torch.arange(len(cepstra), device=cepstra.device)[:, None, None]
-        return cepstra[rows, around].flatten(2)
+        return neighbors(cepstra, count, NUM_NEIGHBORS).flatten(2)
+
+
+def valid_frames(values: Tensor, geometry: FrameGeometry, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return how many of the frames in (B, S, C) values each utterance has, (B, 1), and which, (B, S, 1) bool."""
+    positions = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
+    count = torch.full_like(positions[:, :1], values.shape[1])
+    if lengths is not None:
+        count = geometry.num_frames(lengths)[:, None]
+    return count, (positions < count)[:, :, None]
+
+
+def neighbors(values: Tensor, count: Tensor, reach: int) -> Tensor:
+    """Return each frame of (B, S, C) among those beside it: (B, S, 2 ``reach`` + 1, C).
+
+    Beyond the first frame and the last, of ``count`` (B, 1), these are repeated.
+    """
+    positions = torch.arange(values.shape[1], device=values.device)
+    offsets = torch.arange(-reach, reach + 1, device=values.device)
+    around = torch.minimum((positions[:, None] + offsets).clamp(min=0), count[:, :, None] - 1)
+    rows = torch.arange(len(values), device=values.device)[:, None, None]
+    return values[rows, around]
+
+
+def slopes(around: Tensor, slope: Tensor) -> Tensor:
+    """Return the slopes of lines through five frames: (B, S, 5, C) weighed by (5,), which is `SLOPE`, to (B, S, C)."""
+    with torch.autocast(around.device.type, enabled=False):
+        return torch.einsum("bsnf,n->bsf", around, slope)
+
+
+def frames_at(
+    values: Tensor, count: Tensor, geometry: FrameGeometry, wanted: FrameGeometry, num_samples: int
+) -> Tensor:
+    """Bring frames of one geometry to the places of another's: frame t gets number floor(t x hop / other hop).
+
+    Args:
+        values: (B, P, C).
+        count: (B, 1) frames of each utterance; the last one stands for those that would follow.
+        geometry: Of the values.
+        wanted: Of the result.
+        num_samples: Of the waveforms.
+
+    Returns:
+        (B, S, C).
+    """
+    positions = torch.arange(int(wanted.num_frames(num_samples)), device=values.device)
+    sources = torch.minimum(positions * wanted.hop_samples // geometry.hop_samples, count - 1)
+    rows = torch.arange(len(values), device=values.device)[:, None]
+    return values[rows, sources]

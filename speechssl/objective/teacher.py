@@ -38,6 +38,16 @@ class Teacher(nn.Module):
             buffer.copy_(student.get_buffer(name))
 
 
+class FrozenTeacher(Teacher):
+    """A teacher that does not follow: it is read again when a run resumes, so no checkpoint holds it."""
+
+
+def weights_beside(model: nn.Module, saved: nn.Module | None = None) -> dict[str, Tensor]:
+    """Return the weights that a training state has to hold beside a model's files, by full name."""
+    frozen = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenTeacher))
+    return {name: weight for name, weight in split_weights(model, saved)[1].items() if not name.startswith(frozen)}
+
+
 def split_weights(model: nn.Module, saved: nn.Module | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights of a model that its files hold, and those that belong to its training alone, by full name.
 

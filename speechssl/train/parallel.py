@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
-from speechssl.objective.teacher import split_weights
+from speechssl.objective.teacher import weights_beside
 
 _HOST_TIMEOUT = timedelta(hours=24)  # while the first rank looks at a large corpus
 _BESIDE = "teacher"  # of weights beside the saved model, the first of which were teachers'
@@ -149,10 +149,10 @@ def training_tensors(
 ) -> dict[str, Tensor]:
     """Return the optimizer's state as KIND/PARAMETER and, as teacher/WEIGHT, the weights that are not the model's own.
 
-    These are what `split_weights` says of ``saved_module``: those of teachers, and what is trained beside it. All are
+    These are what `weights_beside` says of ``saved_module``: those of teachers, and what is trained beside it. All are
     on the CPU.
     """
-    tensors = {f"{_BESIDE}/{name}": tensor for name, tensor in split_weights(model, saved_module)[1].items()}
+    tensors = {f"{_BESIDE}/{name}": tensor for name, tensor in weights_beside(model, saved_module).items()}
     for name, parameter in model.named_parameters():
         for kind, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{kind}/{name}"] = tensor

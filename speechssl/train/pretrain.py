@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import nn
 
+from speechssl.checkpoint.kmeans_files import read_any_clusters
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, TrainingData
@@ -23,7 +24,7 @@ from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.kinds import AnyObjective
-from speechssl.objective.objective import AllReduce, Losses, Objective, ObjectiveConfig
+from speechssl.objective.objective import AllReduce, Losses, Objective, ObjectiveConfig, TargetSource
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
@@ -68,10 +69,12 @@ def find_short_batches(objective: ObjectiveConfig, batches: BatchConfig, geometr
 class PretrainModel(nn.Module):
     """An encoder with its objective."""
 
-    def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig, source: TargetSource | None = None) -> None:
         super().__init__()
         self.encoder = SpeechEncoder(encoder)
         self.objective = objective.build(encoder)
+        if source is not None:
+            self.objective.take(source)
 
     def forward(self, batch: TaskBatch, step: int) -> Losses:
         """The losses of a batch after ``step`` updates."""
@@ -79,11 +82,35 @@ class PretrainModel(nn.Module):
         return losses
 
 
+def read_target_source(config: PretrainConfig) -> TargetSource | None:
+    """Read the model, and the clusters, that the objective's targets are made with; None if it needs neither.
+
+    Raises:
+        SpeechSSLError: there are no such files, or the shortest utterances are shorter than the model's frames.
+    """
+    files = config.objective.target_files
+    if files is None:
+        return None
+    saved = read_model(files.model)
+    shortest = saved.description.encoder.feature_encoder.geometry.receptive_field_samples / SAMPLE_RATE
+    if config.batches.min_seconds < shortest:
+        raise ConfigError(
+            f"batches.min_seconds: expected at least {shortest}, a frame of {files.model}, "
+            f"found {config.batches.min_seconds}"
+        )
+    clusters = None if files.clusters is None else read_any_clusters(files.clusters)
+    return TargetSource(files.model, saved.digest, saved.encoder("cpu"), clusters)
+
+
 def make_task(
-    config: PretrainConfig, train_manifest: Manifest, dev_manifest: Manifest, saved: SavedModel | None = None
+    config: PretrainConfig,
+    train_manifest: Manifest,
+    dev_manifest: Manifest,
+    saved: SavedModel | None = None,
+    source: TargetSource | None = None,
 ) -> Task[TaskBatch]:
     """Make the task of pretraining the encoder of a saved model, or a fresh one."""
-    model = PretrainModel(config.encoder, config.objective)
+    model = PretrainModel(config.encoder, config.objective, source)
     if saved is not None:
         model.encoder.load_state_dict(saved.encoder("cpu").state_dict())
     collate = config.objective.make_collate(config.encoder.feature_encoder.geometry, config.seed)
@@ -143,6 +170,11 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         saved = read_model(config.init)
         inputs["init"] = saved.digest
         config = _with_encoder(config, saved.description.encoder)
+    source = read_target_source(config)
+    if source is not None:
+        inputs["objective.targets.model"] = source.digest
+        if source.clusters is not None:
+            inputs["objective.targets.clusters"] = source.clusters.digest
     geometry = config.encoder.feature_encoder.geometry
     noise = None if config.mixing is None else config.mixing.read_noise()
     if noise is not None:
@@ -160,7 +192,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         config,
         inputs,
         lambda: [problem for manifest in to_check for problem in check_before_training(manifest, geometry, None, 0)],
-        lambda: make_task(config, *manifests, saved),
+        lambda: make_task(config, *manifests, saved, source),
         prepare,
     )
 

@@ -40,6 +40,8 @@ FREE_SETTINGS = {
     "mixing.noise",
     "data.unlabeled",
     "init",
+    "objective.targets.model",
+    "objective.targets.clusters",
 }
 """What may differ between the parts of one run: what does not change its result, and the length."""
 

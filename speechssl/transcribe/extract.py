@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from speechssl.frames import FrameGeometry
 from speechssl.model.device import Precision
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.terminal import count, print_error, print_status
-from speechssl.transcribe.inference import Inference
+from speechssl.transcribe.inference import Inference, Source
 from speechssl.transcribe.inputs import InputFile, find_inputs, spooled_stdin
 from speechssl.transcribe.outputs import prepare_file
 from speechssl.transcribe.windows import cut_windows
@@ -113,21 +113,37 @@ def _parse_layer(layer: str | None, num_layers: int) -> Layer:
     return int(layer)
 
 
+def check_layer(layer: int, num_layers: int) -> None:
+    """Raise a `ConfigError` if there is no such layer."""
+    if not 0 <= layer <= num_layers:
+        raise ConfigError(f"--layer: expected a number from 0 to {num_layers}, found {layer}")
+
+
 def _extract(inference: Inference, inputs: Sequence[InputFile]) -> Iterator[tuple[InputFile, list[Array] | None]]:
     """Yield the features of each recording, (S, D) a layer, or None and a line on stderr."""
-    geometry = inference.geometry
     with spooled_stdin(inputs) as readable:
         sources = ((file.label, file.open) for file in readable)
-        for file, outputs in zip(inputs, inference.run(sources, partial(cut_windows, geometry=geometry)), strict=True):
-            try:
-                parts = [part for _, part in outputs]
-                if not parts:
-                    shortest, found = geometry.receptive_field_samples, outputs.num_samples
-                    raise AudioError(f"{file.label}: expected a frame ({shortest} samples) or more, found {found}")
-                yield file, [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
-            except SpeechSSLError as error:
-                print_error(error)
+        for file, features in zip(inputs, encode_whole(inference, sources), strict=True):
+            if isinstance(features, SpeechSSLError):
+                print_error(features)
                 yield file, None
+            else:
+                yield file, [layer.numpy() for layer in features]
+
+
+def encode_whole(inference: Inference, sources: Iterable[Source]) -> Iterator[list[Tensor] | SpeechSSLError]:
+    """Yield the features of each recording, (S, D) on the CPU a layer, or what is wrong with it."""
+    geometry = inference.geometry
+    for outputs in inference.run(sources, partial(cut_windows, geometry=geometry)):
+        try:
+            parts = [part for _, part in outputs]
+            if not parts:
+                shortest, found = geometry.receptive_field_samples, outputs.num_samples
+                raise AudioError(f"{outputs.name}: expected a frame ({shortest} samples) or more, found {found}")
+            features: list[Tensor] | SpeechSSLError = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        except SpeechSSLError as error:
+            features = error
+        yield features
 
 
 def _as_utf8(name: str) -> str:

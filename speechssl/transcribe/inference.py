@@ -81,6 +81,11 @@ class Outputs:
             yield part.piece, part.outputs
 
     @property
+    def name(self) -> str:
+        """What errors call the recording."""
+        return self._recording.name
+
+    @property
     def num_samples(self) -> int:
         """Length of the recording, once all pieces were taken."""
         return self._recording.num_samples

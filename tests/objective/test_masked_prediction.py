@@ -105,7 +105,7 @@ class TestCepstra:
         prepare(objective, make_examples(), seed=0)
         assert objective.centers.shape == (7, 3 * 12)
         audio = collate_audio(make_examples())
-        expected = torch.cdist(objective.spectrum(audio.waveforms, audio.lengths), objective.centers[None])
+        expected = torch.cdist(objective.features(audio.waveforms, audio.lengths), objective.centers[None])
         assert torch.equal(objective.targets(audio.waveforms, audio.lengths), expected.argmin(dim=2))
 
 
@@ -115,14 +115,14 @@ class TestTargets:
     ) -> None:
         audio = collate_audio(make_examples())
         targets = objective.targets(audio.waveforms, audio.lengths)
-        spectra = objective.spectrum(audio.waveforms, audio.lengths)
+        spectra = objective.features(audio.waveforms, audio.lengths)
         assert torch.equal(targets, torch.cdist(spectra, objective.centers[None]).argmin(dim=2))
         assert len(targets.unique()) == 7
 
     def test_are_exact_under_autocast(self, objective: MaskedPredictionObjective, make_examples: Any) -> None:
         audio = collate_audio(make_examples((1000,)))
         torch.manual_seed(0)
-        objective.centers.copy_(objective.spectrum(audio.waveforms)[0, 0] + 0.01 * torch.randn(7, 12))
+        objective.centers.copy_(objective.features(audio.waveforms)[0, 0] + 0.01 * torch.randn(7, 12))
         expected = objective.targets(audio.waveforms, None)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(objective.targets(audio.waveforms, None), expected)

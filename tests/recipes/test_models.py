@@ -17,6 +17,9 @@ MODELS = {
     "data2vec_base": (93_164_288, 182_711_552),  # with the teacher
     "dinosr_base": (93_164_288, 183_695_872),
     "spidr_base": (93_164_288, 183_695_872),
+    "hubert_base": (94_371_712, 94_594_176),
+    "hubert_base_second": (94_371_712, 94_696_576),
+    "hubert_large": (315_435_136, 316_606_336),
     "wav2vec2_base": (94_371_712, 95_044_608),
     "wav2vec2_large": (315_438_720, 317_390_592),
     "wav2vec_base": (12_344_832, 15_491_072),
@@ -24,6 +27,17 @@ MODELS = {
     "tera_base": (30_580_864, 30_642_384),
     "wavlm_base": (94_381_936, 94_604_400),
 }
+
+
+BEHIND = {"hubert_base_second": "hubert_base"}
+"""Files that state what differs from another, which is given before them."""
+
+
+def load(name: str) -> PretrainConfig:
+    names = [BEHIND[name], name] if name in BEHIND else [name]
+    needs_model = name in ("hubert_base_second", "hubert_large")
+    overrides = [*DATA, *(["objective.targets.model=none"] if needs_model else [])]
+    return PretrainConfig.load([RECIPES / "models" / f"{one}.toml" for one in names], overrides)
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -36,7 +50,7 @@ def test_every_file_is_here() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sizes_are_as_stated(name: str) -> None:
-    config = PretrainConfig.load([RECIPES / "models" / f"{name}.toml"], DATA)
+    config = load(name)
     with torch.device("meta"):
         model = PretrainModel(config.encoder, config.objective)
     assert (num_parameters(model.encoder), num_parameters(model)) == MODELS[name]
@@ -48,12 +62,22 @@ def test_base_is_the_default_but_for_its_masks_and_normalization() -> None:
     assert stated == PretrainConfig.load([], [*DATA, *changes])
 
 
-ENCODERS = sorted([*RECIPES.glob("models/*.toml"), *RECIPES.glob("*/encoder*.toml")])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_hears_any_level_and_offset(name: str) -> None:
+    assert load(name).encoder.normalize_waveforms == 1e-8
 
 
-@pytest.mark.parametrize("file", ENCODERS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*/encoder*.toml")), ids=lambda file: file.stem)
 def test_every_encoder_hears_any_level_and_offset(file: Path) -> None:
     assert PretrainConfig.load([file], DATA).encoder.normalize_waveforms == 1e-8
+
+
+def test_hubert_base_has_the_encoder_of_wav2vec2_base() -> None:
+    first, second = load("hubert_base"), load("hubert_base_second")
+    assert first.encoder == second.encoder == load("wav2vec2_base").encoder
+    assert (first.objective.target_files, first.trainer.num_steps, second.trainer.num_steps) == (None, 250_000, 400_000)
+    assert [round(each.schedule.warmup * each.trainer.num_steps) for each in (first, second)] == [32_000, 32_000]
+    assert first.optimizer == second.optimizer
 
 
 @pytest.mark.slow  # two cores: 15 s

@@ -25,7 +25,7 @@ from speechssl.objective.objective import Losses, weighted_sum
 from speechssl.objective.teacher import Teacher, split_weights
 from speechssl.train import trainer
 from speechssl.train.log import read_log
-from speechssl.train.pretrain import PretrainConfig, PretrainModel, make_task, pretrain
+from speechssl.train.pretrain import PretrainConfig, PretrainModel, make_task, pretrain, read_target_source
 from speechssl.train.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,8 @@ class Tones:
     def task(self, name: str, *overrides: str) -> Task[Any]:
         config = self.config(name, *overrides)
         torch.manual_seed(config.seed)
-        task = make_task(config, read_manifest(self.train), read_manifest(self.dev))
+        source = read_target_source(config)
+        task = make_task(config, read_manifest(self.train), read_manifest(self.dev), source=source)
         model = task.model
         assert isinstance(model, PretrainModel)
         model.objective.prepare(model.encoder, task.train.read(range(task.train.sampler.num_batches)), config.seed)
