@@ -154,7 +154,8 @@ def make_task(
         """The head alone learns at first, then the encoder too, less its convolutions if they are frozen."""
         if step < config.head_only_steps:
             return (ctc.encoder,)
-        return (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
+        own = (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
+        return (*own, *(module for part in parts for module in part.frozen(ctc, step)))
 
     def data_of(manifest: Manifest, *, labeled: bool) -> TrainingData:
         hours = sum(utterance.seconds for utterance in manifest) / 3600

@@ -100,6 +100,10 @@ class Part(nn.Module):
     def after_update(self, ctc: CTCModel, step: int, all_reduce: AllReduce) -> None:
         """Follow an update, as `Objective.after_update`."""
 
+    def frozen(self, ctc: CTCModel, step: int) -> tuple[nn.Module, ...]:
+        """What does not learn in an update, as `Objective.frozen`."""
+        return ()
+
 
 class JointModel(nn.Module):
     """A model of labeled speech, and the other parts of an update."""

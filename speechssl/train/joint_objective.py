@@ -7,9 +7,10 @@ are of images (rotations, exemplars), and it trains from fresh weights; here the
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import nn
 
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
@@ -39,6 +40,12 @@ class JointConfig(Config):
     weight: float = Field(1.0, gt=0)  # of the objective, where CTC has 1; CTC's loss is that of an utterance
     labeled_too: bool = False  # whether the objective is learned from the labeled recordings as well
     batches: BatchConfig = BatchConfig()
+
+    @model_validator(mode="after")
+    def _reads_no_other_model(self) -> Self:
+        if self.objective.target_files is not None:
+            raise ValueError("objective.targets needs a pretraining of its own, found it in joint")
+        return self
 
 
 class JointObjective(Part):
@@ -71,6 +78,10 @@ class JointObjective(Part):
     def after_update(self, ctc: CTCModel, step: int, all_reduce: AllReduce) -> None:
         """What the objective does."""
         self.objective.after_update(ctc.encoder, step, all_reduce)
+
+    def frozen(self, ctc: CTCModel, step: int) -> tuple[nn.Module, ...]:
+        """What the objective freezes."""
+        return self.objective.frozen(ctc.encoder, step)
 
 
 def make_streams(

@@ -326,3 +326,21 @@ def test_other_unlabeled_speech_is_another_run(corpus: Any, unlabeled: Path, of_
     config = configure(corpus, corpus.train, *SHORT, "joint.labeled_too=true")
     with pytest.raises(TrainingError, match=r"this run was started with different settings .*unlabeled"):
         finetune(config, of_one)
+
+
+def test_what_an_objective_freezes_does_not_learn_here_either(
+    corpus: Any, unlabeled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def frozen(objective: nn.Module, encoder: SpeechEncoder, step: int) -> tuple[nn.Module, ...]:
+        return (encoder.context.norm,) if step >= 3 else ()
+
+    monkeypatch.setattr(MaskedPredictionObjective, "frozen", frozen)
+    task = make_task(configure(corpus, unlabeled))
+    norm = task.saved_module.encoder.context.norm
+    assert norm not in task.frozen(2)
+    assert norm in task.frozen(3)
+
+
+def test_targets_of_another_model_are_for_pretraining(corpus: Any, unlabeled: Path) -> None:
+    with pytest.raises(ConfigError, match="joint: .*pretraining of its own"):
+        configure(corpus, unlabeled, 'joint.objective.targets={model="m", layer=1}')
