@@ -12,6 +12,7 @@ from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
 from speechssl.commands.pretrain import pretrain
+from speechssl.commands.probe import probe
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.unpack import unpack
 
@@ -23,7 +24,7 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, extract, inspect, export)
+COMMANDS = (pretrain, finetune, evaluate, ngram, tune_lm, compare, curves, probe, extract, inspect, export)
 
 for command in (*COMMANDS, manifest, unpack, check):
     app.command(command.__name__.replace("_", "-"))(command)
