@@ -1,7 +1,7 @@
 """The seam between an objective and training: batches with counts in, terms of a loss out.
 
 A new objective is one file beside this one, its configuration's name in ``speechssl/objective/kinds.py``, and settings
-in ``recipes/prompts/objectives``, with which ``tests/objective/test_every_objective.py`` tries it.
+in ``recipes/prompts/objectives``, with which ``tests/train/test_every_objective.py`` tries it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

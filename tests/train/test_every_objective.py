@@ -1,0 +1,241 @@
+"""What holds for every objective: each file of recipes/prompts/objectives, with tones instead of speech."""
+
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from speechssl.checkpoint.reader import read_model
+from speechssl.checkpoint.training_state import load_progress
+from speechssl.data.batches import Example, TaskBatch
+from speechssl.data.manifest import read_manifest, read_utterance
+from speechssl.objective.objective import Losses, weighted_sum
+from speechssl.objective.teacher import Teacher, split_weights
+from speechssl.train import trainer
+from speechssl.train.log import read_log
+from speechssl.train.pretrain import PretrainConfig, PretrainModel, make_task, pretrain
+from speechssl.train.task import Task
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = ROOT / "recipes" / "prompts"
+NAMES = ["masked_prediction", *sorted(file.stem for file in (PROMPTS / "objectives").glob("*.toml"))]
+SETTINGS = (
+    "batches.seconds=6",
+    "batches.min_seconds=1",
+    "trainer.num_steps=4",
+    "trainer.microbatches=2",
+    "trainer.log_steps=1",
+    "trainer.evaluate_steps=2",
+    "trainer.checkpoint_steps=2",
+    "trainer.device=cpu",
+    "optimizer.epsilon=1e-3",  # or rounding errors of gradients that are 0 would become whole steps
+)
+NOT_ONE_BY_ONE: dict[str, str] = {}
+"""Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
+OF_THE_BATCH = ("perplexity", "unused", "use")
+"""What is measured of a batch as a whole: terms with these words in their names."""
+
+every_objective = pytest.mark.parametrize("name", NAMES)
+
+
+@dataclass(frozen=True)
+class Tones:
+    """Makes configurations for a few long recordings of tones."""
+
+    train: Path
+    dev: Path
+
+    def config(self, name: str, *overrides: str) -> PretrainConfig:
+        files = [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml"]
+        if name != "masked_prediction":
+            files.append(PROMPTS / "objectives" / f"{name}.toml")
+        return PretrainConfig.load(files, [f"data.train={self.train}", f"data.dev={self.dev}", *SETTINGS, *overrides])
+
+    def task(self, name: str, *overrides: str) -> Task[Any]:
+        config = self.config(name, *overrides)
+        torch.manual_seed(config.seed)
+        task = make_task(config, read_manifest(self.train), read_manifest(self.dev))
+        model = task.model
+        assert isinstance(model, PretrainModel)
+        model.objective.prepare(model.encoder, task.train.read(range(task.train.sampler.num_batches)), config.seed)
+        return task
+
+
+@pytest.fixture(scope="module")
+def tones(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Tones:
+    folder = tmp_path_factory.mktemp("objectives")
+    texts = [
+        "abcd abc dab",
+        "dd ab cabd a",
+        "bcda dcba ab",
+        "cab abcd",
+        "abbad cad b",
+        "dab cabc",
+        "ccd aab bda",
+        "bad cab",
+    ]
+    return Tones(corpus.write(folder / "train.tsv", texts), corpus.write(folder / "dev.tsv", texts[:3], seed=3))
+
+
+def losses_of(task: Task[Any], batch: TaskBatch) -> Losses:
+    losses: Losses = task.model(batch, 0)
+    return losses
+
+
+@every_objective
+def test_every_parameter_takes_part_in_every_update(name: str, tones: Tones) -> None:
+    """As training on several processes needs, which waits for the gradients of all."""
+    task = tones.task(name)
+    batch = next(task.train.read([0]))
+    weighted_sum(losses_of(task, batch), batch.counts).backward()
+    teachers = [module for module in task.model.modules() if isinstance(module, Teacher)]
+    of_teachers = {id(parameter) for teacher in teachers for parameter in teacher.parameters()}
+    for path, parameter in task.model.named_parameters():
+        if id(parameter) in of_teachers:
+            assert not parameter.requires_grad, path
+            assert parameter.grad is None, path
+        elif parameter.requires_grad:
+            assert parameter.grad is not None, path
+            assert parameter.grad.isfinite().all(), path
+    first = task.model.encoder.feature_encoder.parameters()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in first), "the encoder learns"
+
+
+@every_objective
+def test_a_padded_batch_is_its_utterances_one_by_one(name: str, tones: Tones) -> None:
+    if name in NOT_ONE_BY_ONE:
+        pytest.skip(NOT_ONE_BY_ONE[name])
+    task = tones.task(name, "batches.num_buckets=1")
+    task.model.eval()
+    collate = task.train.collate
+    examples = [Example(i, 0, read_utterance(row), row.text) for i, row in enumerate(read_manifest(tones.train))]
+    together = collate(examples)
+    assert together.audio.lengths is not None
+    with torch.no_grad():
+        found = losses_of(task, together)
+        apart = [losses_of(task, collate([example])) for example in examples]
+    for term_name, term in found.items():
+        if not any(word in term_name.split("_") for word in OF_THE_BATCH):
+            expected = sum(float(losses[term_name].sum) for losses in apart)
+            assert float(term.sum) == pytest.approx(expected, rel=2e-3, abs=1e-3), term_name
+
+
+@every_objective
+def test_a_batch_is_made_in_another_process(name: str, tones: Tones) -> None:
+    task = tones.task(name)
+    batch = next(task.train.read([0]))
+    assert pickle.loads(pickle.dumps(task.train.collate)) == task.train.collate
+    restored = pickle.loads(pickle.dumps(batch))
+    assert restored.counts == batch.counts
+    assert {term.count for term in losses_of(task, batch).values()} <= batch.counts.keys()
+
+
+def states(folder: Path) -> dict[str, Tensor]:
+    """Weights, and what else a resumed run reads."""
+    training = safetensors.torch.load_file(folder / "latest" / "training.safetensors")
+    return dict(read_model(folder / "latest").weights) | training
+
+
+@pytest.fixture(scope="module")
+def whole(tones: Tones, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Runs of four updates, made when they are first asked for."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def run(name: str) -> Path:
+        if not (folder / name).exists():
+            pretrain(tones.config(name), folder / name)
+        return folder / name
+
+    return run
+
+
+@every_objective
+def test_it_resumes_exactly(
+    name: str, tones: Tones, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    save = trainer.save_checkpoint
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", save_and_die)
+        with pytest.raises(KilledError):
+            pretrain(tones.config(name), tmp_path / "run")
+    assert load_progress(tmp_path / "run").step == 2
+    pretrain(tones.config(name), tmp_path / "run")
+    found, expected = states(tmp_path / "run"), states(whole(name))
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+@every_objective
+def test_what_is_saved_has_no_teacher_and_every_value_is_finite(
+    name: str, tones: Tones, whole: Callable[[str], Path]
+) -> None:
+    weights = read_model(whole(name) / "latest").weights
+    assert weights.keys() == split_weights(tones.task(name).model)[0].keys()
+    assert all(tensor.isfinite().all() for tensor in weights.values() if tensor.is_floating_point())
+    for record in read_log(whole(name)):
+        assert all(abs(value) < 1e6 for value in record.values() if isinstance(value, float)), record
+
+
+@pytest.fixture(scope="module")
+def of_two(tones: Tones, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two processes, of all objectives one after another: most of it is start-up."""
+    folder = tmp_path_factory.mktemp("two")
+    files = []
+    for name in NAMES:
+        files.append(folder / f"{name}.json")
+        files[-1].write_text(json.dumps(tones.config(name).to_dict()))
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [*launcher, str(Path(__file__).with_name("ranks_run.py")), str(folder), *map(str, files)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@every_objective
+def test_two_processes_train_it_as_one(name: str, of_two: Path, whole: Callable[[str], Path]) -> None:
+    found, expected = states(of_two / name), states(whole(name))
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=2e-3, atol=2e-5, msg=key)
+    for mine, theirs in zip(read_log(of_two / name), read_log(whole(name)), strict=True):
+        for metric in mine.keys() - {"audio_seconds_per_second", "split"}:
+            assert mine[metric] == pytest.approx(theirs[metric], rel=2e-3, abs=1e-4), metric
+
+
+@pytest.fixture(scope="module")
+def model_table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("model_table", ROOT / "tools" / "model_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["model_table"] = module  # where dataclasses look up their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@every_objective
+def test_the_cost_of_an_update_is_known(name: str, tones: Tones, model_table: ModuleType) -> None:
+    parts = model_table.model_parts(tones.config(name), 4.0)
+    assert sum(part.flops for part in parts) > 1e8
