@@ -178,7 +178,11 @@ def write_page(out: Path, page: Path, first_seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for draw, name, text in (
         (draw_layers, "objectives_layers", "What each layer knows: a dot a layer, the darker the higher"),
-        (draw_errors, "objectives_errors", "Character error rate on dev against seconds of training"),
+        (
+            draw_errors,
+            "objectives_errors",
+            "Character error rate on dev against seconds of training; the best in color",
+        ),
     ):
         pictures.append(f"![{text}](curves/{name}.svg)\n" if draw(runs, folder / f"{name}.svg") else "")
     write_text_file(page, format_page(runs, read_costs(out / "costs.tsv"), kept_section(page), pictures))

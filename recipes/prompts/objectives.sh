@@ -17,6 +17,7 @@
 # JOBS            how many trainings run side by side, on a core each (1)
 # ALIGNER         the fine-tuned model that says for the probes which letter sounds when (the reference's)
 # SEARCH_BUDGET   seconds of each trial of the search (60)
+# CORPUS          the folder of the manifests (recipes/prompts/corpus)
 # ENCODER         a file with another architecture
 # PAGE            the page to write, with its pictures in curves/ (recipes/prompts/OBJECTIVES.md)
 #
@@ -30,6 +31,7 @@ export OUT=${OUT:-$root/exp/objectives}
 export BUDGET=${BUDGET:-300} UPDATE_SECONDS=${UPDATE_SECONDS:-0.075} SEARCH_BUDGET=${SEARCH_BUDGET:-60}
 export LABELS=${LABELS:-train_5min train} RATES=${RATES:-2.5e-3 5e-3 1e-2}
 export SEEDS=${SEEDS:-0} ENCODER=${ENCODER:-$recipe/encoder.toml} PAGE=${PAGE:-$recipe/OBJECTIVES.md}
+CORPUS=${CORPUS:-$recipe/corpus}
 HEADLINE=${HEADLINE:-}
 MORE_SEEDS=${MORE_SEEDS:-1 2}
 JOBS=${JOBS:-1}
@@ -144,10 +146,10 @@ mkdir -p "$OUT"
 mapfile -t known < <("$PYTHON" "$recipe/budget.py" names)
 rows=()
 for name in ${OBJECTIVES-${known[*]}}; do
-    [[ " ${known[*]} " == *" $name "* ]] || { echo "error: OBJECTIVES: $name: expected of ${known[*]}" >&2 && exit 1; }
+    [[ " ${known[*]} " == *" $name "* ]] || { echo "error: OBJECTIVES=$name: expected names of ${known[*]}" >&2 && exit 1; }
     [[ $name == "$reference" ]] || rows+=("$name")
 done
-"$PYTHON" -m speechssl unpack "$recipe"/corpus/{pretrain_train,pretrain_dev,train,train_5min,train_10min,dev,test}.tsv \
+"$PYTHON" -m speechssl unpack "$CORPUS"/{pretrain_train,pretrain_dev,train,train_5min,train_10min,dev,test}.tsv \
     --output "$data"
 "$PYTHON" "$recipe/costs.py" "$OUT" "$reference" "${rows[@]}"
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib
+from budget import REFERENCE
 from runs import SCRATCH, Layers, Runs, mean_error
 
 matplotlib.use("svg")
@@ -16,7 +17,7 @@ PANELS = {
     "language_one_voice": "language of one voice, %",
     "voice_new_language": "voice in a new language, %",
 }
-NUM_COLORED = 7  # rows of the curves that have a color; the others are gray
+NUM_COLORED = 6  # best rows of the curves, which have a color as the reference has; the others are gray
 
 
 def draw_layers(runs: Runs, file: Path) -> bool:
@@ -46,7 +47,8 @@ def draw_errors(runs: Runs, file: Path) -> bool:
     if not runs.labels:
         return False
     figure, panels = new_figure(len(runs.labels), height=3.6, width=4.2, left=0.4)
-    best = [name for name, _ in runs.by_error() if name != SCRATCH][:NUM_COLORED]
+    best = [name for name, _ in runs.by_error() if name not in (SCRATCH, REFERENCE)][:NUM_COLORED]
+    colors = {name: f"C{number}" for number, name in enumerate([REFERENCE, *best])} | {SCRATCH: "black"}
     for axes, labels in zip(panels, runs.labels, strict=True):
         ranked = sorted(runs.rows, key=lambda name: mean_error(runs.rows[name], labels))
         for name in reversed(ranked):
@@ -57,11 +59,12 @@ def draw_errors(runs: Runs, file: Path) -> bool:
             update_seconds = runs.finetuning_seconds(name, labels)
             times = [begin + step * update_seconds for step, _ in finetuning.curve]
             errors = [100 * error for _, error in finetuning.curve]
-            is_colored = name in best
-            color = "black" if name == SCRATCH else f"C{best.index(name)}" if is_colored else "0.8"
-            label = name if name == SCRATCH or is_colored else None
             style = "--" if name == SCRATCH else "-"
-            axes.plot(times, errors, style, color=color, linewidth=1.3, label=label, zorder=2 if label else 1)
+            is_colored = name in colors
+            label = name if is_colored else "_"  # a label that the legend leaves out
+            axes.plot(
+                times, errors, style, color=colors.get(name, "0.8"), linewidth=1.3, label=label, zorder=1 + is_colored
+            )
         axes.set_title(f"fine-tuned on {labels}")
         axes.set_xlabel("seconds of training")
         axes.set_xlim(left=0)

@@ -19,7 +19,19 @@ TINY_ENCODER = Path(__file__).with_name("tiny_encoder.toml")
 SETTINGS = {
     *("CORPUS", "LABELS", "LIBRILIGHT", "MODEL", "DOWNLOAD", "MIRROR", "LIBRILIGHT_MIRROR", "KEEP", "TEXTS", "SIZE"),
     *("UNPACK", "INIT", "LICENSE", "MIN_COUNT", "FROM_SCRATCH", "ENCODER", "VARIANT", "FROM", "TO", "GPUS", "NODES"),
-    *("HEAD", "CONDA_PREFIX", "LANGUAGE", "TIER"),
+    *(
+        "HEAD",
+        "CONDA_PREFIX",
+        "LANGUAGE",
+        "TIER",
+        "OBJECTIVES",
+        "SEEDS",
+        "HEADLINE",
+        "JOBS",
+        "ALIGNER",
+        "PAGE",
+        "PYTHON",
+    ),
 }
 
 
