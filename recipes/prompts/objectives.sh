@@ -7,7 +7,7 @@
 #     OUT=exp/objectives bash recipes/prompts/objectives.sh page     # writes OBJECTIVES.md from what there is
 #
 # Each objective is pretrained for BUDGET (300) seconds of one core: as many updates as cost what the reference's cost,
-# which are stated to take UPDATE_SECONDS (0.075). What an update of another takes beside it is measured once, into
+# which are stated to take UPDATE_SECONDS (0.05). What an update of another takes beside it is measured once, into
 # OUT/costs.tsv; let the machine be quiet then. Each model is probed, and fine-tuned as in finetune.toml on each of
 # LABELS (train_5min train). Fresh weights learn at the best of RATES, chosen by the dev CER of the first of SEEDS.
 #
@@ -28,7 +28,7 @@ set -euo pipefail
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(dirname -- "$(dirname -- "$recipe")")
 export OUT=${OUT:-$root/exp/objectives}
-export BUDGET=${BUDGET:-300} UPDATE_SECONDS=${UPDATE_SECONDS:-0.075} SEARCH_BUDGET=${SEARCH_BUDGET:-60}
+export BUDGET=${BUDGET:-300} UPDATE_SECONDS=${UPDATE_SECONDS:-0.05} SEARCH_BUDGET=${SEARCH_BUDGET:-60}
 export LABELS=${LABELS:-train_5min train} RATES=${RATES:-2.5e-3 5e-3 1e-2}
 export SEEDS=${SEEDS:-0} ENCODER=${ENCODER:-$recipe/encoder.toml} PAGE=${PAGE:-$recipe/OBJECTIVES.md}
 CORPUS=${CORPUS:-$recipe/corpus}
