@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--updates", type=int, default=15, help="in a turn")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # options may stand before names
     with exit_on_error():
         table = arguments.out / "costs.tsv"
         costs = read_costs(table)

@@ -145,6 +145,12 @@ def test_scratch_learns_at_the_best_rate_of_its_labels(out: Path) -> None:
     assert runs.find_rate(out, "train_10min", 0) is None
 
 
+def test_the_first_seed_is_the_one_asked_for(out: Path) -> None:
+    for first, rates in ((0, [0.3, 0.32]), (1, [0.32, 0.3])):
+        found = runs.read_runs(out, ["masked_prediction"], first).rows["masked_prediction"]
+        assert [run.finetunings["train"].cer.value for run in found] == pytest.approx(rates)
+
+
 def test_times_of_alike_encoders_are_one(out: Path) -> None:
     found = runs.read_runs(out, budget.objective_names(), 0)
     assert (
