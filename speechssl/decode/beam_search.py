@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from speechssl.data.units import Units
+from speechssl.decode.align import align
 from speechssl.decode.arpa import read_arpa
-from speechssl.decode.greedy import PathToken, join_repeats
+from speechssl.decode.greedy import PathToken
 from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, LanguageModelError
@@ -125,13 +126,7 @@ class BeamSearch:
         never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
         log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
         labels = self._best(self._search(log_probs)).labels()
-        if not labels:
-            return []
-        from torchaudio.functional import forced_align  # greedy decoding runs where torchaudio cannot be imported
-
-        targets = torch.tensor([labels], dtype=torch.int32)
-        path, scores = forced_align(log_probs[None], targets, blank=self.units.blank_id)
-        return join_repeats(scores[0].tolist(), path[0].tolist(), self.units.blank_id, first_frame)
+        return align(log_probs, labels, self.units.blank_id, first_frame)
 
     def _search(self, log_probs: Tensor) -> "Beams":
         """Return the prefixes that are left at the end."""
