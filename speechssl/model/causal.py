@@ -5,7 +5,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim.
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,8 @@ class CausalConfig(Config):
         residual: Whether each layer adds its input to its output (large) or does not (base).
         dropout: After each convolution.
     """
+
+    sees_future: ClassVar[bool] = False  # but for the two numbers of each norm
 
     kind: Literal["causal"] = "causal"
     model_dim: int = Field(512, ge=1)

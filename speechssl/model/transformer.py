@@ -4,7 +4,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -33,6 +33,8 @@ class TransformerSizes(Config):
         layer_drop: Share of the layers replaced by the identity in training.
         adapter_dim: Inner width of an adapter after each layer, for one language (MMS; with ``norm_first`` only).
     """
+
+    sees_future: ClassVar[bool] = True  # whether a frame's context depends on later frames
 
     num_layers: int = Field(12, ge=1, le=1_000)
     model_dim: int = Field(768, ge=1)
@@ -181,19 +183,21 @@ class TransformerContext(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution over neighboring frames, added to them as their position."""
+    """A wide grouped convolution over neighboring frames, or those before alone, added to them as their position."""
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int, *, is_causal: bool = False) -> None:
         super().__init__()
+        self.is_causal = is_causal
+        padding = kernel - 1 if is_causal else kernel // 2  # what this gives beyond the last frame is cut off
         # One norm a tap over all channels, as published.
-        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
+        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=padding, groups=groups), dim=2)
         self._by_fourier = cpu.FourierConvolution()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the weights; torch refuses to pickle what is parametrized."""
         sizes = self.conv.in_channels, self.conv.kernel_size[0], self.conv.groups
         learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
-        return _restored_convolution, (sizes, self.state_dict(), learns, self.training)
+        return _restored_convolution, (sizes, self.is_causal, self.state_dict(), learns, self.training)
 
     def reset_parameters(self) -> None:
         """As the table of the network says."""
@@ -204,17 +208,18 @@ class PositionalConvolution(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, S, D) to the same shape; padding is zero already."""
         x = x.transpose(1, 2)
-        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
+        # A Fourier transform mixes a frame with later ones, if only by rounding errors.
+        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL and not self.is_causal:
             positions = self._by_fourier(x, self.conv)
         else:
             positions = self.conv(x)
-        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
+        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)
 
 
 def _restored_convolution(
-    sizes: tuple[int, int, int], weights: dict[str, Tensor], learns: dict[str, bool], training: bool
+    sizes: tuple[int, int, int], is_causal: bool, weights: dict[str, Tensor], learns: dict[str, bool], training: bool
 ) -> PositionalConvolution:
-    convolution = PositionalConvolution(*sizes).train(training)
+    convolution = PositionalConvolution(*sizes, is_causal=is_causal).train(training)
     convolution.load_state_dict(weights, assign=True)
     for name, parameter in convolution.named_parameters():
         parameter.requires_grad_(learns[name])
@@ -246,10 +251,11 @@ class TransformerLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al., 2017)."""
+    """Scaled dot-product attention with several heads (Vaswani et al., 2017), to all frames or to those so far."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float, *, is_causal: bool = False) -> None:
         super().__init__()
+        self.is_causal = is_causal
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
@@ -258,13 +264,15 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
-        """Attend from each frame to all frames: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
+        """Attend from each frame: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
         query, key, value = (
             projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
             for projection in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, self.score_bias(x, attention_bias), dropout)
+        # Who sees nothing later does not see padding either, which comes last.
+        bias = None if self.is_causal else self.score_bias(x, attention_bias)
+        attended = F.scaled_dot_product_attention(query, key, value, bias, dropout, self.is_causal)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 

@@ -150,4 +150,5 @@ class BestRqObjective(Objective):
 def _perplexity(counts: Tensor) -> Tensor:
     """(G, V) counts to the effective number of entries, the mean over codebooks."""
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.special.entr(shares).sum(dim=1).exp().mean()
+    perplexities: Tensor = torch.special.entr(shares).sum(dim=1).exp()
+    return perplexities.mean()

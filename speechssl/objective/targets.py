@@ -42,7 +42,8 @@ class MelBands(nn.Module):
     def forward(self, pieces: Tensor) -> Tensor:
         """(..., samples) of recordings of unit variance to (..., F)."""
         power = torch.fft.rfft(pieces * self.window, self.fft_samples).abs().square()
-        return (power @ self.filters).clamp(min=_FLOOR).log()
+        bands: Tensor = (power @ self.filters).clamp(min=_FLOOR).log()
+        return bands
 
 
 class StackedLogMel(nn.Module):
@@ -84,7 +85,8 @@ class StackedLogMel(nn.Module):
             count = valid.sum(dim=1, keepdim=True) * self.num_spectra
             bands = (bands - (bands * valid).sum(dim=(1, 2), keepdim=True) / count) * valid
             variance = bands.square().sum(dim=(1, 2), keepdim=True) / count
-            return (bands * torch.rsqrt(variance + _VARIANCE_FLOOR)).flatten(2)
+            standardized: Tensor = (bands * torch.rsqrt(variance + _VARIANCE_FLOOR)).flatten(2)
+        return standardized
 
 
 class LogMel(nn.Module):
