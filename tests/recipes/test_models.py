@@ -13,6 +13,8 @@ from speechssl.train.pretrain import PretrainConfig, PretrainModel
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = ["data.train=none", "data.dev=none", "data.license=none"]
 MODELS = {
+    "apc": (17_073_280, 17_114_320),
+    "best_rq_base": (94_371_712, 100_671_360),
     "wav2vec2_base": (94_371_712, 95_044_608),
     "wav2vec2_large": (315_438_720, 317_390_592),
     "wav2vec_base": (12_344_832, 15_491_072),
