@@ -25,7 +25,7 @@ def transformers_family(encoder: EncoderConfig) -> str:
     """
     kind = encoder.context.kind
     if kind not in _FAMILIES:
-        raise CheckpointError(f"expected a transformer as context network, found {kind}")
+        raise CheckpointError(f"expected {', '.join(_FAMILIES)} as context network, found {kind}")
     return _FAMILIES[kind]
 
 

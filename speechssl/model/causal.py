@@ -5,7 +5,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim.
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,8 @@ class CausalConfig(Config):
         norm: "utterance" normalizes over channels and time together (wav2vec), so that each frame knows two numbers of
             those that follow; "frame" normalizes each frame over its channels, so that it knows nothing of them.
     """
+
+    sees_future: ClassVar[bool] = False  # but for the two numbers of each norm
 
     kind: Literal["causal"] = "causal"
     model_dim: int = Field(512, ge=1)

@@ -6,16 +6,17 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
+from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
@@ -36,10 +37,20 @@ class EncoderConfig(Config):
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
-    context: TransformerConfig | WavLMConfig | Data2VecConfig | CausalConfig = Field(
+    context: TransformerConfig | WavLMConfig | Data2VecConfig | CausalConfig | CausalTransformerConfig = Field(
         TransformerConfig(), discriminator="kind"
     )
     normalize_waveforms: bool | Annotated[float, Field(gt=0)] = False
+
+    @model_validator(mode="after")
+    def _is_causal_throughout(self) -> Self:
+        norm = self.feature_encoder.norm
+        if self.context.kind == "causal_transformer" and norm != "layer":
+            raise ValueError(
+                f'context.kind "causal_transformer" needs feature_encoder.norm "layer": "{norm}" normalizes over the '
+                "whole recording, through which a frame knows what follows"
+            )
+        return self
 
     @property
     def mask_dim(self) -> int:

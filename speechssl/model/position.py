@@ -14,19 +14,21 @@ from speechssl.model import cpu
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution over neighboring frames, added to them as their position."""
+    """A wide grouped convolution over neighboring frames, or those before alone, added to them as their position."""
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int, *, is_causal: bool = False) -> None:
         super().__init__()
+        self.is_causal = is_causal
+        padding = kernel - 1 if is_causal else kernel // 2  # what this gives beyond the last frame is cut off
         # One norm a tap over all channels, as published.
-        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups), dim=2)
+        self.conv = weight_norm(nn.Conv1d(dim, dim, kernel, padding=padding, groups=groups), dim=2)
         self._by_fourier = cpu.FourierConvolution()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the weights; torch refuses to pickle what is parametrized."""
         sizes = self.conv.in_channels, self.conv.kernel_size[0], self.conv.groups
         learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
-        return _restored_convolution, (sizes, self.state_dict(), learns, self.training)
+        return _restored_convolution, (sizes, self.is_causal, self.state_dict(), learns, self.training)
 
     def reset_parameters(self) -> None:
         """As the table of the network says."""
@@ -37,17 +39,18 @@ class PositionalConvolution(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, S, D) to the same shape; padding is zero already."""
         x = x.transpose(1, 2)
-        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL:
+        # A Fourier transform mixes a frame with later ones, if only by rounding errors.
+        if cpu.is_inference(x) and self.conv.kernel_size[0] >= cpu.FFT_KERNEL and not self.is_causal:
             positions = self._by_fourier(x, self.conv)
         else:
             positions = self.conv(x)
-        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)  # an even kernel gives a frame too many
+        return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)
 
 
 def _restored_convolution(
-    sizes: tuple[int, int, int], weights: dict[str, Tensor], learns: dict[str, bool], training: bool
+    sizes: tuple[int, int, int], is_causal: bool, weights: dict[str, Tensor], learns: dict[str, bool], training: bool
 ) -> PositionalConvolution:
-    convolution = PositionalConvolution(*sizes).train(training)
+    convolution = PositionalConvolution(*sizes, is_causal=is_causal).train(training)
     convolution.load_state_dict(weights, assign=True)
     for name, parameter in convolution.named_parameters():
         parameter.requires_grad_(learns[name])

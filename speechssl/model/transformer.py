@@ -4,7 +4,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim, H heads.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -32,6 +32,8 @@ class TransformerSizes(Config):
         layer_drop: Share of the layers replaced by the identity in training.
         adapter_dim: Inner width of an adapter after each layer, for one language (MMS; with ``norm_first`` only).
     """
+
+    sees_future: ClassVar[bool] = True  # whether a frame's context depends on later frames
 
     num_layers: int = Field(12, ge=1, le=1_000)
     model_dim: int = Field(768, ge=1)
@@ -236,10 +238,11 @@ class TransformerLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al., 2017)."""
+    """Scaled dot-product attention with several heads (Vaswani et al., 2017), to all frames or to those so far."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float, *, is_causal: bool = False) -> None:
         super().__init__()
+        self.is_causal = is_causal
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
@@ -248,13 +251,15 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
-        """Attend from each frame to all frames: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
+        """Attend from each frame: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
         query, key, value = (
             projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
             for projection in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, self.score_bias(x, attention_bias), dropout)
+        # Who sees nothing later does not see padding either, which comes last.
+        bias = None if self.is_causal else self.score_bias(x, attention_bias)
+        attended = F.scaled_dot_product_attention(query, key, value, bias, dropout, self.is_causal)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 

@@ -173,7 +173,7 @@ def prediction_terms(
     visible_weight: float,
     penalty_weight: float,
 ) -> Losses:
-    """Add up (B, S) losses and successes of frames, of which visible ones may count too."""
+    """Add up (B, S) losses and successes (bool, or shares) of frames, of which visible ones may count too."""
     hidden = batch.mask
     visible = ~hidden
     if masked_frames.lengths is not None:
@@ -182,8 +182,8 @@ def prediction_terms(
     terms = {
         "prediction": Term((torch.where(weights > 0, losses, 0) * weights).sum(), "frames", 1.0),
         "hidden_loss": Term(torch.where(hidden, losses, 0).sum(), "hidden"),
-        "hidden_accuracy": Term((correct & hidden).sum(), "hidden"),
-        "visible_accuracy": Term((correct & visible).sum(), "visible"),
+        "hidden_accuracy": Term((correct * hidden).sum(), "hidden"),
+        "visible_accuracy": Term((correct * visible).sum(), "visible"),
     }
     if penalty_weight:
         # Weighed by each utterance's own frames, so that the sum does not depend on what shares its batch.

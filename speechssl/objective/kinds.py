@@ -1,5 +1,7 @@
 """All objectives, of which ``kind`` in a configuration chooses one."""
 
+from speechssl.objective.apc import ApcConfig
+from speechssl.objective.best_rq import BestRqConfig
 from speechssl.objective.byol import ByolConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.data2vec import Data2VecObjectiveConfig
@@ -12,7 +14,9 @@ from speechssl.objective.spidr import SpidRConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
 
 AnyObjective = (
-    ByolConfig  # a line each
+    ApcConfig  # a line each
+    | BestRqConfig
+    | ByolConfig
     | ContrastiveConfig
     | Data2VecObjectiveConfig
     | DinoSRConfig

@@ -1,12 +1,13 @@
 """What a frame sounds like without any learning: the log-mel spectrum of its samples or its cepstrum, as a target.
 
-Shapes: B batch, T samples, S frames, F mel bands.
+Shapes: B batch, T samples, S frames, F mel bands, N spectra a frame.
 """
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.frames import FrameGeometry
@@ -17,6 +18,76 @@ EPSILON = 1e-8  # added to the variance of a recording
 NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
 NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
 SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
+SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES = 400, 160  # 25 ms, every 10 ms: the usual analysis of speech
+_VARIANCE_FLOOR = 1e-5  # of a band that never changes
+
+
+class MelBands(nn.Module):
+    """The logarithm of the power in mel bands of pieces of a waveform.
+
+    Args:
+        num_samples: Of a piece.
+        num_bands: Mel bands F.
+        fft_samples: The piece is filled up to so many with zeros, so that every narrow band has a frequency of its own.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, num_samples: int, num_bands: int, fft_samples: int | None = None) -> None:
+        super().__init__()
+        self.fft_samples = fft_samples or num_samples
+        self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
+        self.register_buffer("filters", mel_filters(self.fft_samples, num_bands), persistent=False)
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        """(..., samples) of recordings of unit variance to (..., F)."""
+        power = torch.fft.rfft(pieces * self.window, self.fft_samples).abs().square()
+        bands: Tensor = (power @ self.filters).clamp(min=_FLOOR).log()
+        return bands
+
+
+class StackedLogMel(nn.Module):
+    """Log-mel spectra of 25 ms every 10 ms, standardized over the recording; those of a frame stand side by side.
+
+    As many spectra as fill an encoder's hop belong to a frame: 2 in 20 ms, 4 in 40 ms. They are centered on the samples
+    that the frame sees, and the outer ones may reach past them; past the recording's ends there is silence. Every band
+    has zero mean and unit variance over the recording, so neither level nor offset nor a constant channel matters.
+    """
+
+    def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.num_spectra = max(1, round(geometry.hop_samples / SPECTRUM_HOP_SAMPLES))
+        self.dim = self.num_spectra * num_bands
+        self.mel = MelBands(SPECTRUM_SAMPLES, num_bands, fft_samples=512)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Analyze (B, T) recordings, each as it would be alone.
+
+        Returns:
+            (B, S, N F) float32, 0 past an utterance's own number of frames.
+        """
+        geometry = self.geometry
+        step = geometry.hop_samples // self.num_spectra
+        reach = (self.num_spectra - 1) * step + SPECTRUM_SAMPLES
+        before = (geometry.receptive_field_samples - reach) // 2  # from the frame's first sample to that of its spectra
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = normalize_waveforms(waveforms, lengths, EPSILON)
+            num_frames = geometry.num_frames(waveforms.shape[1])
+            num_samples = (num_frames - 1) * geometry.hop_samples + reach
+            waveforms = F.pad(waveforms, (-before, num_samples + before - waveforms.shape[1]))
+            bands = self.mel(waveforms.unfold(1, reach, geometry.hop_samples).unfold(2, SPECTRUM_SAMPLES, step))
+            valid = torch.ones(1, num_frames, 1, 1, device=bands.device)
+            if lengths is not None:
+                valid = (torch.arange(num_frames, device=bands.device) < geometry.num_frames(lengths)[:, None]).float()
+                valid = valid[:, :, None, None]
+            count = valid.sum(dim=1, keepdim=True) * self.num_spectra
+            bands = (bands - (bands * valid).sum(dim=(1, 2), keepdim=True) / count) * valid
+            variance = bands.square().sum(dim=(1, 2), keepdim=True) / count
+            standardized: Tensor = (bands * torch.rsqrt(variance + _VARIANCE_FLOOR)).flatten(2)
+        return standardized
 
 
 class LogMel(nn.Module):
@@ -26,18 +97,14 @@ class LogMel(nn.Module):
     spoken, not how loudly or over what channel.
     """
 
-    window: Tensor
-    filters: Tensor
     slope: Tensor
 
     def __init__(self, geometry: FrameGeometry, num_bands: int) -> None:
         super().__init__()
         self.geometry = geometry
         self.dim = 2 * num_bands
-        num_samples = geometry.receptive_field_samples
-        self.register_buffer("window", torch.hann_window(num_samples), persistent=False)
+        self.mel = MelBands(geometry.receptive_field_samples, num_bands)
         self.register_buffer("slope", torch.tensor(SLOPE), persistent=False)
-        self.register_buffer("filters", mel_filters(num_samples, num_bands), persistent=False)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -50,8 +117,7 @@ class LogMel(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = normalize_waveforms(waveforms, lengths, EPSILON)
             pieces = waveforms.unfold(1, self.geometry.receptive_field_samples, self.geometry.hop_samples)
-            power = torch.fft.rfft(pieces * self.window).abs().square()
-            bands = (power @ self.filters).clamp(min=_FLOOR).log()  # (B, S, F)
+            bands = self.mel(pieces)  # (B, S, F)
         count, valid = valid_frames(bands, self.geometry, lengths)
         bands = bands - (bands * valid).sum(dim=1, keepdim=True) / count[:, :, None]
         around = neighbors(bands, count, 2)  # (B, S, 5, F)

@@ -13,6 +13,7 @@ from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
 from speechssl.data.units import Letters
 from speechssl.model.causal import CausalConfig
+from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.encoder import EncoderConfig
@@ -59,6 +60,11 @@ ENCODERS = {
             **FRAMES_20_MS, norm="utterance", activation="relu", log_compression=True, frame_norm=False
         ),
         context=CausalConfig(model_dim=24, kernels=(3, 4)),
+    ),
+    "causal_transformer": EncoderConfig(
+        feature_encoder=FeatureEncoderConfig(**FRAMES_20_MS, norm="layer"),
+        context=CausalTransformerConfig(**CONTEXT, position_kernel=8),
+        normalize_waveforms=True,
     ),
 }
 

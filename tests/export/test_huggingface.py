@@ -162,15 +162,19 @@ def test_a_blank_anywhere_and_special_units(blank: str, save: Any, encoders: Any
         ("feature_encoder", {"activation": "relu"}, "activation: expected gelu, found relu"),
         ("feature_encoder", {"log_compression": True}, "log_compression: expected false, found true"),
         ("feature_encoder", {"frame_norm": False}, "frame_norm: expected true, found false"),
-        ("context", None, "expected a transformer as context network, found causal"),
+        ("context", "wav2vec", "expected transformer, wavlm, data2vec as context network, found causal$"),
+        ("context", "causal_transformer", "as context network, found causal_transformer$"),
     ],
 )
 def test_what_theirs_cannot_compute_is_refused(
     part: str, settings: Any, expected: str, save: Any, encoders: Any, tmp_path: Path
 ) -> None:
     config = encoders["base"]
-    changed = getattr(config, part).model_copy(update=settings) if settings else encoders["wav2vec"].context
-    folder = save(config.model_copy(update={part: changed})).folder
+    if isinstance(settings, str):
+        changed = encoders[settings]
+    else:
+        changed = config.model_copy(update={part: getattr(config, part).model_copy(update=settings)})
+    folder = save(changed).folder
     for export_format in ("huggingface", "torchaudio"):
         with pytest.raises(CheckpointError, match=expected):
             export_model(folder, tmp_path / "out", export_format)

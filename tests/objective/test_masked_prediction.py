@@ -48,7 +48,7 @@ class TestLogMel:
         waveform = torch.where(time < 0.5, 0.1 * torch.sin(2 * math.pi * 1000 * time), 1e-5 * torch.randn(16_000))
         found = spectrum(waveform[None])[0]
         assert found.shape == (49, 80)
-        band = int(spectrum.filters[1000 * 400 // 16_000].argmax())
+        band = int(spectrum.mel.filters[1000 * 400 // 16_000].argmax())
         assert (found[:24, :40].argmax(dim=1) == band).all()
         assert found[:24, band].min() > found[26:, band].max() + 5
         change = found[:, 40 + band]

@@ -58,7 +58,18 @@ WAV2VEC = (
 )
 
 
-@pytest.mark.parametrize(("architecture", "num_steps"), [((), 80), (WAV2VEC, 240)], ids=["wav2vec2", "wav2vec"])
+CAUSAL_TRANSFORMER = (
+    'encoder.feature_encoder.norm="layer"',
+    'encoder.context={kind="causal_transformer", num_layers=2, model_dim=32, num_heads=2, ffn_dim=64, '
+    "position_kernel=8, position_groups=2}",
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_steps"),
+    [((), 80), (WAV2VEC, 240), (CAUSAL_TRANSFORMER, 160)],
+    ids=["wav2vec2", "wav2vec", "causal_transformer"],
+)
 def test_eight_utterances_are_learnt_to_the_letter(
     corpus: Any, tmp_path: Path, architecture: tuple[str, ...], num_steps: int
 ) -> None:

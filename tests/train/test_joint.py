@@ -312,7 +312,7 @@ def test_an_objectives_limits_hold_here_too(
 
 
 def test_unlabeled_speech_and_what_learns_from_it_need_each_other(corpus: Any, unlabeled: Path, tmp_path: Path) -> None:
-    message = "configuration: data.unlabeled and a section that learns from it.* need each other$"
+    message = "configuration: data.unlabeled and what learns from it.* need each other$"
     with pytest.raises(ConfigError, match=message):
         corpus.finetune_config(f"data.unlabeled={unlabeled}", stage="scratch")
     with pytest.raises(ConfigError, match=message):
@@ -342,5 +342,5 @@ def test_what_an_objective_freezes_does_not_learn_here_either(
 
 
 def test_targets_of_another_model_are_for_pretraining(corpus: Any, unlabeled: Path) -> None:
-    with pytest.raises(ConfigError, match="joint: .*pretraining of its own"):
+    with pytest.raises(ConfigError, match=r"joint: .*pretraining of its own"):
         configure(corpus, unlabeled, 'joint.objective.targets={model="m", layer=1}')

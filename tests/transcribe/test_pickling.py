@@ -15,6 +15,7 @@ from speechssl.checkpoint.saved_model import ModelDescription
 from speechssl.data.units import Letters
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.model.causal import CausalConfig
+from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -52,10 +53,17 @@ def test_a_model_in_training(model_folder: Path, make_copy) -> None:
         torch.testing.assert_close(tensor, other, rtol=0, atol=0)
 
 
+CAUSAL = [
+    CausalConfig(model_dim=8, kernels=(2, 3)),
+    CausalTransformerConfig(num_layers=1, model_dim=8, num_heads=2, ffn_dim=8, position_kernel=4, position_groups=2),
+]
+
+
 @pytest.mark.parametrize("make_copy", COPIES)
-def test_a_causal_model(tmp_path: Path, make_copy) -> None:
-    stem = FeatureEncoderConfig(dims=(8,), kernels=(400,), strides=(320,))
-    encoder = EncoderConfig(feature_encoder=stem, context=CausalConfig(model_dim=8, kernels=(2, 3)))
+@pytest.mark.parametrize("context", CAUSAL, ids=lambda context: context.kind)
+def test_a_causal_model(tmp_path: Path, context: CausalConfig | CausalTransformerConfig, make_copy) -> None:
+    stem = FeatureEncoderConfig(dims=(8,), kernels=(400,), strides=(320,), norm="layer")
+    encoder = EncoderConfig(feature_encoder=stem, context=context)
     torch.manual_seed(0)
     model, units = CTCModel(encoder, 4), Letters.from_texts(["ab"])
     save_model(tmp_path, ModelDescription(kind="ctc", step=1, encoder=encoder), model.state_dict(), units)

@@ -1,0 +1,36 @@
+"""A transformer that reads forward only: each frame attends to itself and to those before it.
+
+It is wav2vec 2.0's transformer with two changes: attention sees no later frame, as in a decoder (Vaswani et al., 2017,
+section 3.2.3), and the positional convolution covers a frame and those before it. So a frame's context depends on
+nothing after the samples that the frame itself sees. `EncoderConfig` refuses feature encoders whose norms look at the
+whole recording. ``normalize_waveforms`` stays possible: through it a frame knows the level and the offset of the whole
+recording, two numbers, and nothing else of what follows.
+
+A stream could keep, from one piece to the next, the last ``position_kernel - 1`` projected frames and each layer's keys
+and values: the weights are those of one pass over the whole.
+"""
+
+from typing import ClassVar, Literal
+
+from speechssl.model.position import PositionalConvolution
+from speechssl.model.transformer import SelfAttention, TransformerContext, TransformerSizes
+
+
+class CausalTransformerConfig(TransformerSizes):
+    """The transformer; the defaults are the sizes of wav2vec 2.0 base."""
+
+    sees_future: ClassVar[bool] = False
+
+    kind: Literal["causal_transformer"] = "causal_transformer"
+
+    def make_position(self) -> PositionalConvolution:
+        """A convolution over a frame and those before it."""
+        return PositionalConvolution(self.model_dim, self.position_kernel, self.position_groups, is_causal=True)
+
+    def make_attention(self) -> SelfAttention:
+        """Attention to a frame and those before it."""
+        return SelfAttention(self.model_dim, self.num_heads, self.attention_dropout, is_causal=True)
+
+    def build(self, frame_dim: int) -> TransformerContext:
+        """The network for frames of C channels."""
+        return TransformerContext(self, frame_dim)
