@@ -14,10 +14,12 @@ from speechssl.commands.label import label
 from speechssl.commands.manifest import manifest
 from speechssl.commands.ngram import ngram
 from speechssl.commands.options import Version, make_app
+from speechssl.commands.phonemize import phonemize
 from speechssl.commands.pretrain import pretrain
 from speechssl.commands.probe import probe
 from speechssl.commands.quantize import quantize
 from speechssl.commands.tune_lm import tune_lm
+from speechssl.commands.units import units
 from speechssl.commands.unpack import unpack
 
 app = make_app(no_args_is_help=True)
@@ -30,7 +32,7 @@ def speechssl(version: Version = False) -> None:
 
 TRAINING = (pretrain, finetune, label, evaluate, compare, curves, probe)
 USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
-DATA = (manifest, unpack, check)
+DATA = (manifest, unpack, check, units, phonemize)
 
 for command in (*TRAINING, *USING, *DATA):
     app.command(command.__name__.replace("_", "-"))(command)

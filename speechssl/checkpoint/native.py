@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
-from speechssl.data.tokens import load_units
 from speechssl.data.units import Units
+from speechssl.data.units_file import load_units
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.files import ordinary_permissions
 

@@ -34,8 +34,14 @@ def evaluate(
     lm: LanguageModelFile = None,
     normalize: WordsOnly = False,
     language: Language = None,
+    timit: Annotated[
+        bool,
+        typer.Option("--timit", help="Fold TIMIT's 61 phones into 39 (Lee and Hon, 1989) before they are compared."),
+    ] = False,
 ) -> None:
     """Measure word and character error rates, with 95 % bootstrap intervals.
+
+    Of a model of phonemes the phoneme error rate (PER) too.
 
     Prints a row for RESULTS.md for each manifest on stdout, the rest on stderr.
     """
@@ -46,6 +52,6 @@ def evaluate(
         from speechssl.evaluate.evaluate import evaluate_manifests
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        scoring = {"words_only": normalize, "language": language}
+        scoring = {"words_only": normalize, "language": language, "folds_timit": timit}
         if not evaluate_manifests(model, manifests, output, device, lm, precision, **scoring):
             sys.exit(1)

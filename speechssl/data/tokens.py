@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from speechssl.data.units import Letters, list_characters, split_words
-from speechssl.errors import CheckpointError, ManifestError
+from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 
 
@@ -34,6 +34,11 @@ class Tokens(Letters):
     def __post_init__(self) -> None:
         assert len(set(self.symbols)) == len(self.symbols), self.symbols
         assert {self.blank, *self.special, self.delimiter or self.blank} <= {*self.symbols}
+
+    @property
+    def kind(self) -> str:
+        """What the units are."""
+        return "phonemes" if self.each_is_a_word else "letters"
 
     @cached_property
     def blank_id(self) -> int:
@@ -78,7 +83,7 @@ class Tokens(Letters):
         return [i != self.delimiter_id and i not in self.special_ids for i in ids]
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON; `load_units` reads it."""
+        """Write everything as JSON; `load_units` of units_file reads it."""
         content = asdict(self) | {"symbols": self._ids, "special": sorted(self.special)}
         write_text_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
@@ -89,24 +94,3 @@ class Tokens(Letters):
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, sorted(self._letter_ids, key=len, reverse=True))) or r"(?!)")
-
-
-def load_units(path: Path) -> Letters:
-    """Read a vocabulary that `Letters` or `Tokens` wrote.
-
-    Raises:
-        CheckpointError: the file is missing, or is no such vocabulary.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict) or not isinstance(content.get("symbols"), dict):
-            return Letters.load(path)
-        ids = content.pop("symbols")
-        if sorted(ids.values()) != list(range(len(ids))):
-            raise ValueError("expected symbols numbered 0, 1, 2, ...")
-        symbols = tuple(sorted(ids, key=ids.__getitem__))
-        return Tokens(symbols, **(content | {"special": frozenset(content["special"])}))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise CheckpointError(f"{path}: expected a vocabulary: {error}") from None

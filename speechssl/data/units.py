@@ -24,12 +24,16 @@ class Units(Protocol):
     """What the outputs of a CTC model stand for, by their ids: 0 to ``len() - 1``."""
 
     @property
+    def kind(self) -> str:
+        """What they are: "letters", "pieces" (of words, a few letters each) or "phonemes"."""
+
+    @property
     def blank_id(self) -> int:
         """CTC's blank."""
 
     @property
     def delimiter_id(self) -> int | None:
-        """The unit that ends a word and has no letter; None if words are told otherwise."""
+        """The unit between words that has no letter; None if words are told otherwise."""
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -46,8 +50,8 @@ class Units(Protocol):
     def word_starts(self, ids: Sequence[int]) -> list[bool]:
         """Tell which labels begin a word; a delimiter or special unit never does."""
 
-    def unknown_characters(self, text: str) -> str:
-        """Return the distinct characters of a text that no unit has, sorted."""
+    def unknown_characters(self, text: str) -> Sequence[str]:
+        """Return the distinct characters, or phonemes, of a text that no unit has, sorted."""
 
     def save(self, path: Path) -> None:
         """Write them to a file."""
@@ -79,6 +83,11 @@ class Letters:
         if not letters:
             raise ManifestError("expected texts to build a vocabulary from, found no letter")
         return cls((BLANK, WORD_DELIMITER, *sorted(letters)))
+
+    @property
+    def kind(self) -> str:
+        """What the units are."""
+        return "letters"
 
     @cached_property
     def blank_id(self) -> int:
@@ -158,8 +167,8 @@ class Letters:
 
 
 def list_characters(characters: Iterable[str]) -> str:
-    """Return characters with their numbers, for a message."""
-    return ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters)
+    """Return characters with their numbers, or phonemes, for a message."""
+    return ", ".join(f"{found!r} (U+{ord(found):04X})" if len(found) == 1 else repr(found) for found in characters)
 
 
 def split_words(text: str) -> list[str]:

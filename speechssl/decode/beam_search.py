@@ -28,23 +28,24 @@ _NUM_LACKING = 8  # letters that are named
 class BeamSearch:
     """Finds the text with the highest score: of all its CTC paths, of its words, and of their number.
 
-    Prefixes of the text grow letter by letter, with the probability of all paths that spell them (Graves and Jaitly,
-    2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
-    complete; until then a prefix is ranked by the likeliest known word that begins so. Words that the language model
-    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard. Recordings
-    longer than ``sentence_frames`` are parted at long pauses.
+    Prefixes of the text grow unit by unit (letters, pieces or phonemes), with the probability of all paths that spell
+    them (Graves and Jaitly, 2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language
+    model once it is complete; until then a prefix is ranked by the likeliest known word that begins so. Words that the
+    language model does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard.
+    Recordings longer than ``sentence_frames`` are parted at long pauses.
     """
 
     def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
-        if units.delimiter_id is None:
+        self.config, self.units, self.sentence_frames = config, units, sentence_frames
+        self._delimiter_id = units.delimiter_id
+        self._letters = [_added(units, unit) for unit in range(len(units))]
+        self._begins = [units.word_starts([unit, unit])[1] for unit in range(len(units))]
+        if units.delimiter_id is None and not any(self._begins):
             raise LanguageModelError(
                 f"{config.lm}: a language model of words needs a CTC model with a unit that ends a word, such as '|', "
                 f"found none among its {len(units)}"
             )
-        self.config, self.units, self.sentence_frames = config, units, sentence_frames
-        self._delimiter_id = units.delimiter_id
-        self._letters = [units.decode([unit]) for unit in range(len(units))]
         self.model = read_arpa(config.lm)
         self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
@@ -57,10 +58,14 @@ class BeamSearch:
                 lacking.update(unknown)
                 num_unspelled += 1
                 continue
-            letters = [self._letters[unit] for unit in units.encode(word)]
-            self._spelled["".join(letters)] = word  # the likeliest of those with one spelling
+            labels = units.encode(word)
+            if sum(units.word_starts(labels)) > 1:  # a word of letters, where each unit is a word
+                num_unspelled += 1
+                continue
+            letters = "".join(self._letters[unit] for unit in labels)
+            self._spelled[letters] = word  # the likeliest of those with one spelling
             score = self.model.score((), word)
-            for beginning in accumulate(letters):
+            for beginning in accumulate(letters):  # other units than these may spell the word as well
                 self._look_ahead[beginning] = max(score, self._look_ahead.get(beginning, _IMPOSSIBLE))
         if not self._spelled:
             example = min(self.model.words, default="no word")
@@ -91,7 +96,7 @@ class BeamSearch:
         path: list[PathToken] = []
         first_frame = 0
         for sentence in self._sentences(parts):
-            if first_frame:
+            if first_frame and self._delimiter_id is not None:
                 path.append(PathToken(self._delimiter_id, first_frame, first_frame, 0.0))
             path += self._find_sentence(sentence, first_frame)
             first_frame += len(sentence)
@@ -175,8 +180,8 @@ class BeamSearch:
                 if child is not None:
                     _add(kept, child, 1, mass)
                 else:
-                    ahead = self._score_ahead(prefix.word + self._letters[symbol])
-                    new.append((mass + prefix.score + ahead, prefix, symbol, mass))
+                    word, _, before = self._grown(prefix, symbol)
+                    new.append((mass + before + self._score_ahead(word), prefix, symbol, mass))
         return kept, new
 
     def _best(self, beams: "Beams") -> "_Prefix":
@@ -194,15 +199,17 @@ class BeamSearch:
     def _extended(self, prefix: "_Prefix", symbol: int) -> "_Prefix":
         if (child := prefix.children.get(symbol)) is not None:
             return child
-        if symbol == self._delimiter_id:
-            context, score = self._with_word(prefix)
-            child = _Prefix(prefix, symbol, "", context, score, score)
-        else:
-            word = prefix.word + self._letters[symbol]
-            rank = prefix.score + self._score_ahead(word)
-            child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
-        prefix.children[symbol] = child
+        word, context, score = self._grown(prefix, symbol)
+        rank = score if symbol == self._delimiter_id else score + self._score_ahead(word)
+        child = prefix.children[symbol] = _Prefix(prefix, symbol, word, context, score, rank)
         return child
+
+    def _grown(self, prefix: "_Prefix", symbol: int) -> tuple[str, Ngram, float]:
+        """Return the word under way after one more symbol, the context before it and the score of complete words."""
+        letters = self._letters[symbol]
+        if symbol == self._delimiter_id or self._begins[symbol]:
+            return letters, *self._with_word(prefix)
+        return prefix.word + letters, prefix.context, prefix.score
 
     def _score_ahead(self, beginning: str) -> float:
         """Guess the score of a word that begins so: of the likeliest one, or of an unknown one."""
@@ -215,11 +222,14 @@ class BeamSearch:
         config = self.config
         if not prefix.word:
             return prefix.context, prefix.score
+        if prefix.complete is not None:
+            return prefix.complete
         word = self._spelled.get(prefix.word, UNKNOWN)
         score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
         if word == UNKNOWN:
             score += config.unknown_score
-        return self.model.shortened((*prefix.context, word)), score
+        prefix.complete = self.model.shortened((*prefix.context, word)), score
+        return prefix.complete
 
     def _finished_score(self, prefix: "_Prefix") -> float:
         context, score = self._with_word(prefix)
@@ -230,16 +240,18 @@ class _Prefix:
     """The beginning of a text, a node in the tree of all that are kept: its last symbol, and what is known so far.
 
     ``word`` is under way, ``context`` the words before it that count, ``score`` that of complete words, ``rank`` the
-    same with a guess at the word under way. ``children``, with one more symbol, are kept or lead to one that is.
+    same with a guess at the word under way, ``complete`` context and score after it, once they were needed.
+    ``children``, with one more symbol, are kept or lead to one that is.
     """
 
-    __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
+    __slots__ = ("children", "complete", "context", "parent", "rank", "score", "symbol", "word")
 
     def __init__(
         self, parent: "_Prefix | None", symbol: int, word: str, context: Ngram, score: float, rank: float
     ) -> None:
         self.parent, self.symbol, self.word, self.context = parent, symbol, word, context
         self.score, self.rank = score, rank
+        self.complete: tuple[Ngram, float] | None = None
         self.children: dict[int, _Prefix] = {}
 
     def labels(self) -> list[int]:
@@ -263,6 +275,12 @@ Beams = dict[_Prefix, list[float]]
 """The log probabilities of all paths of a prefix: of those that end in a blank, and of those that do not."""
 Extension = tuple[float, _Prefix, int | None, float]
 """The rank of a prefix with one more symbol, the prefix, the symbol, and the log probability of its paths."""
+
+
+def _added(units: Units, unit: int) -> str:
+    """Return what a unit adds to the word under way: letters, or a phoneme with what joins it to the one before."""
+    once = units.decode([unit])
+    return units.decode([unit, unit])[len(once) :].strip()
 
 
 def _add(grown: Beams, prefix: _Prefix, end: int, score: float) -> None:

@@ -14,11 +14,12 @@ from speechssl.checkpoint.reader import language_for
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.errors import SpeechSSLError
+from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.evaluate.utterances import longest_first, read_references, utterance_readers
 from speechssl.model.device import Precision
 from speechssl.scoring.bootstrap import Interval, bootstrap_interval
-from speechssl.scoring.error_rates import Confusion, ErrorCounts, describe_normalization, score
+from speechssl.scoring.error_rates import Confusion, ErrorCounts, describe_normalization, score, sum_counts
+from speechssl.scoring.phonemes import TIMIT_39, count_phonemes
 from speechssl.terminal import count, format_duration, print_error, print_status, progress
 from speechssl.transcribe.outputs import prepare_file, write_text
 from speechssl.transcribe.transcriber import Transcriber
@@ -51,16 +52,27 @@ class Evaluation:
     word_confusions: tuple[Confusion, ...]  # the most frequent first
     character_confusions: tuple[Confusion, ...]
     utterances: tuple[dict[str, Any], ...]  # in the manifest's order, an `UtteranceScore` each and where it is
+    per: Interval | None = None  # phoneme error rate, of a model whose units are phonemes
+    phonemes: ErrorCounts | None = None
 
 
 def evaluate_model(
-    transcriber: Transcriber, manifest: Manifest, *, words_only: bool = False, language: str | None = None
+    transcriber: Transcriber,
+    manifest: Manifest,
+    *,
+    words_only: bool = False,
+    language: str | None = None,
+    folds_timit: bool = False,
 ) -> Evaluation:
     """Transcribe every utterance of a manifest and score the texts against its own.
 
     Both are normalized as for `score`, in the manifest's languages, or the given one where it states none. A recording
-    that cannot be read is an error: without it the rates would be another set's.
+    that cannot be read is an error: without it the rates would be another set's. With ``folds_timit`` phonemes are
+    TIMIT's, and compared as the 39 of `TIMIT_39`.
     """
+    has_phonemes = transcriber.checkpoint.vocabulary.kind == "phonemes"
+    if folds_timit and not has_phonemes:
+        raise ConfigError(f"--timit: expected a model of phonemes, found {transcriber.checkpoint.vocabulary.kind}")
     references = read_references(manifest)
     hypotheses = [""] * len(manifest)
     order = longest_first(manifest)
@@ -75,6 +87,7 @@ def evaluate_model(
     seconds = time.perf_counter() - started
     languages = [utterance.language or language for utterance in manifest]
     found = score(references, hypotheses, languages, words_only=words_only)
+    phonemes = count_phonemes(references, hypotheses, TIMIT_39 if folds_timit else None) if has_phonemes else None
     speakers = [utterance.speaker for utterance in manifest]
     search = transcriber.beam_search.config if transcriber.beam_search else None
     return Evaluation(
@@ -83,7 +96,7 @@ def evaluate_model(
         num_utterances=len(manifest),
         num_empty=sum(not utterance.reference for utterance in found.utterances),
         audio_seconds=sum(utterance.seconds for utterance in manifest),
-        normalization=describe_normalization(words_only, languages),
+        normalization=describe_normalization(words_only, languages) + (", 39 phones of TIMIT" if folds_timit else ""),
         decoding=search.describe() if search else "greedy",
         beam_search=describe_search(search) if search else None,
         device=transcriber.inference.describe(),
@@ -104,6 +117,8 @@ def evaluate_model(
             }
             for utterance, scored in zip(manifest, found.utterances, strict=True)
         ),
+        per=None if phonemes is None else bootstrap_interval(phonemes, speakers),
+        phonemes=None if phonemes is None else sum_counts(phonemes),
     )
 
 
@@ -137,9 +152,11 @@ def evaluate_manifests(
             continue
         evaluations.append(evaluation)
         words, characters = evaluation.word_confusions, evaluation.character_confusions
+        named = {"PER": evaluation.per, "WER": evaluation.wer, "CER": evaluation.cer}
+        rates = ", ".join(f"{name} % {rate.show()}" for name, rate in named.items() if rate is not None)
         print_status(
-            f"evaluate: {path}: {_describe_data(evaluation)}: WER % {evaluation.wer.show()}, "
-            f"CER % {evaluation.cer.show()}; confused {_describe_confusions(words)}; "
+            f"evaluate: {path}: {_describe_data(evaluation)}: {rates}; "
+            f"confused {_describe_confusions(words)}; "
             f"{_describe_confusions(characters)}"
         )
     if evaluations:
@@ -167,7 +184,7 @@ def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -
         str(description.step),
         f"{Path(evaluation.manifest).name}: {_describe_data(evaluation)}",
         f"{evaluation.device}, {evaluation.seconds:.0f} s",
-        evaluation.decoding,
+        evaluation.decoding + ("" if evaluation.per is None else f", PER % {evaluation.per.show()}"),
         evaluation.wer.show(),
         evaluation.cer.show(),
     )

@@ -68,7 +68,8 @@ def symbols_with_pad(saved: SavedModel) -> tuple[str, ...]:
     """
     units = saved.vocabulary
     if not isinstance(units, Letters):
-        raise CheckpointError(f"{saved.weights_file.parent}: expected a vocabulary of letters, found another kind")
+        found = "another kind" if units is None else units.kind
+        raise CheckpointError(f"{saved.weights_file.parent}: expected a vocabulary of letters, found {found}")
     if _PAD in units.symbols:
         return units.symbols
     return tuple(_PAD if i == units.blank_id else symbol for i, symbol in enumerate(units.symbols))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from speechssl.checkpoint.saved_model import SavedModel
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.pieces import SPACE, Pieces
 from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import SpeechEncoder
@@ -179,8 +180,9 @@ def _check(saved: SavedModel, runtime: Runtime) -> None:
     """Refuse what a runtime would not transcribe as we do."""
     where = f"{saved.weights_file.parent}: cannot be served by {runtime}"
     units, encoder = saved.vocabulary, saved.description.encoder
-    if not isinstance(units, Letters):
-        raise CheckpointError(f"{where}: expected a model with a head for letters, found another")
+    if not isinstance(units, Letters | Pieces) or units.kind == "phonemes":
+        found = "none" if units is None else units.kind
+        raise CheckpointError(f"{where}: expected a model with a head for letters or pieces, found {found}")
     if runtime == "sherpa-onnx":
         if not encoder.normalize_waveforms:
             raise CheckpointError(f"{where}: it normalizes every recording, and this model's are as they were read")
@@ -189,15 +191,15 @@ def _check(saved: SavedModel, runtime: Runtime) -> None:
             raise CheckpointError(f"{where}: expected frames of a multiple of {_SHERPA_HOP} samples, found {hop}")
         return
     special = {*units.special_ids, units.delimiter_id}
-    letters = (symbol for i, symbol in enumerate(units.symbols) if i not in special)
-    if marks := [letter for letter in letters if not letter.isalnum()]:
+    firsts = {symbol.removeprefix(SPACE)[0] for i, symbol in enumerate(units.symbols) if i not in special}
+    if marks := sorted(first for first in firsts if not first.isalnum()):
         print_status(f"warning: onnx-asr leaves out the space before a word that begins with {' '.join(marks)}")
 
 
 def _write_symbols(folder: Path, saved: SavedModel, runtime: Runtime) -> None:
     units = saved.vocabulary
-    assert isinstance(units, Letters)
-    names = {units.blank_id: "<blk>", units.delimiter_id: "▁"}
+    assert isinstance(units, Letters | Pieces)
+    names = {units.blank_id: "<blk>", units.delimiter_id: SPACE}
     lines = [f"{names.get(i, symbol)} {i}\n" for i, symbol in enumerate(units.symbols)]
     if runtime == "sherpa-onnx":
         (folder / "tokens.txt").write_text("".join(lines), "utf-8")

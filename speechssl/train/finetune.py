@@ -1,5 +1,6 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,17 @@ from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, Train
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.phonemes import Phonemes
 from speechssl.data.sampler import BatchConfig
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters
+from speechssl.data.units_file import load_units
 from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses, mean_ctc_losses
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import AllReduce, Losses, Term
-from speechssl.scoring.error_rates import score
+from speechssl.scoring.error_rates import score, sum_counts
+from speechssl.scoring.phonemes import count_phonemes
 from speechssl.train.joint import JointBatches, JointModel, Part
 from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
@@ -47,16 +51,17 @@ class FinetuneConfig(RunConfig):
     """Everything about a fine-tuning run; the defaults are wav2vec 2.0 base's for 10 minutes to 10 hours of labels.
 
     The dev error rate that chooses the ``best`` checkpoint is that of words, or of characters while a model is too weak
-    for whole words.
+    for whole words and in scripts that have no spaces, or of phonemes.
     """
 
     init: Path | str | None = None  # the model whose encoder is fine-tuned, as for `read_model`
     language: str | None = None  # of init, as for `read_model`
+    units: Path | Literal["letters", "phonemes"] = "letters"  # of the texts, or a file that `speechssl units` wrote
     keep_head: bool = False  # whether the head and the vocabulary of init, which is fine-tuned already, go on learning
     encoder: EncoderConfig | None = None  # the architecture, to start from scratch instead
     feature_encoder_is_frozen: bool = True
     head_only_steps: int = Field(0, ge=0)  # updates at the start in which nothing but the head learns
-    best_metric: Literal["wer", "cer"] = "wer"
+    best_metric: Literal["wer", "cer", "per"] = "wer"  # per for phonemes alone
     data: FinetuneDataConfig
     joint: JointConfig | None = None  # an objective of pretraining on data.unlabeled, in the same updates
     pseudo_labels: PseudoLabelsConfig | None = None  # what a moving average of the model says there
@@ -72,6 +77,8 @@ class FinetuneConfig(RunConfig):
             raise ValueError("give either init, a model to start from, or encoder, the architecture to start afresh")
         if self.init is None and (self.keep_head or self.language):
             raise ValueError("keep_head and language need init, a model to start from")
+        if self.keep_head and self.units != "letters":
+            raise ValueError("keep_head goes on with the units of init: give one of keep_head and units")
         return self
 
     @model_validator(mode="after")
@@ -121,6 +128,10 @@ class FinetuneModel(nn.Module):
         losses = {"ctc": Term(loss, "utterances", 1.0), "wer": Term(errors[0], "words")}
         losses["cer"] = Term(errors[1], "characters")
         lengths = {"words": result.words.reference_length, "characters": result.characters.reference_length}
+        if vocabulary.kind == "phonemes":
+            phonemes = sum_counts(count_phonemes(batch.texts, hypotheses))
+            losses["per"] = Term(torch.tensor(phonemes.total), "phonemes")
+            lengths["phonemes"] = phonemes.reference_length
         return Measured(losses, {**batch.counts, **lengths})
 
 
@@ -192,6 +203,7 @@ def make_task(
             "loss",
             "loss_per_label",
             *(name for part in parts for name in part.shown_metrics),
+            *(("per",) if vocabulary.kind == "phonemes" else ()),
             "wer",
             "cer",
         ),
@@ -246,8 +258,13 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
         vocabulary = saved.vocabulary
         if vocabulary is None:
             raise ConfigError(f"keep_head: expected a fine-tuned model with a vocabulary, found none in {config.init}")
+    elif isinstance(config.units, Path):
+        vocabulary = load_units(config.units)
+        inputs["units"] = hashlib.sha256(config.units.read_bytes()).hexdigest()
     else:
-        vocabulary = _make_vocabulary(*manifests)
+        vocabulary = _make_vocabulary(config.units, *manifests)
+    if config.best_metric == "per" and vocabulary.kind != "phonemes":
+        raise ConfigError(f"best_metric: expected wer or cer for {vocabulary.kind}, found per, that of phonemes")
 
     unlabeled = None
     if config.data.unlabeled is not None:
@@ -276,18 +293,19 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
     )
 
 
-def _make_vocabulary(train_manifest: Manifest, dev_manifest: Manifest) -> Letters:
-    """The letters of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
+def _make_vocabulary(kind: Literal["letters", "phonemes"], train_manifest: Manifest, dev_manifest: Manifest) -> Units:
+    """The units of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
     for manifest in (train_manifest, dev_manifest):
         for number, utterance in enumerate(manifest):
             if WORD_DELIMITER in (utterance.text or ""):
                 where = manifest.where(number)
                 raise ManifestError(f"{where}: expected a text without '{WORD_DELIMITER}', found {utterance.text!r}")
     texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
-    vocabulary = Letters.from_texts(texts)
-    learned = Letters.from_texts(texts[: len(train_manifest)]).symbols
-    unlearned = [letter for letter in vocabulary.symbols if letter not in learned]
+    make = Letters.from_texts if kind == "letters" else Phonemes.from_texts
+    vocabulary = make(texts)
+    learned = make(texts[: len(train_manifest)]).symbols
+    unlearned = [symbol for symbol in vocabulary.symbols if symbol not in learned]
     if unlearned:
-        lacking = f"letters that {train_manifest.path} lacks cannot be learned: {list_characters(unlearned)}"
+        lacking = f"{kind} that {train_manifest.path} lacks cannot be learned: {list_characters(unlearned)}"
         warnings.warn(f"{dev_manifest.path}: {lacking}", stacklevel=3)
     return vocabulary

@@ -113,14 +113,14 @@ def spell(text: str, units: Units) -> tuple[list[SpelledWord], list[str]]:
     return words, notes
 
 
-def _spell_word(word: str, units: Units) -> tuple[tuple[int, ...], str]:
-    """Return the labels of a word, and the letters and digits that no unit stands for."""
+def _spell_word(word: str, units: Units) -> tuple[tuple[int, ...], Sequence[str]]:
+    """Return the labels of a word, and the letters and digits, or phonemes, that no unit stands for."""
     forms = (word, word.lower())
     for form in forms:
         if not units.unknown_characters(form):
             return tuple(units.encode(form)), ""
     unknown = units.unknown_characters(forms[1])
-    lacking = "".join(character for character in unknown if unicodedata.category(character)[0] in "LN")
+    lacking = [found for found in unknown if any(unicodedata.category(character)[0] in "LN" for character in found)]
     if lacking:
         return (), lacking
     known = "".join(character for character in forms[1] if character not in unknown)

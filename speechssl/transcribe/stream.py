@@ -122,11 +122,13 @@ class _Stream:
         """Return the last frame up to which all is decided and no word is under way."""
         num_tokens = num_decided - self.first_frame
         tokens = join_repeats(log_probs[:num_tokens], symbols[:num_tokens], self.units.blank_id, self.first_frame)
+        starts = self.units.word_starts([token.symbol_id for token in tokens])
         end = self.first_frame
         for position, token in enumerate(tokens):
-            next_frame = tokens[position + 1].first_frame if position + 1 < len(tokens) else num_decided
-            is_delimiter = token.symbol_id == self.units.delimiter_id
-            if is_delimiter or next_frame - token.last_frame > self.pause_frames:
+            is_last = position + 1 == len(tokens)
+            next_frame = num_decided if is_last else tokens[position + 1].first_frame
+            is_end = token.symbol_id == self.units.delimiter_id or (not is_last and starts[position + 1])
+            if is_end or next_frame - token.last_frame > self.pause_frames:
                 end = token.last_frame + 1
         is_word_under_way = bool(tokens) and end <= tokens[-1].last_frame
         return end if is_word_under_way else num_decided
