@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import CTCCheckpoint, ModelDescription
-from speechssl.data.units import Letters
+from speechssl.data.units import Letters, Units
 from speechssl.frames import FrameGeometry
 from speechssl.model.ctc import CTCModel, CTCOutput
 from speechssl.model.encoder import EncoderConfig
@@ -34,9 +34,9 @@ Say = Callable[[str], npt.NDArray[np.float32]]
 Plant = Callable[..., Path]
 
 
-def _planted_waveform(text: str) -> npt.NDArray[np.float32]:
+def planted_speech(text: str, units: Units = VOCABULARY) -> npt.NDArray[np.float32]:
     """Two frames a symbol, then one of blank."""
-    ids = [level for symbol in VOCABULARY.encode(text) for level in (symbol, symbol, 0)]
+    ids = [level for symbol in units.encode(text) for level in (symbol, symbol, 0)]
     levels = np.repeat(np.array([*ids, 0], dtype=np.float32) * LEVEL, FRAME)
     levels[1::2] *= -1
     return levels
@@ -45,8 +45,9 @@ def _planted_waveform(text: str) -> npt.NDArray[np.float32]:
 class PlantedModel(nn.Module):
     """Says of each frame the symbol whose id is the frame's loudness in hundredths, and remembers how it was called."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_units: int = len(VOCABULARY)) -> None:
         super().__init__()
+        self.num_units = num_units
         self.weight = nn.Parameter(torch.zeros(3))
         self.encoder = SimpleNamespace(geometry=FrameGeometry((FRAME,), (FRAME,)), config=EncoderConfig())
         self.batch_shapes: list[tuple[int, int]] = []
@@ -59,7 +60,7 @@ class PlantedModel(nn.Module):
         if lengths is None:
             lengths = torch.full((len(waveforms),), waveforms.shape[1])
         levels = waveforms.abs().unfold(1, FRAME, FRAME).mean(dim=2) / LEVEL
-        symbols = nn.functional.one_hot(levels.round().long(), len(VOCABULARY))
+        symbols = nn.functional.one_hot(levels.round().long(), self.num_units)
         return CTCOutput((self.sureness * symbols).log_softmax(dim=2), lengths // FRAME)
 
 
@@ -72,7 +73,7 @@ def checkpoint() -> CTCCheckpoint:
 @pytest.fixture
 def planted_waveform() -> Say:
     """A waveform that says a text."""
-    return _planted_waveform
+    return planted_speech
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def plant(tmp_path: Path) -> Plant:
     """Write a recording that says a text, and give its path."""
 
     def write(text: str, name: str = "speech.wav") -> Path:
-        soundfile.write(tmp_path / name, _planted_waveform(text), 16_000)
+        soundfile.write(tmp_path / name, planted_speech(text), 16_000)
         return tmp_path / name
 
     return write

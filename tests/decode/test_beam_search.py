@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.data.units import Letters
+from speechssl.data.phonemes import Phonemes
+from speechssl.data.pieces import SPACE, Pieces
+from speechssl.data.tokens import Tokens
+from speechssl.data.units import BLANK, Letters, Units
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.beam_search import BeamSearch
 from speechssl.decode.greedy import greedy_path
@@ -29,7 +32,7 @@ def make(tmp_path: Path) -> Make:
     """A search with a model of texts."""
 
     def make(
-        texts: list[str] = TEXTS, vocabulary: Letters = VOCABULARY, frames: int | None = None, **settings: float
+        texts: list[str] = TEXTS, vocabulary: Units = VOCABULARY, frames: int | None = None, **settings: float
     ) -> BeamSearch:
         write_arpa(tmp_path / "lm.arpa", estimate_ngrams(texts, 2))
         config = BeamSearchConfig.from_dict({"lm": str(tmp_path / "lm.arpa"), **settings}, "test")
@@ -51,25 +54,42 @@ def text_of(search: BeamSearch, log_probs: Tensor) -> str:
 
 
 def test_units_without_a_word_delimiter_are_refused(make: Make) -> None:
-    class Pieces(Letters):
+    class Endless(Letters):
         delimiter_id = None  # type: ignore[assignment]
 
     with pytest.raises(
         LanguageModelError, match=r"lm\.arpa: .* needs a CTC model with .* '\|', found none among its 4$"
     ):
-        make(vocabulary=Pieces(VOCABULARY.symbols))
+        make(vocabulary=Endless(VOCABULARY.symbols))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_wide_search_finds_the_best_of_all_texts(make: Make, seed: int) -> None:
+PIECES = Pieces((BLANK, SPACE, "a", "b", f"{SPACE}a", "ab"), (0.0, *[-1.0] * 5))
+PHONEMES = Phonemes.from_texts(["a/b ab"])
+EACH_A_WORD = Phonemes.from_texts(["a b ab"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("units", "texts", "num_frames"),
+    [
+        (VOCABULARY, TEXTS, 6),
+        (PIECES, TEXTS, 5),
+        (PHONEMES, ["a a/b", "a/b ab", "ab", "b/a"], 5),
+        (EACH_A_WORD, ["a b ab", "b a", "b ab"], 6),
+    ],
+    ids=["letters", "pieces", "phonemes", "phonemes, each a word"],
+)
+def test_a_wide_search_finds_the_best_of_all_texts(
+    make: Make, units: Units, texts: list[str], num_frames: int, seed: int
+) -> None:
     weights = {"lm_weight": 0.7, "word_score": 0.9, "unknown_score": -1.5}
-    search = make(**weights, **WIDE)
+    search = make(texts, units, **weights, **WIDE)
     generator = torch.Generator().manual_seed(seed)
-    log_probs = (2 * torch.randn(6, len(VOCABULARY), generator=generator)).log_softmax(dim=1)
+    log_probs = (2 * torch.randn(num_frames, len(units), generator=generator)).log_softmax(dim=1)
     masses: defaultdict[str, float] = defaultdict(float)
-    for path in product(range(len(VOCABULARY)), repeat=6):
+    for path in product(range(len(units)), repeat=num_frames):
         mass = math.exp(sum(row[symbol] for row, symbol in zip(log_probs.tolist(), path, strict=True)))
-        masses[VOCABULARY.decode(symbol for symbol, _ in groupby(path))] += mass
+        masses[units.decode(symbol for symbol, _ in groupby(path))] += mass
 
     def score(text: str) -> float:
         total, context = math.log(masses[text]), ("<s>",)
@@ -129,6 +149,23 @@ def test_delimiters_before_the_first_word_are_no_part_of_it(make: Make) -> None:
     path = make().find_path([said(*"||||ab|", sure=0.97)])
     found = [(VOCABULARY.symbols[token.symbol_id], token.first_frame) for token in path]
     assert found == [("|", 0), ("a", 4), ("b", 5), ("|", 6)]
+
+
+def test_other_pieces_than_the_likeliest_spell_a_word_too(make: Make) -> None:
+    """The look-ahead knows words by their letters: a narrow beam keeps them."""
+    heard = said(SPACE, "a", "-", "b", SPACE, "a", "b", vocabulary=PIECES, sure=0.9999)  # encode says ▁ ab
+    for frame in (1, 5):
+        heard[frame, 0] = math.log(0.1)  # what has no letter yet may live
+    narrow = make(["ab"] * 3, PIECES, beam_threshold=8.0, unknown_score=-30.0)
+    assert text_of(narrow, heard) == "ab ab"
+
+
+def test_words_that_are_several_units_of_a_word_each_are_not_found(make: Make) -> None:
+    with pytest.warns(UserWarning, match="2 of 3 words cannot be spelled"):
+        make(["a/b b/a a"], EACH_A_WORD)
+    foreign = Tokens(("<s>", "a", "b"), "<s>", each_is_a_word=True)
+    with pytest.warns(UserWarning, match="2 of 3 words cannot be spelled"):
+        make(["ab ba a"], foreign)
 
 
 @pytest.mark.parametrize("frames", ["", "-", "---", "|", "-|-|"])
