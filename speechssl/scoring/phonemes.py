@@ -21,7 +21,7 @@ _FOLDED = {
     "n": "en nx",
     "ng": "eng",
     "sh": "zh",
-    "sil": "pcl tcl kcl bcl dcl gcl h# #h pau epi sil",
+    "sil": "pcl tcl kcl bcl dcl gcl h# pau epi sil",
     "uw": "ux",
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription, TrainingData
-from speechssl.data.units import Letters
+from speechssl.data.units import Letters, Units
 from speechssl.model.causal import CausalConfig
 from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.ctc import CTCModel
@@ -89,7 +89,7 @@ Save = Callable[..., Exported]
 def save(tmp_path: Path) -> Save:
     """Save a random model: ``save(encoder, letters)``, without a head if ``letters`` is None."""
 
-    def save(encoder: EncoderConfig, letters: Letters | None = LETTERS, **description: Any) -> Exported:
+    def save(encoder: EncoderConfig, letters: Units | None = LETTERS, **description: Any) -> Exported:
         torch.manual_seed(0)
         model = CTCModel(encoder, len(letters or LETTERS))
         with torch.no_grad():

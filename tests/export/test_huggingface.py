@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechssl.checkpoint.reader import read_model
-from speechssl.data.units import Letters
+from speechssl.data.phonemes import Phonemes
+from speechssl.data.pieces import SPACE, Pieces
+from speechssl.data.units import BLANK, Letters, Units
 from speechssl.errors import CheckpointError
 from speechssl.export.export import export_model
-from speechssl.export.huggingface import write_huggingface
 from speechssl.model.encoder import EncoderConfig
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -181,11 +182,17 @@ def test_what_theirs_cannot_compute_is_refused(
         assert not list(tmp_path.glob("*out*"))
 
 
-def test_units_of_another_kind_are_refused(save: Any, encoders: Any, tmp_path: Path) -> None:
-    saved = read_model(save(encoders["base"]).folder)
-    object.__setattr__(saved, "vocabulary", object())
-    with pytest.raises(CheckpointError, match="expected a vocabulary of letters"):
-        write_huggingface(tmp_path, saved)
+@pytest.mark.parametrize(
+    "units",
+    [Pieces((BLANK, SPACE, "a"), (0.0, -1.0, -1.0)), Phonemes.from_texts(["t/a"])],
+    ids=lambda units: units.kind,
+)
+def test_units_of_another_kind_are_refused(units: Units, save: Any, encoders: Any, tmp_path: Path) -> None:
+    """Their tokenizer joins units as they are written, and pieces would keep their marks."""
+    folder = save(encoders["base"], units).folder
+    with pytest.raises(CheckpointError, match=f"expected a vocabulary of letters, found {units.kind}$"):
+        export_model(folder, tmp_path / "out", "huggingface")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_foreign_vocabulary_says_of_texts_stays(tmp_path: Path) -> None:

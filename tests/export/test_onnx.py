@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from speechssl.data.units import Letters
+from speechssl.data.phonemes import Phonemes
+from speechssl.data.pieces import SPACE, Pieces
+from speechssl.data.units import BLANK, Letters, Units
 from speechssl.errors import CheckpointError
 from speechssl.export.export import export_model
 from speechssl.model.encoder import EncoderConfig
@@ -22,6 +24,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
 Sound = Callable[..., Tensor]
+
+LETTERS = Letters(("<blank>", "|", *"abcdeé'"))
+PIECES = Pieces((BLANK, SPACE, *"abc", "ad", f"{SPACE}ab", f"{SPACE}c", f"{SPACE}e"), (0.0, *[-1.0] * 8))
+PHONEMES = Phonemes.from_texts(["t/ʃ a"])
 
 
 def session(file: Path) -> Any:
@@ -49,13 +55,15 @@ def test_every_row_of_a_batch_is_what_it_is_alone(
 
 
 @pytest.mark.parametrize("level", [0.1, 0.0003])
-@pytest.mark.parametrize("name", ["large", "prompts", "data2vec"])
+@pytest.mark.parametrize(
+    ("name", "units"), [("large", LETTERS), ("prompts", LETTERS), ("data2vec", LETTERS), ("large", PIECES)]
+)
 def test_sherpa_says_what_we_say(
-    name: str, level: float, save: Any, encoders: Any, sound: Sound, tmp_path: Path
+    name: str, units: Units, level: float, save: Any, encoders: Any, sound: Sound, tmp_path: Path
 ) -> None:
     """At any level: it normalizes with an epsilon of its own. Its times are those of its 20 ms."""
     sherpa = pytest.importorskip("sherpa_onnx")
-    ours, out = save(encoders[name]), tmp_path / "out"
+    ours, out = save(encoders[name], units), tmp_path / "out"
     export_model(ours.folder, out, "onnx", "sherpa-onnx")
     recognizer = sherpa.OfflineRecognizer.from_omnilingual_asr_ctc(str(out / "model.onnx"), str(out / "tokens.txt"))
     stream, waveform = recognizer.create_stream(), sound(40_000, level)
@@ -97,12 +105,17 @@ def asr_class() -> Any:
     return Wav2Vec2Ctc
 
 
-@pytest.mark.parametrize("name", ["base", "large", "prompts"])
+FOREIGN = Letters(("<pad>", "<unk>", "|", *"abcde"))
+
+
+@pytest.mark.parametrize(
+    ("name", "units"), [("base", FOREIGN), ("large", FOREIGN), ("prompts", FOREIGN), ("base", PIECES)]
+)
 def test_onnx_asr_says_what_we_say_of_each_row(
-    name: str, save: Any, encoders: Any, sound: Sound, tmp_path: Path
+    name: str, units: Units, save: Any, encoders: Any, sound: Sound, tmp_path: Path
 ) -> None:
     """In a batch too, of which it reads some frames of padding."""
-    ours, out = save(encoders[name], Letters(("<pad>", "<unk>", "|", *"abcde"))), tmp_path / "out"
+    ours, out = save(encoders[name], units), tmp_path / "out"
     export_model(ours.folder, out, "onnx", "onnx-asr")
     files = {"model": out / "model.onnx", "vocab": out / "vocab.txt", "config": out / "config.json"}
     reader = asr_class()(files, lambda _: lambda waveforms, lengths: (waveforms, lengths), {})
@@ -117,17 +130,18 @@ def test_onnx_asr_says_what_we_say_of_each_row(
 
 
 @pytest.mark.parametrize(
-    ("runtime", "name", "has_head", "expected"),
+    ("runtime", "name", "units", "expected"),
     [
-        ("sherpa-onnx", "base", True, "normalizes every recording, and this model's are as they were read"),
-        ("sherpa-onnx", "large", False, "expected a model with a head for letters"),
-        ("onnx-asr", "base", False, "expected a model with a head for letters"),
+        ("sherpa-onnx", "base", LETTERS, "normalizes every recording, and this model's are as they were read"),
+        ("sherpa-onnx", "large", None, "expected a model with a head for letters or pieces, found none"),
+        ("onnx-asr", "base", None, "expected a model with a head for letters or pieces, found none"),
+        ("onnx-asr", "base", PHONEMES, "expected a model with a head for letters or pieces, found phonemes"),
     ],
 )
 def test_what_a_runtime_cannot_serve_is_refused(
-    runtime: Any, name: str, has_head: bool, expected: str, save: Any, encoders: Any, letters: Any, tmp_path: Path
+    runtime: Any, name: str, units: Units | None, expected: str, save: Any, encoders: Any, tmp_path: Path
 ) -> None:
-    folder = save(encoders[name], letters if has_head else None).folder
+    folder = save(encoders[name], units).folder
     with pytest.raises(CheckpointError, match=f"cannot be served by {runtime}: .*{expected}"):
         export_model(folder, tmp_path / "out", "onnx", runtime)
 
