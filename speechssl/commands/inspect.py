@@ -99,7 +99,7 @@ def _describe_vocabulary(vocabulary: "Units") -> str:
     special = ", ".join(symbols[i] for i in sorted(vocabulary.special_ids - {vocabulary.blank_id}))
     case = ", written in lower case" if getattr(vocabulary, "lower_case", False) else ""
     return (
-        f"{vocabulary.kind}, {len(vocabulary)} symbols, blank {symbols[vocabulary.blank_id]!r} (number {vocabulary.blank_id}), "
-        f"between words {delimiter}, special {special or 'none'}{case}: "
+        f"{vocabulary.kind}, {len(vocabulary)} symbols, "
+        f"blank {symbols[vocabulary.blank_id]!r} (number {vocabulary.blank_id}), between words {delimiter}, special {special or 'none'}{case}: "
         f"{' '.join(spoken[:_SHOWN_SYMBOLS])}{' ...' if len(spoken) > _SHOWN_SYMBOLS else ''}"
     )

@@ -163,6 +163,7 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
         *("manifest", "manifest_sha256", "num_utterances", "num_empty", "audio_seconds", "device", "seconds"),
         *("normalization", "decoding", "beam_search"),
         *("wer", "cer", "words", "characters", "word_confusions", "character_confusions", "utterances"),
+        *("per", "phonemes"),
     }
     assert test["manifest"] == str(first)
     assert test["words"] == {"substitutions": 1, "deletions": 1, "insertions": 1, "reference_length": 11}
