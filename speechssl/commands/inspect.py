@@ -100,6 +100,7 @@ def _describe_vocabulary(vocabulary: "Units") -> str:
     case = ", written in lower case" if getattr(vocabulary, "lower_case", False) else ""
     return (
         f"{vocabulary.kind}, {len(vocabulary)} symbols, "
-        f"blank {symbols[vocabulary.blank_id]!r} (number {vocabulary.blank_id}), between words {delimiter}, special {special or 'none'}{case}: "
+        f"blank {symbols[vocabulary.blank_id]!r} (number {vocabulary.blank_id}), "
+        f"between words {delimiter}, special {special or 'none'}{case}: "
         f"{' '.join(spoken[:_SHOWN_SYMBOLS])}{' ...' if len(spoken) > _SHOWN_SYMBOLS else ''}"
     )

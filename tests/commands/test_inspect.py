@@ -36,7 +36,8 @@ def test_everything_that_decides_is_said(folder: Path) -> None:
     assert "zero mean and unit variance (epsilon 1e-07)" in said["input"]
     assert said["trained"].endswith("license apache-2.0")
     assert said["vocabulary"].startswith(
-        "letters, 32 symbols, blank '<pad>' (number 0), between words '|', special <s>, </s>, <unk>, written in lower case: E T "
+        "letters, 32 symbols, blank '<pad>' (number 0), between words '|', special <s>, </s>, <unk>, "
+        "written in lower case: E T "
     )
     assert "missing" not in said
 
