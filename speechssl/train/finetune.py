@@ -263,6 +263,8 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
         inputs["units"] = hashlib.sha256(config.units.read_bytes()).hexdigest()
     else:
         vocabulary = _make_vocabulary(config.units, *manifests)
+        if config.units != "letters":  # of which earlier runs have no note
+            inputs["units"] = config.units
     if config.best_metric == "per" and vocabulary.kind != "phonemes":
         raise ConfigError(f"best_metric: expected wer or cer for {vocabulary.kind}, found per, that of phonemes")
 

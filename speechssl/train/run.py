@@ -40,6 +40,7 @@ FREE_SETTINGS = {
     "mixing.noise",
     "data.unlabeled",
     "init",
+    "units",
     "objective.targets.model",
     "objective.targets.clusters",
 }

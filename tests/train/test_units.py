@@ -100,9 +100,15 @@ def test_the_file_counts_from_that_of_the_settings(corpus: Any, pieces: Path, tm
 
 
 def test_a_run_is_not_resumed_with_other_units(corpus: Any, pieces: Path, tmp_path: Path) -> None:
-    settings = (f"units={pieces}", "trainer.num_steps=4", "trainer.checkpoint_steps=2")
+    settings = (f"units={pieces}", "trainer.num_steps=2", "trainer.checkpoint_steps=2")
     finetune(corpus.finetune_config(*settings, stage="scratch"), tmp_path / "run")
-    Pieces(PIECES.symbols, (0.0, -8.0, *PIECES.scores[2:])).save(pieces)
+    moved = pieces.rename(tmp_path / "moved.json")
+    settings = (f"units={moved}", *settings[1:])
+    finetune(corpus.finetune_config(*settings, stage="scratch"), tmp_path / "run")  # the same in another place
+    for other in ("letters", "phonemes"):
+        with pytest.raises(TrainingError, match=r"different settings \(inputs.units was"):
+            finetune(corpus.finetune_config(f'units="{other}"', *settings[1:], stage="scratch"), tmp_path / "run")
+    Pieces(PIECES.symbols, (0.0, -8.0, *PIECES.scores[2:])).save(moved)
     with pytest.raises(TrainingError, match=r"different settings \(inputs.units was"):
         finetune(corpus.finetune_config(*settings, stage="scratch"), tmp_path / "run")
 
