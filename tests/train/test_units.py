@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from speechssl.__main__ import app
 from speechssl.checkpoint.reader import load_ctc
 from speechssl.data.manifest import read_manifest
 from speechssl.data.phonemes import Phonemes
 from speechssl.data.pieces import SPACE, Pieces
 from speechssl.data.units import BLANK, Letters
+from speechssl.decode.arpa import write_arpa
+from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError, TrainingError
 from speechssl.train.finetune import FinetuneConfig, finetune
 from speechssl.train.log import read_log
@@ -54,6 +58,17 @@ def test_texts_are_learned_in_pieces(corpus: Any, pieces: Path, tmp_path: Path) 
     found = [transcriber.transcribe(utterance.path) for utterance in read_manifest(manifest)]
     assert [transcript.text for transcript in found] == texts
     assert [len(transcript.words) for transcript in found] == [len(text.split()) for text in texts]
+
+    # A language model is tuned for them, and they label speech.
+    run, out = str(tmp_path / "run"), CliRunner()
+    write_arpa(tmp_path / "lm.arpa", estimate_ngrams(texts, 2))
+    arguments = ["--lm", str(tmp_path / "lm.arpa"), "-o", str(tmp_path / "lm.toml"), "--trials", "2"]
+    tuned = out.invoke(app, ["tune-lm", run, str(manifest), *arguments])
+    assert "WER 0.0 %, CER 0.0 %" in tuned.stderr, tuned.output
+    arguments = ["--lm", str(tmp_path / "lm.toml"), "--keep", "1", "-o", str(tmp_path / "labels.tsv")]
+    labeled = out.invoke(app, ["label", run, str(manifest), *arguments])
+    assert labeled.exit_code == 0, labeled.output
+    assert {utterance.text for utterance in read_manifest(tmp_path / "labels.tsv")} <= {*texts}
 
     # keep_head goes on with them.
     more = corpus.finetune_config(
