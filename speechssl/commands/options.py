@@ -54,7 +54,8 @@ LanguageModelFile = Annotated[
     typer.Option(
         "--lm",
         metavar="FILE.arpa|FILE.toml",
-        help="Decode with a language model: an ARPA file, or what tune-lm wrote. Default: greedy decoding.",
+        help="Decode with a language model: an ARPA file, a binary of KenLM, or what tune-lm wrote. Default: greedy "
+        "decoding.",
     ),
 ]
 

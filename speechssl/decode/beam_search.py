@@ -17,7 +17,8 @@ from speechssl.data.units import Units
 from speechssl.decode.align import align
 from speechssl.decode.arpa import read_arpa
 from speechssl.decode.greedy import PathToken
-from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
+from speechssl.decode.kenlm_model import KenlmModel, is_kenlm
+from speechssl.decode.ngram import END, START, UNKNOWN, LanguageModel, Ngram
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import AudioError, LanguageModelError
 
@@ -46,7 +47,7 @@ class BeamSearch:
                 f"{config.lm}: a language model of words needs a CTC model with a unit that ends a word, such as '|', "
                 f"found none among its {len(units)}"
             )
-        self.model = read_arpa(config.lm)
+        self.model: LanguageModel = KenlmModel(config.lm) if is_kenlm(config.lm) else read_arpa(config.lm)
         self._unknown = self.model.score((), UNKNOWN)
         self._look_ahead: dict[str, float] = {}
         self._spelled: dict[str, str] = {}  # words as the units write them, perhaps in capitals -> as the model does

@@ -4,12 +4,24 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99 * math.log(10)
 """What stands for the logarithm of zero, as in ARPA files."""
 
 Ngram = tuple[str, ...]
+
+
+class LanguageModel(Protocol):
+    """What the beam search asks of a model of words; see `NgramModel`."""
+
+    @property
+    def words(self) -> frozenset[str]: ...  # noqa: D102
+
+    def score(self, context: Ngram, word: str) -> float: ...  # noqa: D102
+
+    def shortened(self, context: Ngram) -> Ngram: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

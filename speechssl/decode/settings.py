@@ -11,7 +11,7 @@ from speechssl.config import Config
 class BeamSearchConfig(Config):
     """What counts for how much, scores in nats; ``speechssl tune-lm`` finds it for a model and a language."""
 
-    lm: Path  # an ARPA file, which may be compressed by gzip
+    lm: Path  # an ARPA file, perhaps compressed by gzip, or a binary of KenLM
     lm_weight: float = Field(0.8, ge=0)  # of its log probabilities beside those of the CTC model
     word_score: float = 2.0  # for each word: more than 0 makes for more words
     unknown_score: float = Field(-10.0, le=0)  # for each word that the language model does not know
