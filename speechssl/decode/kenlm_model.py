@@ -56,7 +56,7 @@ class KenlmModel:
 
         Where ``<unk>`` has no probability, a word that the model does not know is as likely as the least likely word.
         """
-        found = self._model.BaseScore(self._state(self.shortened(context)), word, self._new_state()) * _LN_10
+        found: float = self._model.BaseScore(self._state(self.shortened(context)), word, self._new_state()) * _LN_10
         return found if word in self._model else found + self._unknown_gain
 
     def shortened(self, context: Ngram) -> Ngram:
@@ -78,7 +78,7 @@ class KenlmModel:
 
     @cached_property
     def _unknown_gain(self) -> float:
-        own = self._model.BaseScore(self._state(()), UNKNOWN, self._new_state()) * _LN_10
+        own: float = self._model.BaseScore(self._state(()), UNKNOWN, self._new_state()) * _LN_10
         if own > NEVER:
             return 0.0
         return min(self.score((), word) for word in (*self.words, END)) - own
