@@ -37,6 +37,7 @@ class Format(StrEnum):
     SRT = "srt"
     VTT = "vtt"
     TSV = "tsv"
+    HTML = "html"
 
 
 class Printer:
@@ -50,8 +51,9 @@ class Printer:
         self.format, self.words, self.letters, self.is_named = output_format, words, letters, is_named
         if sys.stdout is None:
             raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
-        # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
-        errors = "backslashreplace" if output_format is Format.JSON else "surrogateescape"
+        # Names that are no UTF-8 come out as the bytes they are; JSON, also in a page, needs them escaped.
+        is_json = output_format in (Format.JSON, Format.HTML)
+        errors = "backslashreplace" if is_json else "surrogateescape"
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
@@ -63,8 +65,12 @@ class Printer:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
         name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(file, transcript, self.format, self.words, self.letters))
+        sys.stdout.write(name + _render(file, transcript, self.format, self.words, self.letters, Path.cwd()))
         sys.stdout.flush()
+
+    def finish(self) -> list[ConfigError]:
+        """Do nothing: all is printed."""
+        return []
 
 
 class OutputFolder:
@@ -91,6 +97,8 @@ class OutputFolder:
             raise ConfigError(f"{folder}: {error.strerror or error}") from None
         before, self._origins = _read_record(folder / RECORD)
         self._has_settings = before == self._settings
+        if not self._has_settings and overwrite:
+            self._origins = {}
         if before and not self._has_settings and not overwrite:
             changed = [name.replace("_", " ") for name, value in settings.items() if before.get(name) != value]
             raise ConfigError(
@@ -115,8 +123,11 @@ class OutputFolder:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         missing = self._missing(file)
-        contents = [_render(file, transcript, output_format, self.words, self.letters) for output_format, _ in missing]
-        line = {"files": [self._name(path) for _, path in missing], "recording": _describe_recording(file)}
+        contents = [
+            _render(file, transcript, format_, self.words, self.letters, path.parent) for format_, path in missing
+        ]
+        names, recording = [self._name(path) for _, path in missing], _describe_recording(file)
+        line = {"files": names, "recording": recording}
         try:
             # Whenever this is interrupted, what exists fits the last line about it.
             for _, path in missing:
@@ -130,6 +141,18 @@ class OutputFolder:
             raise ConfigError(f"{error.filename or self.folder}: {error.strerror or error}") from None
         for (_, path), content in zip(missing, contents, strict=True):
             write_text(path, content)
+        self._origins |= dict.fromkeys(names, recording)
+
+    def finish(self) -> list[ConfigError]:
+        """Write the index of the pages in the folder; return why it cannot be written."""
+        if Format.HTML in self.formats:
+            from speechssl.transcribe.page_index import write_index
+
+            try:
+                write_index(self.folder, self._origins)
+            except ConfigError as error:
+                return [error]
+        return []
 
     def _find_foreign(self, file: "InputFile") -> ConfigError | None:
         """Return an error if a file exists that was made from something else."""
@@ -191,6 +214,10 @@ class BesideRecordings:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         self._folder(Path(file.path).parent).write(_named_alone(file), transcript)
+
+    def finish(self) -> list[ConfigError]:
+        """Do what `OutputFolder.finish` does, folder by folder."""
+        return [error for folder in self._folders.values() for error in folder.finish()]
 
     def _folder(self, folder: Path) -> OutputFolder:
         if folder not in self._folders:
@@ -257,7 +284,10 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     return settings, origins
 
 
-def _render(file: "InputFile", transcript: "Transcript", output_format: Format, words: bool, letters: bool) -> str:
+def _render(
+    file: "InputFile", transcript: "Transcript", output_format: Format, words: bool, letters: bool, folder: Path
+) -> str:
+    """Return what a file in the folder holds."""
     match output_format:
         case Format.TXT:
             return f"{transcript.text}\n"
@@ -269,3 +299,7 @@ def _render(file: "InputFile", transcript: "Transcript", output_format: Format, 
             return transcript.to_vtt(words)
         case Format.TSV:
             return transcript.to_tsv(words)
+        case Format.HTML:
+            from speechssl.transcribe.page import render_page
+
+            return render_page(file.path, transcript, folder)
