@@ -21,7 +21,8 @@ from speechssl.commands.options import (
     make_app,
 )
 from speechssl.terminal import exit_on_error
-from speechssl.transcribe.outputs import BesideRecordings, Format, OutputFolder, Printer, Writer
+from speechssl.transcribe.formats import Format
+from speechssl.transcribe.outputs import BesideRecordings, OutputFolder, Printer, Writer
 
 if TYPE_CHECKING:
     from speechssl.model.device import Precision

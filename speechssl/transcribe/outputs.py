@@ -5,13 +5,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
 from speechssl.terminal import escaped
+from speechssl.transcribe.formats import Format, render
 
 if TYPE_CHECKING:
     from speechssl.transcribe.inputs import InputFile
@@ -27,17 +27,6 @@ new record: files of those before are no longer known.
 
 Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
 """Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
-
-
-class Format(StrEnum):
-    """What is written of a recording."""
-
-    TXT = "txt"
-    JSON = "json"
-    SRT = "srt"
-    VTT = "vtt"
-    TSV = "tsv"
-    HTML = "html"
 
 
 class Printer:
@@ -65,7 +54,7 @@ class Printer:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
         name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(file, transcript, self.format, self.words, self.letters, Path.cwd()))
+        sys.stdout.write(name + render(file, transcript, self.format, self.words, self.letters, Path.cwd()))
         sys.stdout.flush()
 
     def finish(self) -> list[ConfigError]:
@@ -124,7 +113,7 @@ class OutputFolder:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         missing = self._missing(file)
         contents = [
-            _render(file, transcript, format_, self.words, self.letters, path.parent) for format_, path in missing
+            render(file, transcript, format_, self.words, self.letters, path.parent) for format_, path in missing
         ]
         names, recording = [self._name(path) for _, path in missing], _describe_recording(file)
         line = {"files": names, "recording": recording}
@@ -282,24 +271,3 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
         except (ValueError, TypeError, AttributeError):  # interrupted
             continue
     return settings, origins
-
-
-def _render(
-    file: "InputFile", transcript: "Transcript", output_format: Format, words: bool, letters: bool, folder: Path
-) -> str:
-    """Return what a file in the folder holds."""
-    match output_format:
-        case Format.TXT:
-            return f"{transcript.text}\n"
-        case Format.JSON:
-            return f"{transcript.to_json(file.path, letters)}\n"
-        case Format.SRT:
-            return transcript.to_srt(words)
-        case Format.VTT:
-            return transcript.to_vtt(words)
-        case Format.TSV:
-            return transcript.to_tsv(words)
-        case Format.HTML:
-            from speechssl.transcribe.page import render_page
-
-            return render_page(file.path, transcript, folder)

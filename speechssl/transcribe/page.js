@@ -1,11 +1,9 @@
-"use strict";
-// Sections: what is shown, what is heard, what is edited, what is kept, keys.
+// Sections: what is shown, what is heard, what is edited, what is kept, keys. Follows page_text.js.
 
 const LEAD_SECONDS = 0.1; // the model notices a word a little after it begins
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const audio = byId("audio");
-const [doubtful, unsure] = data.thresholds;
 const key = `speechssl ${location.pathname} `;
 const rows = data.segments.map((segment, index) => ({ index, segment, span: data.spans[index], text: segment.text }));
 let current = -1; // the row that is heard or has the focus
@@ -13,20 +11,6 @@ let edited = null; // the row whose text is edited
 let now = null; // the word that is heard
 let frame = 0; // the next call of `follow`
 let isSaved = true;
-
-const single = (text) => text.replace(/\s+/gu, " ").trim();
-
-function clock(seconds) {
-  const whole = Math.floor(seconds);
-  const parts = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return (parts[0] ? parts : parts.slice(1)).map((part, place) => String(part).padStart(place ? 2 : 1, "0")).join(":");
-}
-
-function element(name, properties, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
 
 // ---- what is shown
 
@@ -59,53 +43,10 @@ function build(row) {
   return row.item;
 }
 
-/** Show a text; words before and behind what was changed keep their times and confidences. */
 function show(row) {
-  const [before, after] = [row.segment.text, row.text];
-  const shorter = Math.min(before.length, after.length);
-  let head = 0;
-  let tail = 0;
-  while (head < shorter && before[head] === after[head]) head++;
-  while (tail < shorter - head && before.at(-1 - tail) === after.at(-1 - tail)) tail++;
-  const shift = after.length - before.length;
-  const kept = [];
-  let changedFrom = null; // when the words that were changed begin
-  let position = 0;
-  for (const word of row.segment.words) {
-    const begin = position && !word.joined ? position + 1 : position;
-    position = begin + word.text.length;
-    if (before === after || position < head) kept.push([begin, position, word]);
-    else if (begin > before.length - tail) kept.push([begin + shift, position + shift, word]);
-    else changedFrom ??= [kept.length, word.start];
-  }
-  const [place, start] = changedFrom ?? [kept.findIndex(([begin]) => begin >= head), row.segment.start];
-  const from = place > 0 ? kept[place - 1][1] : 0;
-  const to = place >= 0 && place < kept.length ? kept[place][0] : after.length;
-  const changed = before === after ? "" : after.slice(from, to);
-  if (changed.trim()) {
-    const begin = from + changed.length - changed.trimStart().length;
-    kept.splice(place, 0, [begin, begin + changed.trim().length, { start, isChanged: true }]);
-  }
-  const nodes = [];
-  position = 0;
-  for (const [begin, end, word] of kept) {
-    nodes.push(after.slice(position, begin), wordElement(after.slice(begin, end), word));
-    position = end;
-  }
-  row.area.replaceChildren(...nodes);
+  row.area.replaceChildren(...textNodes(row.segment, row.text, data.thresholds));
   row.box.checked = Boolean(row.isChecked);
-  row.item.classList.toggle("is-checked", Boolean(row.isChecked));
-}
-
-function wordElement(text, word) {
-  const made = element("span", { className: "word", textContent: text });
-  made.dataset.start = word.start;
-  if (word.isChanged) made.classList.add("changed");
-  else {
-    made.title = `${clock(word.start)}, confidence ${Math.floor(100 * word.confidence)} %`;
-    if (word.confidence < unsure) made.classList.add(word.confidence < doubtful ? "doubtful" : "unsure");
-  }
-  return made;
+  row.item.classList.toggle("is-checked", row.box.checked);
 }
 
 function notify(text, ...buttons) {

@@ -54,7 +54,7 @@ def render_page(path: str, transcript: Transcript, folder: Path) -> str:
     data["id"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
     # No text ends the element: HTML looks for nothing but <.
     content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    script = _read("page.js")
+    script = _read("page_text.js") + _read("page.js")
     title = html.escape(escaped(path))
     doubtful, unsure = (round(100 * threshold) for threshold in THRESHOLDS)
     body = _read("page.html").format(title=title, doubtful=doubtful, unsure=unsure)

@@ -56,7 +56,7 @@ def _render(pages: Mapping[str, Mapping[str, Any]]) -> str:
     body = f"<h1>{len(rows)} transcripts to correct, the least certain first</h1>\n<table>\n"
     body += f'<thead><tr>{heads}<th class="number">Mean confidence</thead>\n<tbody>\n'
     body += "".join(_row(confidence, name, data) for confidence, name, data in rows)
-    body += f'</tbody>\n</table>\n<p class="quiet">Doubtful words have a confidence below {THRESHOLDS[0]:.0%}.</p>\n'
+    body += f'</tbody>\n</table>\n<p class="quiet">Doubtful: a confidence below {100 * THRESHOLDS[0]:.0f} %.</p>\n'
     return fill(body, "Transcripts to correct", _MARK)
 
 
@@ -69,7 +69,7 @@ def _row(confidence: float, name: str, data: Mapping[str, Any]) -> str:
         f'<td class="number optional">{minutes}:{seconds:02}',
         f'<td class="number optional">{len(words)}',
         f'<td class="number">{num_doubtful}',
-        f'<td class="number">{f"{confidence:.0%}" if words else "no words"}',
+        f'<td class="number">{f"{100 * confidence:.0f} %" if words else "no words"}',
     )
     return f"<tr>{''.join(cells)}\n"
 

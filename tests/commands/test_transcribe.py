@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import app, parse_time
+from speechssl.transcribe.formats import Format
 from speechssl.transcribe.inputs import find_inputs
 from speechssl.transcribe.job import transcribe_files
-from speechssl.transcribe.outputs import RECORD, Format, OutputFolder
+from speechssl.transcribe.outputs import RECORD, OutputFolder
 from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
@@ -512,7 +513,7 @@ def test_nothing_asked_for_is_answered_with_examples(monkeypatch: pytest.MonkeyP
     result = run()
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Usage: transcribe-audio ")
-    assert result.stderr.count("  transcribe-audio --model ") == 3
+    assert result.stderr.count("  transcribe-audio --model ") == 4
     for line in result.stderr.splitlines():
         if line.startswith("  transcribe-audio"):  # as it would be understood
             arguments = [*line.split("#")[0].split(">")[0].split()[1:], "--help"]
