@@ -28,37 +28,32 @@ function textNodes(segment, text, thresholds) {
 }
 
 /** Return where words of the segment stand in a text that was made of it, and what is new as one more. */
-function placeWords(segment, text) {
-  const before = segment.text;
-  const shorter = Math.min(before.length, text.length);
-  const shift = text.length - before.length;
-  let head = 0;
-  let tail = 0;
-  while (head < shorter && before[head] === text[head]) head++;
-  while (tail < shorter - head && before.at(-1 - tail) === text.at(-1 - tail)) tail++;
+function placeWords({ words, end: lastSecond }, text) {
   const isSpace = (place) => (text[place] ?? " ") === " ";
-  const placed = [];
-  let numBefore = 0; // words before the change
-  let start = null; // when what was changed begins
-  let position = 0;
-  for (const word of segment.words) {
-    const begin = position && !word.joined ? position + 1 : position;
-    const end = (position = begin + word.text.length);
-    if (end < head || (end === head && isSpace(end))) numBefore = placed.push({ begin, end, word });
-    else {
-      start ??= word.start;
-      const isAfter = begin > before.length - tail || (begin === before.length - tail && isSpace(begin + shift - 1));
-      if (isAfter) placed.push({ begin: begin + shift, end: end + shift, word });
-    }
+  const [head, tail] = [[], []];
+  let from = 0;
+  for (const [index, word] of words.entries()) {
+    const begin = from && !word.joined ? from + 1 : from;
+    const end = begin + word.text.length;
+    const isWhole = isSpace(end) || words[index + 1]?.joined;
+    if (text.slice(begin, end) !== word.text || !(begin === from || isSpace(from)) || !isWhole) break;
+    head.push({ begin, end, word });
+    from = end;
   }
-  const from = placed[numBefore - 1]?.end ?? 0;
-  const changed = text.slice(from, placed[numBefore]?.begin ?? text.length);
-  if (changed.trim()) {
-    const begin = from + changed.length - changed.trimStart().length;
-    const word = { start: start ?? segment.end, isChanged: true };
-    placed.splice(numBefore, 0, { begin, end: begin + changed.trim().length, word });
+  const rest = words.slice(head.length);
+  let to = text.length;
+  while (tail.length < rest.length) {
+    const word = rest.at(-1 - tail.length);
+    const begin = to - word.text.length;
+    if (begin < from || text.slice(begin, to) !== word.text || !(word.joined || isSpace(begin - 1))) break;
+    tail.unshift({ begin, end: to, word });
+    to = word.joined ? begin : begin - 1;
   }
-  return placed;
+  const changed = text.slice(from, Math.max(from, to));
+  const begin = from + changed.length - changed.trimStart().length;
+  const word = { start: rest[0]?.start ?? lastSecond, isChanged: true };
+  const middle = changed.trim() ? [{ begin, end: begin + changed.trim().length, word }] : [];
+  return [...head, ...middle, ...tail];
 }
 
 function wordElement(text, word, [doubtful, unsure]) {
