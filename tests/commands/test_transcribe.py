@@ -26,7 +26,7 @@ from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
 CPU = f"cpu x {torch.get_num_threads()}, float32"
-FORMATS = ("txt", "json", "srt", "vtt", "tsv")
+FORMATS = ("txt", "json", "srt", "vtt", "tsv", "html")
 
 
 @pytest.fixture
@@ -138,10 +138,14 @@ def test_all_formats_at_once_in_a_folder(loaded: CTCCheckpoint, plant, tmp_path:
     (tmp_path / "talks").mkdir()
     plant("three", "talks/c.flac")
     out = tmp_path / "new" / "out"
-    result = run("--model", "m", tmp_path, "--output-dir", out, "--format", "txt,json,srt", "--format", "vtt, tsv,txt")
+    result = run(
+        "--model", "m", tmp_path, "--output-dir", out, "--format", "txt,json,srt", "--format", "vtt, tsv,txt,html"
+    )
     assert (result.exit_code, result.stdout) == (0, "")
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert names == {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS} | {RECORD}
+    of_recordings = {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS}
+    assert names == of_recordings | {RECORD, "index.html"}
+    assert 'href="talks/c.html"' in (out / "index.html").read_text("utf-8")
     assert (out / "a.b.txt").read_text("utf-8") == "one two\n"
     assert (out / "talks/c.tsv").read_text("utf-8") == "start\tend\ttext\n0\t140\tthree\n"
     assert (out / "talks/c.vtt").read_text("utf-8") == "WEBVTT\n\n00:00:00.000 --> 00:00:00.190\nthree\n"

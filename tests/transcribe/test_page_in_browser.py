@@ -107,8 +107,8 @@ def texts(page: Page) -> list[str]:
 
 def test_a_click_plays_an_edit_is_saved_and_read_as_labels(page: Page, recording: Path) -> None:
     word(page, "слово").click()
-    wait_for(page, "audio.currentTime > 13.5")
     assert 13.4 <= page.evaluate("audio.currentTime") < 15.5
+    wait_for(page, "audio.currentTime > 13.5")
     assert not page.evaluate("audio.paused")
     page.keyboard.press("Space")
     assert page.evaluate("audio.paused")
@@ -243,6 +243,13 @@ def test_pasted_text_is_one_line_without_markup(page: Page, recording: Path) -> 
     page.keyboard.press("Control+v")
     assert page.locator(".text b").count() == 0
     assert save(page, recording) == [("one two lines three four", 0.25, 8.75)]
+
+
+def test_lines_stay_apart_where_a_browser_breaks_them(page: Page, recording: Path) -> None:
+    word(page, "tow").dblclick()
+    page.evaluate("edited.area.append(document.createElement('br'), 'five')")
+    page.keyboard.type("two")
+    assert save(page, recording) == [("one two three four five", 0.25, 8.75)]
 
 
 def test_a_recording_that_cannot_be_played_is_named(page: Page, recording: Path) -> None:
