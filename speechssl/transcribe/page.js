@@ -278,6 +278,9 @@ else audio.src = data.audio;
 audio.onerror = () => notify(`This browser cannot play ${data.audio}: it is not there, or in a format that it does not know.`);
 audio.onplay = follow;
 byId("save").onclick = save;
-byId("check-all").onclick = () => change(true, ...rows);
+byId("check-all").onclick = () => {
+  const others = rows.filter((row) => !row.isChecked);
+  if (confirm(`Take ${others.length} segments as right that you did not check?`)) change(true, ...others);
+};
 document.addEventListener("keydown", onKey);
 addEventListener("beforeunload", (event) => isSaved || event.preventDefault());

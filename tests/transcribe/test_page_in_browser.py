@@ -177,6 +177,10 @@ def test_nothing_is_saved_that_nobody_checked(page: Page, recording: Path) -> No
     page.keyboard.press("Control+s")
     page.locator("input").nth(1).check()
     assert save(page, recording) == [(TEXTS[1], 9.25, 17.75)]
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#check-all")
+    assert [text for text, *_ in save(page, recording)] == [TEXTS[1]]
+    page.once("dialog", lambda dialog: dialog.accept())
     page.click("#check-all")
     assert [text for text, *_ in save(page, recording)] == list(TEXTS)
 
