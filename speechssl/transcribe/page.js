@@ -172,16 +172,16 @@ function change(isChecked, ...those) {
 
 // ---- what is kept
 
-function checkedRows() {
-  const checked = rows.filter((row) => row.isChecked);
-  return checked.map(({ index, span, text }) => ({ index, start: span[0], end: span[1], text }));
+function touchedRows() {
+  const touched = rows.filter((row) => row.isChecked || row.text !== row.segment.text);
+  return touched.map(({ index, span, text, isChecked }) => ({ index, start: span[0], end: span[1], text, isChecked }));
 }
 
 /** Keep what was done in the browser, so that it survives a reload. */
 function keep() {
   showCount();
   try {
-    localStorage.setItem(key + data.id, JSON.stringify({ rows: checkedRows(), isSaved }));
+    localStorage.setItem(key + data.id, JSON.stringify({ rows: touchedRows(), isSaved }));
   } catch {
     byId("storage").hidden = false;
   }
@@ -197,7 +197,7 @@ function restore() {
   for (const name of names) {
     const kept = JSON.parse(localStorage.getItem(name));
     if (name === key + data.id) {
-      for (const { index, text } of kept.rows) Object.assign(rows[index], { text, isChecked: true });
+      for (const { index, text, isChecked } of kept.rows) Object.assign(rows[index], { text, isChecked });
       isSaved = kept.isSaved;
     } else if (!kept.isSaved) offerEarlier(name, kept);
   }
@@ -210,19 +210,20 @@ function offerEarlier(name, kept) {
     localStorage.setItem(name, JSON.stringify({ ...kept, isSaved: true }));
     saving.parentElement.remove();
   };
-  notify(`There are ${kept.rows.length} unsaved segments of an earlier transcript of this recording.`, saving);
+  notify("There are unsaved corrections of an earlier transcript of this recording.", saving);
 }
 
 function save() {
   if (!rows.some((row) => row.isChecked)) return;
-  download(checkedRows());
+  download(touchedRows());
   isSaved = true;
   keep();
 }
 
 /** A table as recipes/own_data reads it, times in seconds. */
-function download(checked) {
+function download(touched) {
   const path = data.path.replace(/[\t\r\n]/gu, " ");
+  const checked = touched.filter((row) => row.isChecked);
   const lines = checked.map(({ start, end, text }) => [path, start.toFixed(3), end.toFixed(3), single(text)].join("\t"));
   const table = ["path\tstart\tend\ttext", ...lines, ""].join("\n");
   const address = URL.createObjectURL(new Blob([table], { type: "text/tab-separated-values" }));

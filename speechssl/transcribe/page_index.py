@@ -56,7 +56,8 @@ def _render(pages: Mapping[str, Mapping[str, Any]]) -> str:
     body = f"<h1>{len(rows)} transcripts to correct, the least certain first</h1>\n<table>\n"
     body += f'<thead><tr>{heads}<th class="number">Confidence</thead>\n<tbody>\n'
     body += "".join(_row(confidence, name, data) for confidence, name, data in rows)
-    body += f'</tbody>\n</table>\n<p class="quiet">Confidence: the mean of the words. Doubtful: below {100 * THRESHOLDS[0]:.0f} %.</p>\n'
+    meaning = f"Confidence: the mean of the words. Doubtful: below {100 * THRESHOLDS[0]:.0f} %."
+    body += f'</tbody>\n</table>\n<p class="quiet">{meaning}</p>\n'
     return fill(body, "Transcripts to correct", _MARK)
 
 

@@ -197,6 +197,11 @@ def test_edits_survive_a_reload_and_leaving_warns(page: Page, recording: Path) -
     page.reload()
     assert dialogs == ["beforeunload"]
     assert texts(page)[0] == "one two three four"
+    page.locator("input").first.uncheck()
+    page.locator("input").last.check()
+    page.reload()
+    assert texts(page)[0] == "one two three four"  # kept, though it is not saved
+    assert save(page, recording) == [(TEXTS[2], 18.25, 26.75)]
 
 
 def test_edits_of_an_earlier_transcript_can_still_be_saved(page: Page, recording: Path) -> None:
