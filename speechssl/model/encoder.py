@@ -33,7 +33,8 @@ class EncoderConfig(Config):
             matters. A number is what is added to the variance: the recipes have 1e-8, the square of `SILENCE_PEAK`,
             with which -40 dB sounds like 0 dB and the noise of 16 bits stays faint; transformers has 1e-7. True is
             fairseq's 1e-5. In pretraining the waveform is the crop; fairseq normalizes the whole recording before it
-            crops, which takes decoding all of it.
+            crops, which takes decoding all of it. A causal network may have it: through it a frame knows two numbers
+            of the whole recording, its level and its offset.
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
@@ -45,10 +46,10 @@ class EncoderConfig(Config):
     @model_validator(mode="after")
     def _is_causal_throughout(self) -> Self:
         norm = self.feature_encoder.norm
-        if self.context.kind == "causal_transformer" and norm != "layer":
+        if self.context.is_causal and norm != "layer":
             raise ValueError(
-                f'context.kind "causal_transformer" needs feature_encoder.norm "layer": "{norm}" normalizes over the '
-                "whole recording, through which a frame knows what follows"
+                f'a context network that does not see the future needs feature_encoder.norm "layer": "{norm}" '
+                "normalizes over the whole recording, through which a frame knows what follows"
             )
         return self
 

@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import nn
 
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
@@ -33,6 +32,7 @@ class ApcConfig(ObjectiveConfig):
 
     best_metric: ClassVar[str] = "error"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "gain_over_last", "gain_over_mean")
+    predicts_future: ClassVar[bool] = True
 
     kind: Literal["apc"] = "apc"
     num_ahead: int = Field(5, ge=1)  # frames from the last that is known to the one that is predicted, A
@@ -49,16 +49,7 @@ class ApcConfig(ObjectiveConfig):
         return ApcCollate(geometry, self.num_ahead)
 
     def build(self, encoder: EncoderConfig) -> "ApcObjective":
-        """Spectra and head for this encoder.
-
-        Raises:
-            ConfigError: its context network sees the future.
-        """
-        if encoder.context.sees_future:
-            raise ConfigError(
-                f'encoder.context.kind: with objective.kind "{self.kind}" expected "causal_transformer" or "causal", '
-                f'which do not see what is to be predicted, found "{encoder.context.kind}"'
-            )
+        """Spectra and head for this encoder."""
         return ApcObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
 
 

@@ -13,8 +13,7 @@ differs:
 * Here loss and measures say how often the right split is found among those of its own recording, and among those of
   others: if the second is high and the first is not, voice and channel are all that was learned.
 
-The context network must be causal. The one of wav2vec knows mean and variance of all frames unless ``context.norm`` is
-"frame". What others share a batch decides the loss, unless ``negatives`` is "own".
+What others share a batch decides the loss, unless ``negatives`` is "own".
 
 Shapes: B batch, T samples, S frames, D model dim, G gaps.
 """
@@ -29,9 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.data.batches import AudioBatch, Example, TaskBatch, collate_audio
-from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
-from speechssl.model.causal import CausalConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.objective import Losses, Objective, ObjectiveConfig, Term
 from speechssl.objective.projector import ValidNorm
@@ -55,6 +52,7 @@ class ReversedFutureConfig(ObjectiveConfig):
 
     best_metric: ClassVar[str] = "contrast"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "own_accuracy", "others_accuracy")
+    predicts_future: ClassVar[bool] = True
 
     kind: Literal["reversed_future"] = "reversed_future"
     views: ViewsConfig = ViewsConfig()
@@ -78,16 +76,7 @@ class ReversedFutureConfig(ObjectiveConfig):
         return ReversedFutureCollate(geometry, self.views, self.gaps, seed)
 
     def build(self, encoder: EncoderConfig) -> "ReversedFutureObjective":
-        """The predictions of this encoder's context.
-
-        Raises:
-            ConfigError: the context network sees the future.
-        """
-        if not isinstance(encoder.context, CausalConfig):
-            raise ConfigError(
-                f'encoder.context.kind: expected a causal network ("causal") for the objective reversed_future, '
-                f"found {encoder.context.kind}"
-            )
+        """The predictions of this encoder's context."""
         return ReversedFutureObjective(self, encoder.context.model_dim)
 
 

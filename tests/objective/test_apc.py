@@ -8,9 +8,7 @@ from losses import loss_sum
 from torch.nn import functional as F
 
 from speechssl.data.batches import Example
-from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
-from speechssl.model.causal import CausalConfig
 from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -128,13 +126,3 @@ def test_the_gumbel_temperature_is_that_of_the_step(encoder: SpeechEncoder, make
     for step in (0, 5):
         objective(encoder, batch, step)
     assert seen == pytest.approx([7.0, 7 * 0.9**5])
-
-
-def test_a_context_network_that_sees_the_future_is_refused(make_encoder: Any) -> None:
-    with pytest.raises(ConfigError, match=r'^encoder\.context\.kind: .* expected "causal_transformer" or "causal", .*'):
-        CONFIG.build(make_encoder().config)
-
-
-def test_the_causal_convolutions_of_wav2vec_are_not_refused(make_encoder: Any) -> None:
-    config = make_encoder().config
-    CONFIG.build(config.model_copy(update={"context": CausalConfig(model_dim=8, kernels=(2, 3))}))
