@@ -54,7 +54,7 @@ def reference_spectra(waveform: npt.NDArray[np.float32], geometry: FrameGeometry
         frames.append([np.log(np.maximum(filters @ np.abs(np.fft.rfft(p * window, 512)) ** 2, 5e-5)) for p in pieces])
     spectra = np.array(frames)  # (S, N, F)
     spectra -= spectra.mean(axis=(0, 1))
-    return (spectra / np.sqrt(spectra.var(axis=(0, 1)) + 1e-5)).reshape(len(spectra), -1)
+    return (spectra / (spectra.std(axis=(0, 1)) + 1e-3)).reshape(len(spectra), -1)
 
 
 class TestStackedLogMel:
