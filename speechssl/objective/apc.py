@@ -30,8 +30,8 @@ _LEAST_BASELINE = 0.1  # an error of next to nothing, as in digital silence, is 
 class ApcConfig(ObjectiveConfig):
     """The objective; the defaults are published for frames every 10 ms."""
 
-    best_metric: ClassVar[str] = "error"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "gain_over_last", "gain_over_mean")
+    best_metric: ClassVar[str] = "prediction"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "skill", "skill_over_last")
     predicts_future: ClassVar[bool] = True
 
     kind: Literal["apc"] = "apc"
@@ -110,8 +110,8 @@ class ApcObjective(Objective):
                 ((guess - targets).abs().mean(dim=2) * weights).sum(dim=1)  # (B,)
                 for guess in (predictions.float(), last, torch.zeros_like(targets))
             )
-        terms["error"] = Term(errors.sum(), "frames", 1.0)
-        for name, baseline in (("gain_over_last", of_last), ("gain_over_mean", of_mean)):
+        terms["prediction"] = Term(errors.sum(), "frames", 1.0)
+        for name, baseline in (("skill_over_last", of_last), ("skill", of_mean)):
             ratio = errors / torch.maximum(baseline, _LEAST_BASELINE * num_known).clamp(min=1e-8)
             terms[name] = Term(((1 - ratio) * num_known).sum(), "frames")
         return terms

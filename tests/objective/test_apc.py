@@ -56,9 +56,9 @@ def test_it_is_the_distance_of_spectra_ahead(
     count = sum(map(len, errors))
     assert batch.counts == {"frames": count}
     assert len(errors) == 5, "one recording is too short to predict anything"
-    assert losses["error"].weight == 1
+    assert losses["prediction"].weight == 1
     assert loss_sum(losses).item() == pytest.approx(sum(map(sum, errors)), rel=1e-4)
-    for name, baseline in (("gain_over_last", of_last), ("gain_over_mean", of_mean)):
+    for name, baseline in (("skill_over_last", of_last), ("skill", of_mean)):
         expected = sum(len(own) * (1 - sum(own) / sum(other)) for own, other in zip(errors, baseline, strict=True))
         assert losses[name].sum.item() == pytest.approx(expected, rel=1e-3)
     assert ("code_perplexity" in losses) == (quantizer is not None)
@@ -76,11 +76,11 @@ def test_knowing_the_answer_gains_everything(encoder: SpeechEncoder, make_exampl
     encoder.contextualize = lambda frames: F.pad(spectra[:, 3:], (0, 0, 0, 3))  # type: ignore[method-assign]
     losses = objective(encoder, batch, 0)
     measured = {name: term.sum.item() / batch.counts["frames"] for name, term in losses.items()}
-    assert measured == pytest.approx({"error": 0, "gain_over_last": 1, "gain_over_mean": 1})
+    assert measured == pytest.approx({"prediction": 0, "skill_over_last": 1, "skill": 1})
     encoder.contextualize = lambda frames: torch.zeros_like(spectra)  # type: ignore[method-assign]
-    assert objective(encoder, batch, 0)["gain_over_mean"].sum.item() == pytest.approx(0)
+    assert objective(encoder, batch, 0)["skill"].sum.item() == pytest.approx(0)
     encoder.contextualize = lambda frames: spectra  # type: ignore[method-assign]
-    assert objective(encoder, batch, 0)["gain_over_last"].sum.item() == pytest.approx(0)
+    assert objective(encoder, batch, 0)["skill_over_last"].sum.item() == pytest.approx(0)
 
 
 def test_the_last_ten_milliseconds_go_on_in_the_baseline() -> None:
@@ -94,8 +94,8 @@ def test_the_last_ten_milliseconds_go_on_in_the_baseline() -> None:
     spectra = objective.spectrum(batch.audio.waveforms)[0].view(-1, 4, 6)
     of_last = (spectra[:-3, -1:] - spectra[3:]).abs().mean()
     losses = objective(encoder, batch, 0)
-    error = losses["error"].sum.item() / batch.counts["frames"]
-    assert losses["gain_over_last"].sum.item() / batch.counts["frames"] == pytest.approx(
+    error = losses["prediction"].sum.item() / batch.counts["frames"]
+    assert losses["skill_over_last"].sum.item() / batch.counts["frames"] == pytest.approx(
         1 - error / of_last.item(), rel=1e-4
     )
 
@@ -116,7 +116,7 @@ def test_targets_are_of_the_recording_without_what_was_added(encoder: SpeechEnco
     spectra = objective.spectrum(clean)[0]
     context = encoder.contextualize(encoder.extract_frames(batch.audio.waveforms))[0]
     expected = (objective.head(context)[:-3] - spectra[3:]).abs().mean(dim=1).sum()
-    assert objective(encoder, mixed, 0)["error"].sum.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert objective(encoder, mixed, 0)["prediction"].sum.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_gumbel_temperature_is_that_of_the_step(encoder: SpeechEncoder, make_examples: Any) -> None:
