@@ -27,7 +27,17 @@ def read_range(url: str, start: int, num_bytes: int) -> bytes:
     Raises:
         OSError: what stayed wrong; FileNotFoundError if the object is missing.
     """
-    content: bytes = _with_retries(url, lambda files, path: files.cat_file(path, start=start, end=start + num_bytes))
+
+    def read(files: Any, path: str) -> bytes:
+        try:
+            content: bytes = files.cat_file(path, start=start, end=start + num_bytes)
+        except Exception as error:
+            if _is_final(error) and _is_about_range(error) and files.info(path)["size"] <= start:
+                return b""
+            raise
+        return content
+
+    content = _with_retries(url, read)
     if len(content) > num_bytes:
         found = f"found one that sent {len(content)} bytes for a range of {num_bytes}"
         raise OSError(errno.EIO, f"expected a server that reads ranges, {found}")
@@ -133,6 +143,11 @@ def _is_final(error: Exception) -> bool:
     if isinstance(status, int) and 400 <= status < 500:
         return status not in _PASSING_STATUSES
     return isinstance(error, _FINAL_KINDS) or getattr(error, "errno", None) in _FINAL_ERRNOS
+
+
+def _is_about_range(error: Exception) -> bool:
+    """Whether it may say that the object ends before the range begins."""
+    return getattr(error, "status", None) == 416 or getattr(error, "errno", None) == errno.EINVAL
 
 
 def _describe(error: Exception) -> str:
