@@ -5,6 +5,7 @@ import io
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -71,7 +72,7 @@ def remove_object(url: str) -> None:
     """Remove an object, if it is there. Errors and retries as in `read_range`."""
 
     def remove(files: Any, path: str) -> None:
-        if files.exists(path):
+        with suppress(FileNotFoundError):
             files.rm_file(path)
 
     _with_retries(url, remove)
