@@ -1,6 +1,5 @@
 """The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from unicodedata import category
 from speechssl.data.copies import Copies, listen
 from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest
+from speechssl.data.paths import real_path
 from speechssl.data.scan import parallel_map
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters, num_frames_needed, split_words
 from speechssl.errors import AudioError
@@ -162,7 +162,7 @@ def _find_duplicates(manifests: Sequence[Manifest], copies: Copies) -> Iterator[
     for found in copies.find():
         (one, first), (two, second) = found.original, found.copy
         original, copy = manifests[one][first], manifests[two][second]
-        if one != two and os.path.realpath(original.path) == os.path.realpath(copy.path):
+        if one != two and real_path(original.path) == real_path(copy.path):
             continue  # an overlap
         kind = ("" if found.is_exact else "near ") + "duplicate" + (" in another split" if one != two else "")
         verb = "has the same samples as" if found.is_exact else "sounds like"
@@ -184,7 +184,7 @@ def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
     """Utterances that share samples with one in another manifest."""
     spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
     files = {utterance.path for manifest in manifests for utterance in manifest}
-    real_names = {path: os.path.realpath(path) for path in files}
+    real_names = {path: real_path(path) for path in files}
     for number, manifest in enumerate(manifests):
         for i, utterance in enumerate(manifest):
             stop = utterance.start + utterance.num_samples

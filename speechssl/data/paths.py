@@ -21,6 +21,11 @@ def split_range(path: str) -> tuple[str, int, int] | None:
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
+def real_path(path: str) -> str:
+    """Return what a path leads to, however it is written; a URL as it is."""
+    return path if is_url(path) else os.path.realpath(path)
+
+
 def absolute_root(folder: Path, root: str | os.PathLike[str]) -> str:
     """Return the root that a manifest in a folder states, from where the program runs; a URL is kept."""
     return os.fspath(root) if is_url(os.fspath(root)) else str(folder / root)

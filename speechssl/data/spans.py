@@ -1,10 +1,10 @@
 """Which parts of which recordings a list of utterances has."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 
 from speechssl.data.manifest import Utterance
+from speechssl.data.paths import real_path
 
 
 class Spans:
@@ -24,7 +24,7 @@ class Spans:
     def _name(self, utterance: Utterance) -> str:
         path = utterance.path
         if path not in self._names:
-            self._names[path] = os.path.realpath(path)
+            self._names[path] = real_path(path)
         return self._names[path]
 
 
