@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.data import remote, sources
 from speechssl.data.batches import Example, make_loader
+from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, read_utterance, write_manifest
 from speechssl.data.recording import read_audio
 from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.errors import AudioError
+from speechssl.frames import FrameGeometry
 
 pytest.importorskip("moto", reason="moto[server] is not installed")
 pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -233,3 +235,26 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(AudioError, match=r"s3:// needs the extra 'remote' \(pip install 'speechssl\[remote\]'\)"):
         read_audio("s3://bucket/a.tar:0:100")
+
+
+def test_the_check_before_training_asks_once_a_shard_and_reads_no_clip(
+    local: Manifest, store: ObjectStore, waits: list[float]
+) -> None:
+    import fsspec
+
+    manifest = upload(local, "check", "--shard-mib", "0.1")
+    archives = sorted({utterance.path.rpartition(".tar")[0] + ".tar" for utterance in manifest})
+    assert len(archives) > 2
+    store.requests.clear()
+    geometry = FrameGeometry((10, 8), (10, 8))
+    assert check_before_training(manifest, geometry, None, 100) == []
+    assert [method for method, path, _ in store.requests if path.endswith(".tar")] == ["HEAD"] * len(archives)
+    files = fsspec.filesystem("s3")
+    files.rm_file(archives[0])
+    files.pipe_file(archives[1], files.cat_file(archives[1])[:2000])
+    missing, truncated = check_before_training(manifest, geometry, None, 100)
+    assert missing.detail == f"{archives[0]}: expected an audio file, found none"
+    assert truncated.detail.startswith(f"{archives[1]}: expected ")
+    assert truncated.detail.endswith(" bytes, found 2000")
+    assert missing.is_error
+    assert truncated.is_error
