@@ -128,7 +128,7 @@ def _remove_rest(store: Folder, stem: str, number: int) -> None:
 
 
 class _Clips:
-    """The clips of rows that are asked for in ascending order, made some rows ahead in threads."""
+    """The clips of rows, made some rows ahead in threads: they are asked for in ascending order, nearly always."""
 
     def __init__(self, manifest: Manifest, encoding: Encoding, executor: ThreadPoolExecutor) -> None:
         self.manifest, self.encoding, self.executor = manifest, encoding, executor
@@ -137,6 +137,8 @@ class _Clips:
 
     def __getitem__(self, row: int) -> Clip:
         """Return a clip; the `AudioError` of one that cannot be made is raised each time."""
+        if row < self.first:
+            self.futures.clear()
         while self.futures and self.first < row:
             self.futures.popleft()
             self.first += 1

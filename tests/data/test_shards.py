@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.data import shards as shards_module
-from speechssl.data.clips import make_clip
+from speechssl.data.clips import Clip, Encoding, make_clip
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, read_utterance, write_manifest
+from speechssl.errors import AudioError
 
 NUM_SAMPLES = 12_000
 SUFFIXES = ["wav", "flac", "wav", "wav", "mp3", "flac", "flac"]  # of copies and of spans as FLAC
@@ -103,13 +104,11 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard(corpus, tmp_path / "whole", "--shard-mib", "0.08")
-    calls = []
 
-    def fail(utterance: Utterance, encoding: str) -> None:
-        calls.append(utterance)
+    def fail(utterance: Utterance, encoding: Encoding) -> Clip:
         if utterance.path.endswith("lossy.mp3"):
             raise KeyboardInterrupt
-        return make_clip(utterance, encoding)  # type: ignore[arg-type, return-value]
+        return make_clip(utterance, encoding)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -155,17 +154,38 @@ def test_shards_behind_the_last_one_are_removed(corpus: Manifest, tmp_path: Path
     assert [*files(tmp_path / "out")] == ["train-000000.json", "train-000000.tar", "train.tsv"]
 
 
-def test_recordings_that_cannot_be_read_are_named_each_time_and_tried_again(corpus: Manifest, tmp_path: Path) -> None:
-    path = Path(corpus[1].path.replace("stereo", "mono")).with_suffix(".wav")
+@pytest.mark.parametrize("row", [0, 2])
+def test_recordings_that_cannot_be_read_are_named_each_time_and_tried_again(
+    corpus: Manifest, tmp_path: Path, row: int
+) -> None:
+    path = Path(corpus[row].path)
     content = path.read_bytes()
     path.write_bytes(content[:1000])
     for _ in range(2):
-        assert shard(corpus, tmp_path / "out", status=1).startswith(f"error: {path}: expected")
+        error = shard(corpus, tmp_path / "out", status=1)
+        assert error.startswith(f"error: {path}: expected")
         assert len(read_manifest(tmp_path / "out" / "train.tsv")) == len(corpus) - 1
-    assert "(1 kept)" in shard(corpus, tmp_path / "out", status=1)
+    assert "(1 kept)" in error
     path.write_bytes(content)
     shard(corpus, tmp_path / "out")
-    assert len(read_manifest(tmp_path / "out" / "train.tsv")) == len(corpus)
+    for mine, its in zip(read_manifest(tmp_path / "out" / "train.tsv"), corpus, strict=True):
+        np.testing.assert_array_equal(read_utterance(mine), read_utterance(its))
+
+
+def test_a_failure_that_passes_without_a_trace_is_tried_again(
+    corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(utterance: Utterance, encoding: Encoding) -> Clip:
+        if utterance.text == "ein wide.wav":
+            raise AudioError(f"{utterance.path}: the disk was away")
+        return make_clip(utterance, encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards_module, "make_clip", fail)
+        assert "the disk was away" in shard(corpus, tmp_path / "out", status=1)
+    shard(corpus, tmp_path / "out")
+    for mine, its in zip(read_manifest(tmp_path / "out" / "train.tsv"), corpus, strict=True):
+        np.testing.assert_array_equal(read_utterance(mine), read_utterance(its))
 
 
 def test_what_is_no_shard_is_not_overwritten(corpus: Manifest, tmp_path: Path) -> None:
