@@ -1,12 +1,12 @@
 """Which parts of which recordings a list of utterances has."""
 
-import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import accumulate
 
 from speechssl.data.manifest import Utterance
+from speechssl.data.paths import real_path
 
 
 class Spans:
@@ -38,7 +38,7 @@ class Spans:
         """Return the real path of an utterance's recording."""
         path = utterance.path
         if path not in self._names:
-            self._names[path] = os.path.realpath(path)
+            self._names[path] = real_path(path)
         return self._names[path]
 
 
