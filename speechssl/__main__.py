@@ -18,6 +18,7 @@ from speechssl.commands.phonemize import phonemize
 from speechssl.commands.pretrain import pretrain
 from speechssl.commands.probe import probe
 from speechssl.commands.quantize import quantize
+from speechssl.commands.shard import shard
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.units import units
 from speechssl.commands.unpack import unpack
@@ -32,7 +33,7 @@ def speechssl(version: Version = False) -> None:
 
 TRAINING = (pretrain, finetune, label, evaluate, compare, curves, probe)
 USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
-DATA = (manifest, unpack, check, units, phonemize)
+DATA = (manifest, unpack, shard, check, units, phonemize)
 
 for command in (*TRAINING, *USING, *DATA):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from speechssl.data.units import Units
-from speechssl.decode.align import align
 from speechssl.decode.arpa import read_arpa
+from speechssl.decode.forced_alignment import align
 from speechssl.decode.greedy import PathToken
 from speechssl.decode.kenlm_model import KenlmModel, is_kenlm
 from speechssl.decode.ngram import END, START, UNKNOWN, LanguageModel, Ngram

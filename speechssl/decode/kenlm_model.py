@@ -15,6 +15,7 @@ from speechssl.errors import LanguageModelError
 _MAGIC = b"mmap lm http://kheafield.com/code"  # both kinds of tables, of any version, begin with it
 _HAS_WORDS, _NUM_WORDS = 100, slice(108, 116)  # places in the header
 _LN_10 = math.log(10)
+_MOST_STATES = 100_000  # of contexts that are kept
 
 
 def is_kenlm(path: Path) -> bool:
@@ -67,11 +68,11 @@ class KenlmModel:
     def _state(self, context: Ngram) -> Any:
         state = self._states.get(context)
         if state is None:
+            if len(self._states) >= _MOST_STATES:
+                self._states.clear()
             state = self._states[context] = self._new_state()
             if not context:
                 self._model.NullContextWrite(state)
-            elif context == (START,):
-                self._model.BeginSentenceWrite(state)
             else:
                 self._model.BaseScore(self._state(context[:-1]), context[-1], state)
         return state

@@ -41,6 +41,7 @@ FREE_SETTINGS = {
     "data.unlabeled",
     "init",
     "units",
+    "objective.check_from_step",  # a run that has come further was healthy enough
     "objective.targets.model",
     "objective.targets.clusters",
 }
