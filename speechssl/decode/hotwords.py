@@ -19,6 +19,7 @@ from speechssl.errors import ConfigError
 
 BOOST = 1.5
 """In nats a letter, of phrases for which the file states none."""
+_NUM_LACKING = 8  # letters that are named
 
 
 class Hotwords:
@@ -64,16 +65,17 @@ class Hotwords:
             if labels in phrases:
                 raise ConfigError(f"{path}:{number}: expected each phrase once, found {text!r} again")
             phrases[labels] = Phrase(labels, per_letter * len("".join(spelled.split())), shown)
-        found = f"{path}: {len(unspelled)} of {len(unspelled) + len(phrases)} phrases"
-        cause = f"such as {unspelled[0]!r:.40}; it lacks {list_characters(sorted(lacking)[:8])}" if unspelled else ""
-        if not phrases:
-            raise ConfigError(
-                f"{found} can be spelled with the model's letters, {cause}" if unspelled else f"{path}: found no phrase"
-            )
         if unspelled:
-            warnings.warn(
-                f"{found} cannot be spelled with the model's letters and are never found, {cause}", stacklevel=2
+            num_phrases = len(unspelled) + len(phrases)
+            message = (
+                f"{path}: {len(unspelled)} of {num_phrases} phrases cannot be spelled with the model's letters and are "
+                f"never found, such as {unspelled[0]!r:.40}; it lacks {list_characters(sorted(lacking)[:_NUM_LACKING])}"
             )
+            if not phrases:
+                raise ConfigError(message)
+            warnings.warn(message, stacklevel=2)
+        if not phrases:
+            raise ConfigError(f"{path}: expected phrases, found none")
         return cls(path, list(phrases.values()), units, sentence_frames)
 
     def describe(self) -> str:

@@ -87,7 +87,7 @@ class Spotter:
         num_frames = len(log_probs)
         if is_end:  # one more frame, for a delimiter that need not be heard
             end = np.full((1, log_probs.shape[1]), -np.inf)
-            end[0, [self.blank_id, self.delimiter_id]] = 0.0
+            end[0, self.delimiter_id] = 0.0
             log_probs = np.concatenate((log_probs, end))
         steps, ends_in_border = self._search(log_probs, is_border)
         spots = list(self._read(steps, ends_in_border, log_probs))[::-1]
