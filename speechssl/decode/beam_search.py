@@ -110,7 +110,12 @@ class BeamSearch:
         never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
         log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
         spots = hotwords.find(log_probs) if hotwords else []
-        best = self._best(self._search(log_probs, spots))
+        score, best = self._best(self._search(log_probs, ()))
+        if spots:
+            # In one search, phrases that lose in the end would push out the texts that win without them.
+            score_with, best_with = self._best(self._search(log_probs, spots))
+            if score_with >= score and any(best_with.spots()):
+                best = best_with
         path = align(log_probs, best.labels(), self.units.blank_id, first_frame)
         return [replace(token, spot=spot) for token, spot in zip(path, best.spots(), strict=True)] if spots else path
 
@@ -192,8 +197,8 @@ class BeamSearch:
                     new.append((mass + prefix.score + ahead, prefix, symbol, mass))
         return kept, new
 
-    def _best(self, beams: Beams) -> Prefix:
-        """Return the best text: of its prefixes, with delimiters at its ends and without, the likeliest."""
+    def _best(self, beams: Beams) -> tuple[float, Prefix]:
+        """Return the best text and its score: the likeliest of its prefixes, with delimiters at its ends or without."""
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
         spelled: dict[str, list[Prefix]] = {}
         for prefix in beams:
@@ -202,8 +207,9 @@ class BeamSearch:
             text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + max(map(self._finished_score, prefixes))
             for text, prefixes in spelled.items()
         }
-        best = spelled[max(scores, key=scores.__getitem__)]
-        return max(best, key=lambda prefix: (self._finished_score(prefix), masses[prefix]))
+        text = max(scores, key=scores.__getitem__)
+        best = max(spelled[text], key=lambda prefix: (self._finished_score(prefix), masses[prefix]))
+        return scores[text], best
 
     def _extended(self, prefix: Prefix, symbol: int) -> Prefix:
         if (child := prefix.children.get(symbol)) is not None:

@@ -271,3 +271,25 @@ def test_a_search_finds_what_it_found_where_no_phrase_is_near(search: BeamSearch
         randomness = torch.Generator().manual_seed(seed)
         log_probs = (3 * torch.randn(40, len(UNITS), generator=randomness)).log_softmax(dim=1)
         assert search.find_path([log_probs], hotwords) == search.find_path([log_probs])
+
+
+def test_phrases_that_lose_leave_no_trace(search: BeamSearch, tmp_path: Path) -> None:
+    search = search.reweighted(
+        search.config.model_copy(update={"beam_size": 2, "lm_weight": 3.0, "unknown_score": -3.0})
+    )
+    randomness = torch.Generator().manual_seed(0)
+    hotwords = listen(tmp_path, "".join(f"{first}{second}\t3\n" for first in "aeiou" for second in "tnscu"))
+    num_lost = num_won = 0
+    for _ in range(150):
+        letters = torch.randint(2, 30, (12,), generator=randomness)
+        letters[::4] = UNITS.delimiter_id
+        log_probs = 2 * torch.randn(12, len(UNITS), generator=randomness)
+        log_probs[range(12), letters] += 3
+        log_probs = log_probs.log_softmax(dim=1)
+        path, plain = search.find_path([log_probs], hotwords), search.find_path([log_probs])
+        if any(token.spot for token in path):
+            num_won += 1
+        else:
+            num_lost += bool(hotwords.find(log_probs))
+            assert path == plain
+    assert min(num_lost, num_won) > 5
