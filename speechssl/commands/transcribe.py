@@ -22,7 +22,8 @@ from speechssl.commands.options import (
     make_app,
 )
 from speechssl.terminal import exit_on_error
-from speechssl.transcribe.outputs import BesideRecordings, Format, OutputFolder, Printer, Writer
+from speechssl.transcribe.formats import Format
+from speechssl.transcribe.outputs import BesideRecordings, OutputFolder, Printer, Writer
 
 if TYPE_CHECKING:
     from speechssl.model.device import Precision
@@ -34,6 +35,7 @@ Usage: transcribe-audio [OPTIONS] FILE...
   transcribe-audio --model MODEL interview.mp3                          # print the text
   transcribe-audio --model MODEL --format srt talk.mp4 > talk.srt       # subtitles
   transcribe-audio --model MODEL --format txt,json --output-dir texts recordings/
+  transcribe-audio --model MODEL --format html --beside recordings/     # pages to correct on
 
 transcribe-audio --help lists all options.
 """
@@ -79,7 +81,8 @@ Formats = Annotated[
         metavar="|".join([*Format, "all"]),
         help="Several with commas, or the option several times. txt (default): a line of text a file, after its name "
         "and a tab if there are several files. json: a line with an object a file, with segments and words. srt, vtt: "
-        "subtitles. tsv: start and end in milliseconds, and text.",
+        "subtitles. tsv: start and end in milliseconds, and text. html: a page to hear and correct it on, and in a "
+        "folder with several index.html, the least certain first.",
     ),
 ]
 OutputDir = Annotated[

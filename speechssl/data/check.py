@@ -11,6 +11,7 @@ from speechssl.data.copies import Copies, listen
 from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest
 from speechssl.data.scan import parallel_map
+from speechssl.data.spans import Spans
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
@@ -180,25 +181,14 @@ def _find_shared_speakers(manifests: Sequence[Manifest]) -> Iterator[Problem]:
             yield Problem("shared speakers", str(two.path), detail)
 
 
-def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
-    """Utterances that share samples with one in another manifest."""
-    spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
-    files = {utterance.path for manifest in manifests for utterance in manifest}
-    real_names = {path: os.path.realpath(path) for path in files}
-    for number, manifest in enumerate(manifests):
-        for i, utterance in enumerate(manifest):
-            stop = utterance.start + utterance.num_samples
-            spans[real_names[utterance.path]].append((utterance.start, stop, number, i))
-    problems: list[Problem] = []
-    for name, of_file in sorted(spans.items()):
-        furthest: dict[int, tuple[int, int]] = {}  # manifest -> (stop, row) of its span that reaches furthest so far
-        for start, stop, number, i in sorted(of_file):
-            for other, (other_stop, other_i) in furthest.items():
-                if other != number and other_stop > start:
-                    detail = f"{name}: shares samples with {manifests[other].where(other_i)}"
-                    problems.append(Problem("overlap", manifests[number].where(i), detail))
-            furthest[number] = max(furthest.get(number, (0, 0)), (stop, i))
-    return problems
+def _find_overlaps(manifests: Sequence[Manifest]) -> Iterator[Problem]:
+    """Utterances that share samples with one in a manifest before theirs."""
+    spans = [Spans(manifest) for manifest in manifests]
+    for (one, known), (two, names) in combinations(zip(manifests, spans, strict=True), 2):
+        for i, utterance in enumerate(two):
+            if (row := known.overlap(utterance)) is not None:
+                detail = f"{names.recording(utterance)}: shares samples with {one.where(row)}"
+                yield Problem("overlap", two.where(i), detail)
 
 
 def _find_repeated_texts(manifests: Sequence[Manifest]) -> list[Problem]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from speechssl.data.units import Units
-from speechssl.decode.align import align
 from speechssl.decode.arpa import read_arpa
+from speechssl.decode.forced_alignment import align
 from speechssl.decode.greedy import PathToken
 from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.ngram import END, START, UNKNOWN, Ngram

@@ -68,13 +68,16 @@ def transcribe_files(
         if audio_seconds:
             factor = (time.perf_counter() - started) / audio_seconds
             speed = f", real-time factor {factor:.3f} on {transcriber.inference.describe()}"
+    unfinished = writer.finish()
+    for error in unfinished:
+        print_error(error)
     if reference:
         _print_score(references, texts, len(inputs), **scoring)
     if not is_quiet:
         before = f", {len(finished)} finished before" if finished else ""
         audio = f"{audio_seconds:.1f} s of audio{speed}"
         print_status(f"{count(num_files, 'file')}, {num_failed} failed{before}, {audio}")
-    return not num_failed
+    return not (num_failed or unfinished)
 
 
 def describe_settings(model: Path, lm: Path | None, hotwords: Path | None, **options: Any) -> dict[str, Any]:
