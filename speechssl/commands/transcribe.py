@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from speechssl.commands.options import (
     Device,
+    HotwordsFile,
     InferencePrecision,
     Language,
     LanguageModelFile,
@@ -170,6 +171,7 @@ def transcribe(
     split_at_pauses: SplitAtPauses = False,
     vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
+    hotwords: HotwordsFile = None,
     reference: Reference = None,
     normalize: WordsOnly = False,
     device: Device = None,
@@ -217,7 +219,7 @@ def transcribe(
                 "words": words,
                 **({"letters": True} if letters else {}),
             }
-            settings = describe_settings(model, lm, precision=precision, language=language, **options, **part)
+            settings = describe_settings(model, lm, hotwords, precision=precision, language=language, **options, **part)
             whole: dict[str, Any] = {
                 "formats": formats,
                 "words": words,
@@ -226,7 +228,7 @@ def transcribe(
                 "settings": settings,
             }
             writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
-        load = partial(_load, model, device, lm, precision, language, reference is not None)
+        load = partial(_load, model, device, lm, precision, language, hotwords, reference is not None)
         options["batch_seconds"] = batch_seconds
         scoring = {"words_only": normalize, "language": language}
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):
@@ -244,6 +246,7 @@ def _load(
     lm: Path | None,
     precision: "Precision | None",
     language: str | None,
+    hotwords: Path | None,
     is_scored: bool,
 ) -> "Transcriber":
     from speechssl.cpu import tune_cpu
@@ -253,7 +256,8 @@ def _load(
     from speechssl.transcribe.transcriber import Transcriber
 
     # With references it is the language of the texts as well, and need not be a choice of the model.
-    return Transcriber.load(model, device, lm, precision, language_for(model, language) if is_scored else language)
+    language = language_for(model, language) if is_scored else language
+    return Transcriber.load(model, device, lm, precision, language, hotwords)
 
 
 def _parse_formats(values: Sequence[str]) -> list[Format]:

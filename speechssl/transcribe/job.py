@@ -80,7 +80,7 @@ def transcribe_files(
     return not (num_failed or unfinished)
 
 
-def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str, Any]:
+def describe_settings(model: Path, lm: Path | None, hotwords: Path | None, **options: Any) -> dict[str, Any]:
     """Return what transcripts depend on besides the recording, as plain JSON types."""
     language_model: dict[str, Any] | None = None
     if lm is not None:
@@ -93,6 +93,7 @@ def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str,
     return {
         "model": _describe_file(next(filter(Path.is_file, weights), model)),
         "language_model": language_model,
+        **({"hotwords": _describe_file(hotwords)} if hotwords else {}),
         **options,
     }
 

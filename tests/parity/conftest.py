@@ -65,7 +65,9 @@ class Case:
         """What goes into the first layer of the transformer, what comes out of each, and the context: (B, S, D)."""
         layers, states = self.encoder.context.layers, []
         hooks = [layers[0].register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))]
-        hooks += [layer.register_forward_hook(lambda _, arguments, output: states.append(output)) for layer in layers]
+        hooks += [
+            layer.register_forward_hook(lambda _, arguments, output: states.append(output[0])) for layer in layers
+        ]
         frames = self.encoder.extract_frames(self.waveforms, self.lengths)
         context = self.encoder.contextualize(frames, mask)
         for hook in hooks:

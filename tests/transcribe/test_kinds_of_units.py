@@ -14,8 +14,10 @@ from speechssl.data.pieces import SPACE, Pieces
 from speechssl.data.tokens import Tokens
 from speechssl.data.units import BLANK, Letters, Units
 from speechssl.decode.arpa import write_arpa
+from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.decode.settings import BeamSearchConfig
+from speechssl.errors import ConfigError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.transcribe.transcriber import Transcriber, make_beam_search
@@ -129,3 +131,10 @@ def test_scripts_without_spaces_come_back_without(text: str) -> None:
     assert found.words[1].is_joined
     aligned = transcriber_of(units).align(planted_speech(text, units), text, 16_000)
     assert [word.text for word in aligned.words] == text.split()
+
+
+@pytest.mark.parametrize("name", ["pieces", "phonemes, each a word"])
+def test_hot_words_need_a_delimiter(name: str, tmp_path: Path) -> None:
+    (tmp_path / "hot.tsv").write_text("ab\n", "utf-8")
+    with pytest.raises(ConfigError, match="hot words need a model with a unit that ends a word"):
+        Hotwords.read(tmp_path / "hot.tsv", KINDS[name].units)
