@@ -16,6 +16,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Limit
 
+WARNINGS_FILE = "warnings.jsonl"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Indices = tuple[tuple[int, ...], ...]  # of a batch's utterances in each of its manifests
 

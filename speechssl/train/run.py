@@ -133,7 +133,7 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
     num_steps = config.trainer.num_steps
     course = Course(length=num_steps, num_steps=num_steps)
     if progress.step:
-        old, course = _read_record(file, config)
+        old, course = read_record(file, type(config))
         changes = _changes(old, record, progress.step)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
@@ -182,7 +182,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, t
     return {name: change for name, change in found.items() if name not in free}
 
 
-def _read_record(file: Path, config: RunConfig) -> tuple[dict[str, Any], Course]:
+def read_record(file: Path, kind: type[RunConfig]) -> tuple[dict[str, Any], Course]:
     """What a run was started with; settings that an earlier version wrote have today's names and defaults."""
     try:
         record: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -192,7 +192,7 @@ def _read_record(file: Path, config: RunConfig) -> tuple[dict[str, Any], Course]
         course = record.pop("course", {"length": num_steps, "num_steps": num_steps})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
-    record["config"] = type(config).from_dict(settings, str(file)).to_dict()
+    record["config"] = kind.from_dict(settings, str(file)).to_dict()
     return record, Course.from_dict(course, str(file))
 
 

@@ -1,0 +1,44 @@
+"""Small pieces of HTML that the sections of a report are made of."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from speechssl.report.svg import marker
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
+    """Return a table of cells that are HTML already; the columns ``numbers`` are aligned to the right."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        marked = (
+            f"<{tag}{' class=number' if place in numbers else ''}>{cell}</{tag}>" for place, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(marked)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    heading = f"<thead>{row(head, 'th')}</thead>" if head else ""
+    return f'<div class=table><table class="{kind}">{heading}<tbody>{body}</tbody></table></div>'
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return names with their values, which are plain texts."""
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in pairs)}</dl>"
+
+
+def section(title: str, name: str, content: str) -> str:
+    """Return a section, or nothing if it has no content."""
+    return f"<section id={name}><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def sample_of_line(style: int) -> str:
+    """Return a run's line with its marker, for a legend."""
+    path = f'<path class="line strong s{style % 8}" d="M0 8H40"/>'
+    return f'<svg viewBox="0 0 40 16" aria-hidden=true>{path}<path class="mark s{style % 8}" d="{marker(style, 20, 8)}"/></svg>'
+
+
+def duration(seconds: float) -> str:
+    """Return "3 h 05 min", or "4 min 10 s" below an hour."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole // 60 % 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s"
