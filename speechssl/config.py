@@ -76,8 +76,8 @@ def default_values(config: Config, chosen: Config | None = None) -> dict[str, An
         section = getattr(config, name)
         if isinstance(section, Config) and values.get(name, {}) is not None:
             values[name] = default_values(section, getattr(plain, name, None))
-    if hasattr(chosen, "kind"):
-        values["kind"] = chosen.kind
+    if chosen is not None and "kind" in type(chosen).model_fields:
+        values["kind"] = chosen.to_dict()["kind"]
     return values
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from speechssl.config import Config
 from speechssl.report.run import Run
 from speechssl.report.svg import Chart, Line
-from speechssl.train.curves import Curves, find_deviations, healthy_band, read_curves
+from speechssl.train.curves import Curves, healthy_band, read_curves
 from speechssl.train.log import SPEED
 
 _LAST = ("clipped", "gradient_norm", "learning_rate", SPEED)
@@ -15,6 +15,7 @@ _TITLES = {SPEED: "seconds of audio a second", "wer": "word error rate", "cer": 
 _PERCENT = ("accuracy", "agreement", "wer", "cer", "left_out", "clipped", "unused", "codebook_use")
 _MEANINGS = {
     "loss": "what training minimizes: the weighted sum of its terms",
+    "prediction": "how hard it is to tell the right target from the others",
     "contrastive": "how hard it is to tell the right target from the distractors",
     "accuracy": "how often the right target is chosen",
     "code_perplexity": "how many codes are in use, all codebooks together",
@@ -30,10 +31,10 @@ _MEANINGS = {
     "target_deviation": "how much the targets vary; near 0 they have collapsed",
     "prediction_deviation": "how much the predictions vary; near 0 they have collapsed",
     "ctc": "the loss of an utterance, which grows with its length",
-    "loss_per_label": "the same, by letters",
+    "loss_per_label": "the CTC loss over the letters of the reference",
     "consistency": "how far two views of the same recording are apart",
     "wer": "words that are wrong, missing or too many, over the words of the reference",
-    "cer": "the same, in letters",
+    "cer": "letters that are wrong, missing or too many, over those of the reference",
     "gradient_norm": "of the last update before each line of the log",
     "clipped": "the share of updates whose gradient was longer than the limit",
     "learning_rate": "of the last update before each line of the log",
@@ -82,11 +83,6 @@ def read_references(paths: Sequence[Path]) -> dict[Path, Curves]:
     return {path: read_curves(path) for path in paths}
 
 
-def deviations(run: Run, references: Mapping[Path, Curves]) -> list[str]:
-    """Say where a run leaves the bands of the references of its length, metrics that both have."""
-    return [line for path in fitting(references, [run]) for line in find_deviations(path, run.folder)]
-
-
 def _lines(run: Run, metric: str, style: int, *, is_alone: bool) -> Iterable[Line]:
     for split in ("train", "dev"):
         points = [(line["step"], line[metric]) for line in run.log if line["split"] == split and metric in line]
@@ -112,7 +108,7 @@ def _level(run: Run, metric: str) -> tuple[float, str] | None:
     objective: Any = getattr(run.config, "objective", None)
     limit = run.config.optimizer.max_gradient_norm
     if metric == "gradient_norm" and limit is not None:
-        return limit, "clipped above"
+        return limit, f"clipped above {limit:g}"
     if metric in ("accuracy", "hidden_accuracy") and isinstance(objective, Config):
         settings = objective.to_dict()
         if "num_clusters" in settings:

@@ -33,7 +33,8 @@ def section(title: str, name: str, content: str) -> str:
 def sample_of_line(style: int) -> str:
     """Return a run's line with its marker, for a legend."""
     path = f'<path class="line strong s{style % 8}" d="M0 8H40"/>'
-    return f'<svg viewBox="0 0 40 16" aria-hidden=true>{path}<path class="mark s{style % 8}" d="{marker(style, 20, 8)}"/></svg>'
+    mark = f'<path class="mark s{style % 8}" d="{marker(style, 20, 8)}"/>'
+    return f'<svg viewBox="0 0 40 16" aria-hidden=true>{path}{mark}</svg>'
 
 
 def duration(seconds: float) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from speechssl import __version__
 from speechssl.files import write_text_file
-from speechssl.report.curves import deviations, fitting, make_charts, meaning_of, read_references
-from speechssl.report.markup import duration, facts, sample_of_line, section
+from speechssl.report.curves import fitting, make_charts, meaning_of, read_references
+from speechssl.report.markup import sample_of_line, section
 from speechssl.report.results import (
-    Result,
     describe_confusions,
     describe_differences,
     describe_scores,
@@ -21,6 +20,7 @@ from speechssl.report.results import (
 from speechssl.report.run import Run, read_runs
 from speechssl.report.setup import describe_data, describe_machines, describe_settings
 from speechssl.report.style import STYLE
+from speechssl.report.summary import describe_remarks, describe_run, find_remarks
 from speechssl.report.svg import Chart, draw, show
 from speechssl.train.curves import Curves
 
@@ -38,8 +38,10 @@ def make_page(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:
     """Return the page."""
     by_stage = {stage: list(group) for stage, group in groupby(sorted(runs, key=_stage_order), lambda run: run.stage)}
     results = find_results(runs)
+    remarks = [find_remarks(run, references) for run in runs]
+    cards = "".join(describe_run(run, results, len(own)) for run, own in zip(runs, remarks, strict=True))
     sections = [
-        ("Warnings", "warnings", _warnings(runs, references)),
+        ("Warnings", "warnings", describe_remarks(runs, remarks, references)),
         *((f"Curves: {stage}", f"curves-{stage}", _curves(group, references)) for stage, group in by_stage.items()),
         ("Scores", "scores", describe_scores(results) + describe_differences(results)),
         ("Transcripts", "transcripts", describe_transcripts(results)),
@@ -57,45 +59,13 @@ def make_page(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:
         f"<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
         f'<meta name=viewport content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
         f"<header><h1>{escape(title)}</h1><p class=note>speechssl {__version__}, {date.today().isoformat()}</p>"
-        f"<nav>{links}</nav></header><main><div class=cards>{''.join(_card(run, results) for run in runs)}</div>"
+        f"<nav>{links}</nav></header><main><div class=cards>{cards}</div>"
         f"{''.join(section(*parts) for parts in sections)}</main></body></html>\n"
     )
 
 
 def _stage_order(run: Run) -> int:
     return ("pretrain", "finetune").index(run.stage)
-
-
-def _card(run: Run, results: Sequence[Result]) -> str:
-    """The run in a few numbers."""
-    pairs = [("stage", run.stage), ("updates", f"{run.log[-1]['step']:,} of {run.num_steps:,}")]
-    if run.cost is not None:
-        pairs += [("time", duration(run.cost.seconds)), ("audio seen", duration(run.cost.audio_seconds))]
-    metric = run.best_metric
-    best = None if metric is None else run.best(metric)
-    if metric is not None and best is not None:
-        is_rate = metric in ("wer", "cer")
-        name = metric.upper() if is_rate else metric.replace("_", " ")
-        pairs.append((f"best dev {name}", f"{show(best[1], is_percent=is_rate)} at {best[0]:,}"))
-    for result in results:
-        if result.run is run:
-            rates = (f"{rate.upper()} {100 * result.content[rate]['value']:.1f} %" for rate in ("wer", "cer"))
-            pairs.append((f"{result.test[0].removesuffix('.tsv')}, {result.decoding}", ", ".join(rates)))
-    pairs.append(("warnings", str(len(run.warnings) or "none")))
-    return f"<div class=card><h3>{escape(run.name)}</h3>{facts(pairs)}</div>"
-
-
-def _warnings(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:
-    parts = []
-    for run in runs:
-        name = f"<b>{escape(run.name)}</b>"
-        for warning in run.warnings:
-            parts.append(f"<div class=warning>{name}, update {warning['step']:,}: {escape(warning['message'])}</div>")
-        for line in deviations(run, references):
-            parts.append(f"<div class=warning>{name}: {escape(line)}</div>")
-    for path in references.keys() - fitting(references, runs).keys():
-        parts.append(f"<p class=note>{escape(str(path))}: curves of another number of updates; not drawn.</p>")
-    return "".join(parts)
 
 
 def _curves(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:

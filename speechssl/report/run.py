@@ -87,7 +87,7 @@ class Run:
         seconds = audio = 0.0
         files = sorted(self.folder.glob("tensorboard/events.*"))
         for file in files:  # one a start of the run
-            events = list(EventFileLoader(str(file)).Load())
+            events = list(EventFileLoader(str(file)).Load())  # type: ignore[no-untyped-call]
             seconds += events[-1].wall_time - events[0].wall_time
             speeds = [(events[0].wall_time, 0.0)]
             speeds += [

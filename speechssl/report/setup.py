@@ -55,13 +55,13 @@ def describe_data(runs: Sequence[Run]) -> str:
 
 
 def _splits(runs: Sequence[Run]) -> Iterator[Split]:
-    found: dict[tuple[str, Path, str], list[str]] = {}
+    found: dict[tuple[str, str], tuple[Path, list[str]]] = {}  # one for all copies with the same content
     for run in runs:
         for name in _SPLITS:
             path = getattr(run.config.data, name, None)
             if path is not None:
-                found.setdefault((name, path, run.record["inputs"].get(name, "")), []).append(run.name)
-    for (name, path, digest), users in found.items():
+                found.setdefault((name, run.record["inputs"].get(name, "")), (path, []))[1].append(run.name)
+    for (name, digest), (path, users) in found.items():
         manifest, problem = None, ""
         try:
             manifest = read_manifest(path)

@@ -6,13 +6,15 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --page: #fff; --text: #1b1f24; --quiet: #59636e; --rule: #d8dee4; --box: #f5f7f9; --band: #8b949e40;
-  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #a0447a; --c4: #b07a00; --c5: #3a8fc2; --c6: #1b1f24; --c7: #7a6f00;
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #a0447a; --c4: #b07a00; --c5: #3a8fc2;
+  --c6: #1b1f24; --c7: #7a6f00;
   --wrong: #b42318; --added: #9a5b00;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14181d; --text: #e6e9ed; --quiet: #9da7b1; --rule: #353c44; --box: #1d232a; --band: #9da7b138;
-    --c0: #56b4e9; --c1: #f08a3c; --c2: #2cc197; --c3: #dd8fbf; --c4: #e69f00; --c5: #8fcbf0; --c6: #e6e9ed; --c7: #f0e442;
+    --c0: #56b4e9; --c1: #f08a3c; --c2: #2cc197; --c3: #dd8fbf; --c4: #e69f00; --c5: #8fcbf0;
+    --c6: #e6e9ed; --c7: #f0e442;
     --wrong: #ff8d7e; --added: #f0b25a;
   }
 }
@@ -28,17 +30,21 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .6rem 0; }
 a { color: var(--c0); }
 p { margin: .3rem 0; max-width: 60rem; }
 .note, .meaning { color: var(--quiet); font-size: .875rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .8rem; margin: 1rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: .8rem; }
+.cards { align-items: start; margin: 1rem 0; }
 .card { background: var(--box); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem .9rem; }
 .card h3 { margin: 0 0 .3rem; }
 .card dl { display: grid; grid-template-columns: auto 1fr; gap: .05rem .8rem; margin: 0; font-size: .9rem; }
 .card dt { color: var(--quiet); }
-.card dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1.2rem; }
-figure { margin: 0; min-width: 0; break-inside: avoid; }
+.card dd { white-space: nowrap; margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 0 1.4rem; }
+figure {
+  margin: 0; min-width: 0; break-inside: avoid;
+  display: grid; grid-template-rows: subgrid; grid-row: span 3; gap: .2rem;
+}
 figcaption h3 { margin: 0; }
-.meaning { line-height: 1.3; min-height: 1.3em; margin: 0 0 .2rem; }
-.ends { font-size: .8rem; color: var(--quiet); line-height: 1.35; }
+.meaning { line-height: 1.3; margin: 0; }
+.ends { margin-bottom: 1.1rem; font-size: .8rem; color: var(--quiet); line-height: 1.35; }
 .chart { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
 .chart .small { font-size: 10px; }
@@ -83,7 +89,8 @@ details summary { cursor: pointer; }
 @media print {
   :root {
     --page: #fff; --text: #000; --quiet: #444; --rule: #bbb; --box: #fff; --band: #8884;
-    --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #a0447a; --c4: #b07a00; --c5: #3a8fc2; --c6: #000; --c7: #7a6f00;
+    --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #a0447a; --c4: #b07a00; --c5: #3a8fc2;
+    --c6: #000; --c7: #7a6f00;
     --wrong: #900; --added: #740;
   }
   body { font-size: 11px; padding: 0; max-width: none; }

@@ -154,10 +154,12 @@ def _draw_grid(x: _Axis, y: _Axis, *, is_percent: bool = False, x_label: str = "
             text = show(tick, is_percent=is_percent)
             parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>')
             parts.append(f'<text x="{_LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end">{text}</text>')
-    for tick in x.ticks[:-1]:
-        parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">{_short(tick)}</text>')
-    last = x.ticks[-1]
-    parts.append(f'<text x="{x(last):.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="end">{_short(last)}</text>')
+    for tick in x.ticks:
+        is_at_end = x(tick) > WIDTH - _RIGHT - 15  # where half of the number would be cut off
+        anchor = "end" if is_at_end else "middle"
+        parts.append(
+            f'<text x="{x(tick):.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{_short(tick)}</text>'
+        )
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="small" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{x_label}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
