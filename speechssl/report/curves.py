@@ -10,9 +10,9 @@ from speechssl.report.svg import Chart, Line
 from speechssl.train.curves import Curves, healthy_band, read_curves
 from speechssl.train.log import SPEED
 
-_LAST = ("clipped", "gradient_norm", "learning_rate", SPEED)
+_LAST = ("silence", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", SPEED)
 _TITLES = {SPEED: "seconds of audio a second", "wer": "word error rate", "cer": "character error rate"}
-_PERCENT = ("accuracy", "agreement", "wer", "cer", "left_out", "clipped", "unused", "codebook_use")
+_PERCENT = ("accuracy", "agreement", "wer", "cer", "left_out", "unused", "codebook_use", "silence", "nothing_said")
 _MEANINGS = {
     "loss": "what training minimizes: the weighted sum of its terms",
     "prediction": "how hard it is to tell the right target from the others",
@@ -36,7 +36,10 @@ _MEANINGS = {
     "wer": "words that are wrong, missing or too many, over the words of the reference",
     "cer": "letters that are wrong, missing or too many, over those of the reference",
     "gradient_norm": "of the last update before each line of the log",
-    "clipped": "the share of updates whose gradient was longer than the limit",
+    "clip_scale": "by what gradients were multiplied to be no longer than the limit, on average",
+    "silence": "the share of the audio that is silence, in one update before each line of the log",
+    "level_deviation": "how much the level varies within a recording, in dB: speech 10 and more, steady noise below 1",
+    "nothing_said": "the share of the dev set in which the model says nothing",
     "learning_rate": "of the last update before each line of the log",
     SPEED: "audio that training takes in, evaluations and saves included",
 }

@@ -15,7 +15,7 @@ from speechssl.config import default_values, differences
 from speechssl.errors import ConfigError, SpeechSSLError, TrainingError
 from speechssl.train.finetune import STAGE as FINETUNE
 from speechssl.train.finetune import FinetuneConfig
-from speechssl.train.guard import WARNINGS_FILE
+from speechssl.train.health import WARNINGS_FILE
 from speechssl.train.log import SPEED, read_log
 from speechssl.train.pretrain import STAGE as PRETRAIN
 from speechssl.train.pretrain import PretrainConfig

@@ -37,6 +37,7 @@ FREE_SETTINGS = {
     "trainer.evaluate_steps",
     "trainer.checkpoint_steps",
     "trainer.device",
+    "trainer.on_warning",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
