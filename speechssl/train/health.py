@@ -133,7 +133,8 @@ class Health:
     def _find_problems(self, step: int, split: str, metrics: Mapping[str, Any]) -> list[tuple[Limit, str]]:
         """Return the limits that were left for as many lines as they bear."""
         if split == "train" and "loss" in metrics:
-            self._losses.append(metrics["loss"])
+            # The CTC loss of an utterance is that of a long batch or a short one; that of a label compares.
+            self._losses.append(metrics.get("loss_per_label", metrics["loss"]))
         values = {**metrics, **self.facts, "loss_rise": loss_rise(self._losses)}
         found = []
         for limit in self.limits:

@@ -82,7 +82,13 @@ def test_too_high_a_learning_rate_is_named(corpus: Any, tmp_path: Path) -> None:
 
 def test_the_blank_plateau_is_named(corpus: Any, tmp_path: Path) -> None:
     dropout = ("regularization.dropout=0.9", "regularization.input_dropout=0.9")
-    settings = (*dropout, "feature_encoder_is_frozen=true", "optimizer.learning_rate=2e-3", "trainer.num_steps=64")
+    settings = (
+        *dropout,
+        "feature_encoder_is_frozen=true",
+        "optimizer.learning_rate=2e-3",
+        "trainer.num_steps=64",
+        "trainer.log_steps=8",
+    )
     finetune(corpus.finetune_config(*LINES, *settings, stage="scratch"), tmp_path / "run")
     assert kinds(tmp_path / "run") == ["nothing_said"]
 
