@@ -125,14 +125,10 @@ class ObjectiveConfig(Config):
     # with the model, so that losses of different steps do not compare: the latest is the best.
     best_metric: ClassVar[str | None]
     shown_metrics: ClassVar[tuple[str, ...]]  # what of the log is shown on the console, in this order
+    limits: ClassVar[tuple[Limit, ...]] = ()  # that each line of the log is compared with
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raise ValueError if the objective cannot train such an encoder."""
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What each line of the log is compared with."""
-        return ()
 
     @property
     def target_files(self) -> TargetFiles | None:
