@@ -47,10 +47,10 @@ def objective_names() -> list[str]:
     return [REFERENCE, *sorted(file.stem for file in (RECIPE / "objectives").glob("*.toml"))]
 
 
-def settings_of(name: str, reference_run: Path) -> list[str]:
+def settings_of(name: str, reference_run: Path | None = None) -> list[str]:
     """Return the configuration of an objective as arguments of `speechssl pretrain`.
 
-    Targets of a trained model (`objective.targets`) are those of the reference's run.
+    Targets of a trained model (`objective.targets`) are those of the reference's run; without one, of the file's own.
     """
     if name not in objective_names():
         raise ConfigError(f"{name}: expected one of {' '.join(objective_names())}")
@@ -58,7 +58,7 @@ def settings_of(name: str, reference_run: Path) -> list[str]:
     if name != REFERENCE:
         file = RECIPE / "objectives" / f"{name}.toml"
         arguments.append(str(file))
-        if "targets" in tomllib.loads(file.read_text("utf-8")).get("objective", {}):
+        if reference_run is not None and "targets" in tomllib.loads(file.read_text("utf-8")).get("objective", {}):
             arguments += ["--set", f"objective.targets.model={reference_run}"]
     return arguments
 

@@ -66,7 +66,7 @@ class Measured:
         self.folder = work / name
         self.num_steps = 0
         data = [f"data.train={out / 'data' / 'pretrain_train.tsv'}", f"data.dev={work / 'dev.tsv'}"]
-        self.settings = [*settings_of(name, work / REFERENCE), *set_all(*data, "schedule.on_extend=restart")]
+        self.settings = [*settings_of(name), *set_all(*data, "schedule.on_extend=restart")]
         self.settings += set_all("data.num_workers=0", "trainer.device=cpu", "trainer.log_steps=1000000")
         files = [Path(setting) for setting in self.settings[: self.settings.index("--set")]]
         self._load = lambda steps: PretrainConfig.load(files, [*overrides(self.settings), f"trainer.num_steps={steps}"])

@@ -85,6 +85,8 @@ class ApcObjective(Objective):
         self.config = config
         self.spectrum = StackedLogMel(geometry, config.num_bands)
         self.quantizer = None if config.quantizer is None else Quantizer(config.quantizer, context_dim)
+        if self.quantizer is not None:  # as any linear map: wav2vec 2.0's wide one nearly decides on the codes at once
+            self.quantizer.projection.reset_parameters()
         input_dim = context_dim if config.quantizer is None else config.quantizer.code_dim
         self.head = nn.Linear(input_dim, self.spectrum.dim)
 

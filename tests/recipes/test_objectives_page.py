@@ -180,6 +180,7 @@ def test_targets_of_a_model_are_the_references(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(budget, "RECIPE", tmp_path)
     write(tmp_path / "objectives" / "second.toml", '[objective.targets]\nmodel = "some"\nlayer = 3\n')
     assert budget.settings_of("second", Path("a run"))[-2:] == ["--set", "objective.targets.model=a run"]
+    assert "--set" not in budget.settings_of("second")
     assert "--set" not in budget.settings_of("masked_prediction", Path("a run"))
 
 
