@@ -6,18 +6,22 @@ from html import escape
 from speechssl.report.svg import marker
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Return a table of cells that are HTML already; the columns ``numbers`` are aligned to the right."""
 
-    def row(cells: Sequence[str], tag: str) -> str:
-        marked = (
-            f"<{tag}{' class=number' if place in numbers else ''}>{cell}</{tag}>" for place, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(marked)}</tr>"
+    def kind(place: int) -> str:
+        return " class=number" if place in numbers else ""
 
-    body = "".join(row(cells, "td") for cells in rows)
-    heading = f"<thead>{row(head, 'th')}</thead>" if head else ""
-    return f'<div class=table><table class="{kind}">{heading}<tbody>{body}</tbody></table></div>'
+    def row(cells: Sequence[str]) -> str:
+        named = zip(head, cells, strict=True)  # the name is shown beside each cell where the page is narrow
+        parts = (
+            f'<td{kind(place)} data-name="{name}"><span>{cell}</span></td>' for place, (name, cell) in enumerate(named)
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    heading = "".join(f"<th{kind(place)}>{name}</th>" for place, name in enumerate(head))
+    body = "".join(map(row, rows))
+    return f"<div class=table><table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

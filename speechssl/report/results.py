@@ -1,13 +1,12 @@
 """What runs came to: scores with intervals, paired differences, transcripts, confusions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from speechssl.errors import ConfigError
 from speechssl.evaluate.compare import RATES, compare_evaluations, take_evaluation
 from speechssl.report.markup import table
 from speechssl.report.run import Run
@@ -92,9 +91,11 @@ def describe_differences(results: Sequence[Result]) -> str:
     rows = []
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        groups.setdefault((*result.test, result.decoding), []).append(result)
-    for (test, _, decoding), (first, *others) in groups.items():
-        for other in others:
+        # Texts that were compared otherwise do not compare, nor does a run with itself.
+        alike = (*result.test, result.decoding, result.content.get("normalization", ""))
+        groups.setdefault(alike, []).append(result)
+    for (test, _, decoding, _), (first, *others) in groups.items():
+        for other in (other for other in others if other.run is not first.run):
             cells = [f"{escape(other.run.name)} against {escape(first.run.name)}", escape(test), decoding]
             rows.append([*cells, *_compare(first, other)])
     head = ["runs", "test set", "decoding", *(f"{rate} {what}" for rate in RATES.values() for what in _MEASURES)]
@@ -106,14 +107,10 @@ def describe_differences(results: Sequence[Result]) -> str:
 _MEASURES = ("difference in points", "ratio")
 
 
-def _compare(first: Result, other: Result) -> Iterator[str]:
-    try:
-        pair = [[take_evaluation(result.file, dict(result.content))] for result in (first, other)]
-        for comparison in compare_evaluations(*pair).values():
-            yield comparison.difference.show()
-            yield comparison.ratio.show(1, 2)
-    except ConfigError as error:
-        yield escape(str(error))
+def _compare(first: Result, other: Result) -> list[str]:
+    pair = [[take_evaluation(result.file, dict(result.content))] for result in (first, other)]
+    found = compare_evaluations(*pair).values()
+    return [text for comparison in found for text in (comparison.difference.show(), comparison.ratio.show(1, 2))]
 
 
 def describe_transcripts(results: Sequence[Result]) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,10 @@ def _value(value: Any) -> str:
     return "-" if value is None else escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
+def _time(moment: str) -> str:
+    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def describe_machines(runs: Sequence[Run]) -> str:
     """Return where and with which versions each part of each run was trained."""
     rows = []
@@ -119,7 +124,7 @@ def describe_machines(runs: Sequence[Run]) -> str:
         for part in run.record.get("parts", []):
             versions = f"{part['speechssl']}, torch {part['torch']}, Python {part['python']}"
             device = f"{part['processes']} x {part['device']}"
-            rows.append([run.name, f"{part['step']:,}", part["started"], versions, device, part["system"]])
+            rows.append([run.name, f"{part['step']:,}", _time(part["started"]), versions, device, part["system"]])
     if not rows:
         return ""
     head = ["run", "from update", "started", "speechssl", "device", "system"]

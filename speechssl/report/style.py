@@ -34,7 +34,7 @@ p { margin: .3rem 0; max-width: 60rem; }
 .cards { align-items: start; margin: 1rem 0; }
 .card { background: var(--box); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem .9rem; }
 .card h3 { margin: 0 0 .3rem; }
-.card dl { display: grid; grid-template-columns: auto 1fr; gap: .05rem .8rem; margin: 0; font-size: .9rem; }
+.card dl { display: grid; grid-template-columns: 1fr auto; gap: .05rem .8rem; margin: 0; font-size: .9rem; }
 .card dt { color: var(--quiet); }
 .card dd { white-space: nowrap; margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 0 1.4rem; }
@@ -81,6 +81,14 @@ mark.changed { color: var(--wrong); background: none; text-decoration: underline
 details summary { cursor: pointer; }
 @media (max-width: 40rem) {
   body { padding: .8rem; font-size: 15px; }
+  .table table, .table tbody, .table tr { display: block; }
+  .table thead { display: none; }
+  .table tr { border-bottom: 1px solid var(--rule); padding: .4rem 0; }
+  .table td, .table td.number {
+    display: grid; grid-template-columns: 8rem 1fr; gap: .6rem; border: 0; padding: 0;
+    text-align: left; white-space: normal;
+  }
+  .table td::before { content: attr(data-name); color: var(--quiet); }
   .texts, .texts tbody, .texts tr, .texts td { display: block; border: 0; padding: 0; }
   .texts td:first-child { font-size: .8rem; margin-top: .3rem; white-space: normal; }
   .texts tr.reference { border-top: 2px solid var(--rule); margin-top: .6rem; padding-top: .3rem; }
@@ -93,7 +101,10 @@ details summary { cursor: pointer; }
     --c6: #000; --c7: #7a6f00;
     --wrong: #900; --added: #740;
   }
-  body { font-size: 11px; padding: 0; max-width: none; }
+  html { font-size: 10px; }
+  body { font-size: 10px; padding: 0; max-width: none; }
+  .table { overflow: visible; }
+  .interval { width: 9rem; }
   nav { display: none; }
   .charts { grid-template-columns: repeat(3, 1fr); }
   tr, .card, .warning { break-inside: avoid; }

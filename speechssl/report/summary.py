@@ -31,9 +31,9 @@ def describe_run(run: Run, results: Sequence[Result], num_remarks: int) -> str:
         pairs.append((f"best dev {name}", f"{show(best[1], is_percent=is_rate)} at {best[0]:,}"))
     for result in results:
         if result.run is run:
-            where = f"{result.test[0].removesuffix('.tsv')}, {result.decoding}"
+            where, how = result.test[0].removesuffix(".tsv"), result.decoding
             pairs += [
-                (f"{rate.upper()} of {where}", f"{100 * result.content[rate]['value']:.1f} %")
+                (f"{where} {rate.upper()}, {how}", f"{100 * result.content[rate]['value']:.1f} %")
                 for rate in ("wer", "cer")
             ]
     pairs.append(("warnings", str(num_remarks or "none")))
