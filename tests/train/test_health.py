@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from speechssl.data.batches import AudioBatch
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Limit
@@ -16,6 +18,7 @@ from speechssl.train.finetune import finetune
 from speechssl.train.health import Health, length_agreement, loss_rise
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import pretrain
+from speechssl.train.sound import describe_sound, measure_sound
 
 CURVES = Path(__file__).parents[2] / "recipes" / "prompts" / "curves"
 LINES = ("trainer.log_steps=1", "trainer.evaluate_steps=6", "trainer.checkpoint_steps=100")
@@ -57,10 +60,21 @@ def test_healthy_runs_are_not_warned_of(corpus: Any, tmp_path: Path) -> None:
 
 
 def test_silence_and_noise_for_audio_are_named(corpus: Any, tmp_path: Path) -> None:
-    for kind, change in (("silence", lambda waveform: waveform * 1e-4), ("level_deviation", noise_like)):
+    for kind, change in (("silence", lambda waveform: waveform * 0), ("level_deviation", noise_like)):
         settings = with_audio(corpus, tmp_path / kind, change)
         pretrain(corpus.pretrain_config(*LINES, *settings, "trainer.num_steps=4"), tmp_path / f"{kind}_run")
         assert kinds(tmp_path / f"{kind}_run") == [kind]
+
+
+def test_padding_is_no_silence() -> None:
+    speech = torch.from_numpy(noise_like(np.zeros(16_000)) * np.repeat([1.0, 1e-5, 0.1, 0.01], 4_000)).float()
+    whole = AudioBatch(speech[None], None, (0,))
+    padded = AudioBatch(torch.nn.functional.pad(speech, (0, 48_000))[None], torch.tensor([16_000]), (0,))
+    assert measure_sound([whole]) == measure_sound([padded])
+    found = describe_sound(measure_sound([padded]))
+    assert found["silence"] == 0.25
+    assert found["level_deviation"] > 20
+    assert describe_sound(measure_sound([AudioBatch(speech[None, :100], None, (0,))])) == {}
 
 
 def test_a_collapsed_quantizer_is_named(corpus: Any, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.ids: list[str] = []
         self.titles: list[str] = []
+        self.tags: set[str] = set()
         self.feed(file.read_text("utf-8"))
         self.close()
         assert self.open == []
@@ -43,6 +44,7 @@ class Page(HTMLParser):
         values = dict(attrs)
         self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "data", "action")]
         self.ids += [values["id"] or ""] if "id" in values else []
+        self.tags.add(tag)
         if tag not in _VOID:
             self.open.append(tag)
 
@@ -88,6 +90,26 @@ def test_a_page_needs_no_other_file(runs: list[Path], tmp_path: Path) -> None:
     assert not re.search(r"url\(|@import|<script|<link|<img|http-equiv", content)
     assert "A <b> & C" in page.text  # not as a tag
     assert "nan" not in re.sub(r">[^<]*<", "", content).lower()
+
+
+def test_texts_are_no_markup(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "<q>run&"
+    run.mkdir()
+    for name in ("run.json", "log.jsonl"):
+        (run / name).write_bytes((runs[2] / name).read_bytes())
+    scores = json.loads((runs[2] / "scores.json").read_text("utf-8"))
+    evaluation = scores["evaluations"][0]
+    evaluation["manifest"] = evaluation["decoding"] = evaluation["device"] = "<u>&"
+    for utterance in evaluation["utterances"]:
+        utterance |= {"reference": "<i>&amp;", "hypothesis": "<i>&lt;"}
+    evaluation["word_confusions"] = [{"reference": "<s>", "hypothesis": "<s>&", "count": 1}]
+    (run / "scores.json").write_text(json.dumps(scores), "utf-8")
+    (run / "warnings.jsonl").write_text('{"step": 1, "kind": "loss", "message": "<em>&"}', "utf-8")
+    write_report([run], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert not {"u", "s", "em", "q"} & page.tags
+    for text in ("<q>run&", "<u>&", "<i>&amp;", "<s> → <s>&", "<em>&"):
+        assert text in page.text
 
 
 def test_a_page_tells_what_the_folders_hold(runs: list[Path], corpus: Any, tmp_path: Path) -> None:
