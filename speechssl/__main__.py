@@ -18,6 +18,7 @@ from speechssl.commands.pretrain import pretrain
 from speechssl.commands.probe import probe
 from speechssl.commands.quantize import quantize
 from speechssl.commands.report import report
+from speechssl.commands.shard import shard
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.unpack import unpack
 
@@ -31,7 +32,7 @@ def speechssl(version: Version = False) -> None:
 
 TRAINING = (pretrain, finetune, label, evaluate, compare, curves, report, probe)
 USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
-DATA = (manifest, unpack, check)
+DATA = (manifest, unpack, shard, check)
 
 for command in (*TRAINING, *USING, *DATA):
     app.command(command.__name__.replace("_", "-"))(command)

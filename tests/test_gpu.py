@@ -47,6 +47,9 @@ DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])
 # How far gradients in bfloat16 may be from those in float32. A few frames choose another entry of the codebooks.
 TOLERANCES = {"contrastive": 0.2, "masked_prediction": 0.03, "spectral_contrast": 0.03, "wav2vec": 0.03}
 OBJECTIVES = pytest.mark.parametrize("objective", TOLERANCES)
+RECIPE_OBJECTIVES = {"masked_prediction": []} | {
+    file.stem: [file] for file in sorted((RECIPES / "prompts" / "objectives").glob("*.toml"))
+}
 TINY = """
 [batches]
 seconds = 8
@@ -260,6 +263,30 @@ class TestWaiting:
         objective = f'objective={{kind="{objective}"}}'
         assert run(*arguments(["pretrain", str(tiny)], [objective, *data(prompts, "pretrain_")], tmp_path, device)) == 0
 
+    @pytest.mark.parametrize(
+        ("name", "device"),
+        [("directpred", "cpu"), *(pytest.param(name, "cuda", marks=NEEDS_GPU) for name in RECIPE_OBJECTIVES)],
+    )
+    def test_every_objective_of_the_recipe_trains_in_bfloat16_and_waits_for_nothing(
+        self, prompts: Path, tmp_path: Path, name: str, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing but the eigenvectors of DirectPred, which are computed on the host."""
+        num_steps = 2
+        if device == "cuda":
+            num_steps = 20
+            refuse_to_wait(monkeypatch)
+            eigh = torch.linalg.eigh
+            monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: patiently(lambda: eigh(matrix)))
+        recipe = RECIPES / "prompts"
+        files = [recipe / "encoder.toml", recipe / "pretrain.toml", *RECIPE_OBJECTIVES[name]]
+        steps = [f"trainer.num_steps={num_steps}", 'trainer.precision="bfloat16"']
+        settings = [*data(prompts, "pretrain_"), "batches.min_seconds=1"]
+        command = arguments(["pretrain", *map(str, files)], settings, tmp_path, device, steps)
+        assert run(*command) == 0
+        log = read_log(tmp_path / "run")
+        assert log[-1]["step"] == num_steps
+        assert all(math.isfinite(line["loss"]) for line in log)
+
     @pytest.mark.parametrize("device", [CUDA])
     def test_an_update_of_fine_tuning_waits_for_nothing_but_the_loss(
         self, tiny: Path, prompts: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
@@ -272,12 +299,14 @@ class TestWaiting:
         assert run(*arguments(["finetune", str(tiny)], settings, tmp_path, device)) == 0
 
 
-def arguments(command: Sequence[str], settings: Sequence[str], folder: Path, device: str) -> list[str]:
-    """A training of six updates that logs, evaluates and saves after three."""
+def arguments(
+    command: Sequence[str], settings: Sequence[str], folder: Path, device: str, others: Sequence[str] = ()
+) -> list[str]:
+    """A training of six updates that logs, evaluates and saves after three, unless others are asked for."""
     trainer = ["num_steps=6", "microbatches=2", "log_steps=3", "evaluate_steps=3", f"device={device}"]
     found = [*command, "--output", str(folder / "run")]
-    others = ("data.license=CC", "data.num_workers=2", "batches.seconds=8", "batches.num_buckets=2")
-    for setting in (*settings, *others, *(f"trainer.{setting}" for setting in trainer)):
+    usual = ("data.license=CC", "data.num_workers=2", "batches.seconds=8", "batches.num_buckets=2")
+    for setting in (*settings, *usual, *(f"trainer.{setting}" for setting in trainer), *others):
         found += ["--set", setting]
     return found
 

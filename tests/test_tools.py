@@ -169,6 +169,18 @@ def test_every_level_and_offset(
     assert clipped.tolist() == [32767 / 32768, -1.0, 6538 / 32768]
 
 
+def test_hot_words_and_decoys(load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path]) -> None:
+    program = load("score_hotwords")
+    head, table = say(program, *spoken, PROMPTS / "dev.tsv", "--num", "3", "--boosts", "0", "20").split("\n\n")
+    assert re.search(r"\n3 hot words, said [1-9]\d* times: (\S+ ?){3}\n3 decoys, never said: (\S+ ?){3}$", head)
+    found = {(row["listened for"], row["boost"]): row for row in rows(table)}
+    assert [boost for _, boost in found] == ["-", *["0", "20"] * 3]
+    assert found["hot words", "0"]["WER %"] == found["nothing", "-"]["WER %"]
+    assert int(found["hot words", "20"]["hot words found"].split()[0]) > 0 == int(found["decoys", "0"]["inserted"])
+    assert int(found["decoys", "20"]["decoys inserted"]) > 0
+    assert program.count_words(["a", "b"], ["a a", "b"], ["a c", "b b"]) == (3, 2, 1)
+
+
 def test_beam_search_beside_that_of_flashlight(
     load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path], tmp_path: Path
 ) -> None:

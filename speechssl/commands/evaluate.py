@@ -9,6 +9,7 @@ import typer
 from speechssl.commands.options import (
     Device,
     FinetunedModel,
+    HotwordsFile,
     InferencePrecision,
     Language,
     LanguageModelFile,
@@ -32,6 +33,7 @@ def evaluate(
     device: Device = None,
     precision: InferencePrecision = None,
     lm: LanguageModelFile = None,
+    hotwords: HotwordsFile = None,
     normalize: WordsOnly = False,
     language: Language = None,
 ) -> None:
@@ -47,5 +49,5 @@ def evaluate(
 
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         scoring = {"words_only": normalize, "language": language}
-        if not evaluate_manifests(model, manifests, output, device, lm, precision, **scoring):
+        if not evaluate_manifests(model, manifests, output, device, lm, precision, hotwords, **scoring):
             sys.exit(1)

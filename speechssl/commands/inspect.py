@@ -44,6 +44,8 @@ def describe(model: Path, saved: "SavedModel") -> Iterator[tuple[str, str]]:
     yield "family", f"{saved.family}, {'an encoder' if vocabulary is None else 'an encoder with a CTC head'}"
     yield "parameters", f"{num_parameters:,}"
     yield from _describe_encoder(description.encoder)
+    if description.objective is not None:
+        yield "objective", str(description.objective["kind"])
     for data in description.training_data:
         hours = "" if data.hours is None else f", {data.hours:.2f} hours"
         yield "trained", f"{data.stage}{hours}, license {data.license}"

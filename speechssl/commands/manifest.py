@@ -18,7 +18,9 @@ def manifest(
     """Make a manifest of the recordings in a folder.
 
     The content of a .txt file with the same stem beside a recording
-    becomes its text. Files that cannot be read are named on stderr, the
+    becomes its text. Tar files are read where they are: recordings with
+    .json or .txt of the same stem, as WebDataset has them, and the cuts of
+    lhotse's Shar folders. Files that cannot be read are named on stderr, the
     others are still written. The manifest's root is relative if FOLDER
     lies beside or below it.
     """

@@ -58,6 +58,16 @@ LanguageModelFile = Annotated[
     ),
 ]
 
+HotwordsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--hotwords",
+        metavar="FILE.tsv",
+        help="Listen for the phrases of a table, such as names: a phrase a line; with tabs between, how much it counts "
+        "(nats a letter; default 1.5) and what to write for it. Everything else stays as it is.",
+    ),
+]
+
 WordsOnly = Annotated[
     bool,
     typer.Option(

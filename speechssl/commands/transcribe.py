@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from speechssl.commands.options import (
     Device,
+    HotwordsFile,
     InferencePrecision,
     Language,
     LanguageModelFile,
@@ -21,7 +22,8 @@ from speechssl.commands.options import (
     make_app,
 )
 from speechssl.terminal import exit_on_error
-from speechssl.transcribe.outputs import BesideRecordings, Format, OutputFolder, Printer, Writer
+from speechssl.transcribe.formats import Format
+from speechssl.transcribe.outputs import BesideRecordings, OutputFolder, Printer, Writer
 
 if TYPE_CHECKING:
     from speechssl.model.device import Precision
@@ -33,6 +35,7 @@ Usage: transcribe-audio [OPTIONS] FILE...
   transcribe-audio --model MODEL interview.mp3                          # print the text
   transcribe-audio --model MODEL --format srt talk.mp4 > talk.srt       # subtitles
   transcribe-audio --model MODEL --format txt,json --output-dir texts recordings/
+  transcribe-audio --model MODEL --format html --beside recordings/     # pages to correct on
 
 transcribe-audio --help lists all options.
 """
@@ -78,7 +81,8 @@ Formats = Annotated[
         metavar="|".join([*Format, "all"]),
         help="Several with commas, or the option several times. txt (default): a line of text a file, after its name "
         "and a tab if there are several files. json: a line with an object a file, with segments and words. srt, vtt: "
-        "subtitles. tsv: start and end in milliseconds, and text.",
+        "subtitles. tsv: start and end in milliseconds, and text. html: a page to hear and correct it on, and in a "
+        "folder with several index.html, the least certain first.",
     ),
 ]
 OutputDir = Annotated[
@@ -167,6 +171,7 @@ def transcribe(
     split_at_pauses: SplitAtPauses = False,
     vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
+    hotwords: HotwordsFile = None,
     reference: Reference = None,
     normalize: WordsOnly = False,
     device: Device = None,
@@ -214,7 +219,7 @@ def transcribe(
                 "words": words,
                 **({"letters": True} if letters else {}),
             }
-            settings = describe_settings(model, lm, precision=precision, language=language, **options, **part)
+            settings = describe_settings(model, lm, hotwords, precision=precision, language=language, **options, **part)
             whole: dict[str, Any] = {
                 "formats": formats,
                 "words": words,
@@ -223,7 +228,7 @@ def transcribe(
                 "settings": settings,
             }
             writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
-        load = partial(_load, model, device, lm, precision, language, reference is not None)
+        load = partial(_load, model, device, lm, precision, language, hotwords, reference is not None)
         options["batch_seconds"] = batch_seconds
         scoring = {"words_only": normalize, "language": language}
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):
@@ -241,6 +246,7 @@ def _load(
     lm: Path | None,
     precision: "Precision | None",
     language: str | None,
+    hotwords: Path | None,
     is_scored: bool,
 ) -> "Transcriber":
     from speechssl.cpu import tune_cpu
@@ -250,7 +256,8 @@ def _load(
     from speechssl.transcribe.transcriber import Transcriber
 
     # With references it is the language of the texts as well, and need not be a choice of the model.
-    return Transcriber.load(model, device, lm, precision, language_for(model, language) if is_scored else language)
+    language = language_for(model, language) if is_scored else language
+    return Transcriber.load(model, device, lm, precision, language, hotwords)
 
 
 def _parse_formats(values: Sequence[str]) -> list[Format]:

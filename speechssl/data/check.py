@@ -1,6 +1,5 @@
 """The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from itertools import combinations
 from unicodedata import category
 
 from speechssl.data.copies import Copies, listen
-from speechssl.data.headers import Header, read_headers
+from speechssl.data.headers import Header, read_headers, read_size
 from speechssl.data.manifest import Manifest
+from speechssl.data.paths import is_url, real_path, split_range
 from speechssl.data.scan import parallel_map
+from speechssl.data.spans import Spans
 from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters, num_frames_needed, split_words
 from speechssl.errors import AudioError
 from speechssl.frames import FrameGeometry
@@ -48,11 +49,14 @@ def check_before_training(
     """Find the errors that show without decoding audio: of ``min_samples`` at 16 kHz an utterance is long enough.
 
     The header of each distinct file is read once. Of what states no length (MP3 without a tag, what only PyAV reads)
-    the manifest's word is taken: whoever wrote it had decoded the recording.
+    the manifest's word is taken: whoever wrote it had decoded the recording. So it is of URLs, of which only the sizes
+    of the objects are asked for: the headers of a million clips in an object store would be most of the clips.
     Without a vocabulary, training needs no labels.
     """
+    paths = (utterance.path for utterance in manifest if not is_url(utterance.path))
     return [
-        *_find_file_problems(manifest, read_headers((utterance.path for utterance in manifest), decode=False)),
+        *_find_file_problems(manifest, read_headers(paths, decode=False)),
+        *_find_object_problems(manifest),
         *_find_short_utterances(manifest, min_samples),
         *([] if vocabulary is None else _find_label_problems(manifest, geometry, vocabulary)),
     ]
@@ -94,8 +98,10 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
 def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
     reported: set[str] = set()
     for i, utterance in enumerate(manifest):
-        header, where = headers[utterance.path], manifest.where(i)
+        header, where = headers.get(utterance.path), manifest.where(i)
         stop = utterance.start + utterance.num_samples
+        if header is None:
+            continue
         if isinstance(header, AudioError):
             if utterance.path not in reported:
                 yield Problem("unreadable", where, str(header))
@@ -105,6 +111,21 @@ def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> It
             yield Problem("sample rate", where, detail)
         elif stop > header.num_samples > 0:
             yield Problem("too long", where, f"{utterance.path}: expected {stop} samples, found {header.num_samples}")
+
+
+def _find_object_problems(manifest: Manifest) -> Iterator[Problem]:
+    """Objects behind URLs that are missing or end before a clip in them does, each once."""
+    furthest: dict[str, tuple[int, int]] = {}  # the least size of an object, and the row that needs it
+    for i, utterance in enumerate(manifest):
+        if is_url(utterance.path):
+            name, start, size = split_range(utterance.path) or (utterance.path, 0, 1)
+            furthest[name] = max(furthest.get(name, (0, 0)), (start + size, i))
+    found = parallel_map(read_size, list(furthest), "asking for sizes")
+    for (name, (least, i)), size_or_error in zip(furthest.items(), found, strict=True):
+        if isinstance(size_or_error, AudioError):
+            yield Problem("unreadable", manifest.where(i), str(size_or_error))
+        elif size_or_error < least:
+            yield Problem("unreadable", manifest.where(i), f"{name}: expected {least} bytes, found {size_or_error}")
 
 
 def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
@@ -162,7 +183,7 @@ def _find_duplicates(manifests: Sequence[Manifest], copies: Copies) -> Iterator[
     for found in copies.find():
         (one, first), (two, second) = found.original, found.copy
         original, copy = manifests[one][first], manifests[two][second]
-        if one != two and os.path.realpath(original.path) == os.path.realpath(copy.path):
+        if one != two and real_path(original.path) == real_path(copy.path):
             continue  # an overlap
         kind = ("" if found.is_exact else "near ") + "duplicate" + (" in another split" if one != two else "")
         verb = "has the same samples as" if found.is_exact else "sounds like"
@@ -180,25 +201,14 @@ def _find_shared_speakers(manifests: Sequence[Manifest]) -> Iterator[Problem]:
             yield Problem("shared speakers", str(two.path), detail)
 
 
-def _find_overlaps(manifests: Sequence[Manifest]) -> list[Problem]:
-    """Utterances that share samples with one in another manifest."""
-    spans: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
-    files = {utterance.path for manifest in manifests for utterance in manifest}
-    real_names = {path: os.path.realpath(path) for path in files}
-    for number, manifest in enumerate(manifests):
-        for i, utterance in enumerate(manifest):
-            stop = utterance.start + utterance.num_samples
-            spans[real_names[utterance.path]].append((utterance.start, stop, number, i))
-    problems: list[Problem] = []
-    for name, of_file in sorted(spans.items()):
-        furthest: dict[int, tuple[int, int]] = {}  # manifest -> (stop, row) of its span that reaches furthest so far
-        for start, stop, number, i in sorted(of_file):
-            for other, (other_stop, other_i) in furthest.items():
-                if other != number and other_stop > start:
-                    detail = f"{name}: shares samples with {manifests[other].where(other_i)}"
-                    problems.append(Problem("overlap", manifests[number].where(i), detail))
-            furthest[number] = max(furthest.get(number, (0, 0)), (stop, i))
-    return problems
+def _find_overlaps(manifests: Sequence[Manifest]) -> Iterator[Problem]:
+    """Utterances that share samples with one in a manifest before theirs."""
+    spans = [Spans(manifest) for manifest in manifests]
+    for (one, known), (two, names) in combinations(zip(manifests, spans, strict=True), 2):
+        for i, utterance in enumerate(two):
+            if (row := known.overlap(utterance)) is not None:
+                detail = f"{names.recording(utterance)}: shares samples with {one.where(row)}"
+                yield Problem("overlap", two.where(i), detail)
 
 
 def _find_repeated_texts(manifests: Sequence[Manifest]) -> list[Problem]:

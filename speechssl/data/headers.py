@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from speechssl.data.recording import AudioInfo, audio_info
+from speechssl.data.remote import object_size
 from speechssl.data.scan import parallel_map
+from speechssl.data.sources import translated
 from speechssl.errors import AudioError
 
 Header = AudioInfo | AudioError
@@ -44,6 +46,15 @@ def read_noted_headers(paths: Iterable[str], notes: Path) -> dict[str, Header]:
                     file.write(f"{keys[path]}\t{header.num_samples} {header.sample_rate} {header.num_channels}\n")
             file.flush()
     return {path: errors[path] if path in errors else known[key] for path, key in keys.items()}
+
+
+def read_size(url: str) -> int | AudioError:
+    """Ask for the bytes of an object, or find why it has none."""
+    try:
+        with translated(url):
+            return object_size(url)
+    except AudioError as error:
+        return error
 
 
 def _read(path: str, decode: bool) -> Header:

@@ -1,8 +1,8 @@
 """Manifests: which spans of which recordings make a split, and what is said in them.
 
 A manifest is a TSV file. Line 1 is the root folder of the recordings (a relative root counts from the manifest's own
-folder), line 2 names the columns, and every other line is an utterance. fairseq's manifests of two columns without
-a header are read too, with the labels of a ``.ltr`` or ``.wrd`` file beside them.
+folder) or a URL, line 2 names the columns, and every other line is an utterance. fairseq's manifests of two columns
+without a header are read too, with the labels of a ``.ltr`` or ``.wrd`` file beside them.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, join, resample_blocks, resampled_length
 from speechssl.data.columns import Array, Columns, join_parts, pack_texts
+from speechssl.data.paths import absolute_root, is_url, join_root, path_below
 from speechssl.data.recording import read_span
 from speechssl.errors import ManifestError
 from speechssl.files import read_table, write_text_file
@@ -40,7 +41,7 @@ _ROWS_AT_ONCE = 1 << 14  # of which there are objects at a time
 class Utterance:
     """A span of a recording, and what is known of it."""
 
-    path: str  # may end in ``:offset:bytes`` for a file inside an uncompressed archive
+    path: str  # or a URL; may end in ``:offset:bytes`` for a file inside an uncompressed archive
     num_samples: int  # of the span, as its start at the recording's own rate
     start: int = 0
     sample_rate: int = SAMPLE_RATE
@@ -82,7 +83,7 @@ class Manifest:
 
     def _rows(self, first: int, stop: int) -> Iterator[Utterance]:
         columns = self.columns
-        paths = (os.path.join(self.root, path or "") for path in columns.texts("path", first, stop))  # noqa: PTH118
+        paths = (join_root(self.root, path or "") for path in columns.texts("path", first, stop))
         numbers = (columns[name][first:stop].tolist() for name in _INTEGERS)
         texts = (columns.texts(name, first, stop) for name in ("text", "speaker", "language"))
         return map(Utterance, paths, *numbers, *texts)
@@ -115,8 +116,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     content, lines = _read_lines(path)
     if not lines:
         raise ManifestError(f"{path}: expected a manifest, found an empty file")
-    root = path.parent / lines[0]
-    if not lines[0] or not root.is_dir():
+    root = absolute_root(path.parent, lines[0])
+    if not lines[0] or not (is_url(root) or Path(root).is_dir()):
         raise ManifestError(f"{path}:1: expected the root folder of the recordings, found {lines[0]!r}")
     has_header = len(lines) > 1 and not re.fullmatch(r"[^\t]+\t[0-9]+", lines[1])
     first_line = 3 if has_header else 2
@@ -133,7 +134,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         content += labels
         if texts is not None:
             columns.arrays |= pack_texts("text", (text or None for text in texts))
-    prefix = "" if root == Path() else str(root)
+    prefix = "" if root == "." else root
     return Manifest(path, prefix, hashlib.sha256(content).hexdigest(), first_line, columns)
 
 
@@ -149,7 +150,8 @@ def is_manifest(path: str | os.PathLike[str]) -> bool:
 def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance], root: str | os.PathLike[str]) -> None:
     """Write a manifest atomically; columns in which every cell would be empty are left out.
 
-    The root is written as it is: a relative one counts from the manifest's folder. All recordings must be below it.
+    The root is written as it is: a relative one counts from the manifest's folder. All files must be below it, URLs
+    need not.
     """
     path = Path(path)
     if not utterances:
@@ -162,7 +164,7 @@ def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance]
     lines = [_checked_cell(path, os.fspath(root)), "\t".join(columns)]
     for utterance in utterances:
         cells = {name: getattr(utterance, name) for name in columns}
-        cells["path"] = path_below(path.parent / root, utterance.path, str(path))
+        cells["path"] = path_below(absolute_root(path.parent, root), utterance.path, str(path))
         lines.append(
             "\t".join("" if cells[name] is None else _checked_cell(path, str(cells[name])) for name in columns)
         )
@@ -180,14 +182,6 @@ def read_utterance(utterance: Utterance) -> Waveform:
     """
     waveform, _ = read_span(utterance.path, utterance.start, utterance.num_samples, sample_rate=utterance.sample_rate)
     return join(resample_blocks([waveform], utterance.sample_rate))
-
-
-def path_below(root: str | os.PathLike[str], path: str, where: str) -> str:
-    """Return the path of a recording from the root on; a ManifestError begins with ``where`` if it is not below it."""
-    relative = Path(os.path.relpath(path, root))  # unlike Path.resolve() it does not follow links out of the root
-    if relative.parts[:1] in ((), (os.pardir,)):
-        raise ManifestError(f"{where}: expected a recording below {root}, found {path}")
-    return relative.as_posix()
 
 
 def _read_lines(path: Path) -> tuple[bytes, list[str]]:

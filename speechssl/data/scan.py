@@ -1,11 +1,13 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from speechssl.data.archives import Member, index_archive, index_shar, is_shar
 from speechssl.data.labels.label import decode_text, single_spaced
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.recording import audio_info
@@ -23,12 +25,13 @@ Result = TypeVar("Result")
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[SpeechSSLError]]:
-    """Find the recordings below a folder and read their headers, in parallel.
+    """Find the recordings below a folder, those in tar files too, and read their headers, in parallel.
 
-    If a ``.txt`` file with the same stem lies beside a recording, its content becomes the text.
+    If a ``.txt`` file with the same stem lies beside a recording, its content becomes the text; in a tar file JSON too.
 
     Returns:
-        An utterance for each recording that could be read, sorted by path, and what is wrong with each of the others.
+        An utterance for each recording that could be read, sorted by path, those in archives last and in the order of
+        these, and what is wrong with each of the others.
 
     Raises:
         ManifestError: the folder is missing.
@@ -37,7 +40,16 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     if not folder.is_dir():
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
     failures: list[SpeechSSLError] = []
-    results = parallel_map(_describe, find_recordings(folder, failures), f"reading {folder}")
+    found = _find_files(folder, AUDIO_SUFFIXES | {".tar"}, failures)
+    archives = [path for path in found if path.suffix.lower() == ".tar"]
+    folders = [path for path in dict.fromkeys(path.parent for path in archives) if is_shar(path)]
+    indexers = [partial(index_shar, path) for path in folders]
+    indexers += [partial(index_archive, path, AUDIO_SUFFIXES) for path in archives if path.parent not in folders]
+    items: list[Path | Member] = [path for path in found if path.suffix.lower() != ".tar"]
+    for members, problems in parallel_map(lambda index: index(), indexers, f"indexing {folder}"):
+        items += members
+        failures += problems
+    results = parallel_map(_describe, items, f"reading {folder}")
     utterances = [result for result in results if isinstance(result, Utterance)]
     return utterances, failures + [result for result in results if isinstance(result, SpeechSSLError)]
 
@@ -50,6 +62,12 @@ def find_recordings(folder: str | os.PathLike[str], failures: list[SpeechSSLErro
     Raises:
         ManifestError: a folder cannot be read. With a list of ``failures`` it goes into that, and the search goes on.
     """
+    return _find_files(folder, AUDIO_SUFFIXES, failures)
+
+
+def _find_files(
+    folder: str | os.PathLike[str], suffixes: Set[str], failures: list[SpeechSSLError] | None
+) -> list[Path]:
     found: list[Path] = []
     visited: set[str] = set()
 
@@ -67,7 +85,7 @@ def find_recordings(folder: str | os.PathLike[str], failures: list[SpeechSSLErro
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(parent, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+        found += [path for path in paths if path.suffix.lower() in suffixes]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -107,12 +125,14 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
     return results
 
 
-def _describe(path: Path) -> Utterance | SpeechSSLError:
+def _describe(item: Path | Member) -> Utterance | SpeechSSLError:
     try:
-        name = str(path)
+        name = str(item) if isinstance(item, Path) else item.path
         if IMPOSSIBLE_IN_CELLS.search(name):
             raise AudioError(f"{name!r}: expected a path in UTF-8 without tabs and line breaks")
-        info = audio_info(path)
-        return Utterance(name, info.num_samples, sample_rate=info.sample_rate, text=read_text(path.with_suffix(".txt")))
+        info = audio_info(name)
+        labels = {"text": read_text(item.with_suffix(".txt"))} if isinstance(item, Path) else item.labels
+        known = (labels.get(key) for key in ("text", "speaker", "language"))
+        return Utterance(name, info.num_samples, 0, info.sample_rate, *known)
     except SpeechSSLError as error:
         return error

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -10,17 +9,19 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard, cast
 
+from speechssl.data.paths import is_url, split_range
 from speechssl.errors import AudioError
 from speechssl.terminal import escaped
 
 _SPOOL_BYTES = 1 << 24  # of what cannot seek, kept in memory; more goes into a temporary file
 _BUFFER_BYTES = 1 << 16
+_REMOTE_CLIP_BYTES = 1 << 24  # of a URL's range, fetched at once; of a longer one and of whole objects, parts
 
 Source = str | os.PathLike[str] | BinaryIO
 AudioInput = Source | bytes | bytearray | memoryview
-"""A path, a path with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, a file object opened in
-binary mode, which is read from where it stands to its end, or the bytes of a file. What cannot seek, such as a pipe, is
-copied first."""
+"""A path or a URL, either with fairseq's ``:offset:bytes`` for a file inside an uncompressed archive, a file object
+opened in binary mode, which is read from where it stands to its end, or the bytes of a file. What cannot seek, such as
+a pipe, is copied first."""
 
 
 Patches = tuple[tuple[int, bytes], ...]  # places, and the bytes to find there
@@ -156,19 +157,43 @@ def _locate(name: str, source: Source, stack: ExitStack) -> File:
         stack.callback(_leave_at_end, source)
         return part
     path = os.fspath(source)
-    if (member := re.fullmatch(r"(.+):(\d+):(\d+)", path, re.DOTALL)) and not Path(path).exists():
-        archive = stack.enter_context(open_bytes(member[1]))
-        start, size = int(member[2]), int(member[3])
-        found = max(0, archive.seek(0, os.SEEK_END) - start)
-        if found < size:
-            raise AudioError(f"{name}: expected {size} bytes from byte {start} on, found {found}")
-        return _ByteRange(archive, start, size)
+    if is_url(path):
+        return _locate_object(name, path, stack)
+    if (member := split_range(path)) and not Path(path).exists():
+        archive = stack.enter_context(open_bytes(member[0]))
+        return _part(name, archive, archive.seek(0, os.SEEK_END), *member[1:])
     status = Path(path).stat()
     if stat.S_ISDIR(status.st_mode):
         raise AudioError(f"{name}: expected an audio file, found a folder")
     if not status.st_size:
         raise AudioError(f"{name}: expected audio, found an empty file")
     return path
+
+
+def _locate_object(name: str, url: str, stack: ExitStack) -> _ByteRange:
+    from speechssl.data.remote import object_size, open_object, read_range
+
+    member = split_range(url)
+    if member is None:
+        num_bytes = object_size(url)
+        return _ByteRange(stack.enter_context(open_object(url, num_bytes)), 0, num_bytes)
+    archive, start, size = member
+    if size <= _REMOTE_CLIP_BYTES:
+        content = read_range(archive, start, size)
+        _check_found(name, start, size, len(content))
+        return _ByteRange(io.BytesIO(content), 0, size)
+    found = object_size(archive)
+    return _part(name, stack.enter_context(open_object(archive, found)), found, start, size)
+
+
+def _part(name: str, archive: BinaryIO, archive_bytes: int, start: int, size: int) -> _ByteRange:
+    _check_found(name, start, size, max(0, archive_bytes - start))
+    return _ByteRange(archive, start, size)
+
+
+def _check_found(name: str, start: int, size: int, found: int) -> None:
+    if found < size:
+        raise AudioError(f"{name}: expected {size} bytes from byte {start} on, found {found}")
 
 
 def _leave_at_end(file: BinaryIO) -> None:

@@ -1,10 +1,12 @@
 """Which parts of which recordings a list of utterances has."""
 
-import os
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import accumulate
 
 from speechssl.data.manifest import Utterance
+from speechssl.data.paths import real_path
 
 
 class Spans:
@@ -12,19 +14,31 @@ class Spans:
 
     def __init__(self, utterances: Iterable[Utterance]) -> None:
         self._names: dict[str, str] = {}
-        self._spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for utterance in utterances:
-            self._spans[self._name(utterance)].append(_span(utterance))
+        spans: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+        for row, utterance in enumerate(utterances):
+            spans[self.recording(utterance)].append((*_span(utterance), row))
+        self._starts: dict[str, list[int]] = {}
+        self._furthest: dict[str, list[tuple[int, int]]] = {}  # of those up to each: the latest stop, and whose
+        for name, of_recording in spans.items():
+            of_recording.sort()
+            self._starts[name] = [start for start, _, _ in of_recording]
+            self._furthest[name] = list(accumulate(((stop, row) for _, stop, row in of_recording), max))
 
-    def overlap(self, utterance: Utterance) -> bool:
-        """Whether an utterance shares samples with one of them."""
+    def overlap(self, utterance: Utterance) -> int | None:
+        """Return the number of one of them that an utterance shares samples with, None if there is none."""
         start, stop = _span(utterance)
-        return any(first < stop and start < last for first, last in self._spans.get(self._name(utterance), ()))
+        name = self.recording(utterance)
+        number = bisect_left(self._starts.get(name, ()), stop)  # of those that begin before it ends
+        if not number:
+            return None
+        furthest, row = self._furthest[name][number - 1]
+        return row if furthest > start else None
 
-    def _name(self, utterance: Utterance) -> str:
+    def recording(self, utterance: Utterance) -> str:
+        """Return the real path of an utterance's recording."""
         path = utterance.path
         if path not in self._names:
-            self._names[path] = os.path.realpath(path)
+            self._names[path] = real_path(path)
         return self._names[path]
 
 

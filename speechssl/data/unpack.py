@@ -14,7 +14,8 @@ import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.levels import AudioWarning
-from speechssl.data.manifest import Manifest, path_below, write_manifest
+from speechssl.data.manifest import Manifest, write_manifest
+from speechssl.data.paths import path_below
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
 from speechssl.errors import AudioError, ManifestError

@@ -3,22 +3,27 @@
 import heapq
 import math
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import reduce
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from speechssl.data.units import Units
-from speechssl.decode.align import align
 from speechssl.decode.arpa import read_arpa
+from speechssl.decode.forced_alignment import align
 from speechssl.decode.greedy import PathToken
+from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.ngram import END, START, UNKNOWN, Ngram
+from speechssl.decode.prefix import Beams, Prefix
+from speechssl.decode.sentences import cut_sentences
 from speechssl.decode.settings import BeamSearchConfig
+from speechssl.decode.spotting import Spot
 from speechssl.errors import AudioError, LanguageModelError
 
 _IMPOSSIBLE = -math.inf
@@ -83,56 +88,44 @@ class BeamSearch:
         other.config = config
         return other
 
-    def find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
+    def find_path(self, parts: Iterable[Tensor], hotwords: Hotwords | None = None) -> list[PathToken]:
         """Return the tokens of the best text of a recording, where the CTC model says them best.
 
-        The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there.
+        The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there. Where
+        hot words could be said, texts with them are tried too.
         """
         path: list[PathToken] = []
         first_frame = 0
-        for sentence in self._sentences(parts):
+        for sentence in cut_sentences(parts, self.units, self.sentence_frames):
             if first_frame:
                 path.append(PathToken(self._delimiter_id, first_frame, first_frame, 0.0))
-            path += self._find_sentence(sentence, first_frame)
+            path += self._find_sentence(sentence, first_frame, hotwords)
             first_frame += len(sentence)
         return path
 
-    def _sentences(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the frames, cut at the longest pause in the second half of what is long enough."""
-        pending = torch.empty(0, len(self.units))
-        for part in parts:
-            pending = torch.cat((pending, part.cpu()))
-            while self.sentence_frames is not None and len(pending) > self.sentence_frames:
-                middle = self.sentence_frames // 2
-                stop = middle + self._longest_pause(pending[middle : self.sentence_frames])
-                yield pending[:stop]
-                pending = pending[stop:]
-        yield pending
-
-    def _longest_pause(self, log_probs: Tensor) -> int:
-        """Return the frame in the middle of the longest run without letters; if there is none, the last."""
-        pauses = []
-        stop = 0
-        for is_silent, run in groupby(not self._letters[unit] for unit in log_probs.argmax(dim=1).tolist()):
-            start, stop = stop, stop + sum(1 for _ in run)
-            if is_silent:
-                pauses.append((stop - start, (start + stop) // 2))
-        return max(pauses, default=(0, len(log_probs)))[1]
-
-    def _find_sentence(self, log_probs: Tensor, first_frame: int) -> list[PathToken]:
+    def _find_sentence(self, log_probs: Tensor, first_frame: int, hotwords: Hotwords | None) -> list[PathToken]:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
         # Units that are no text never win, however likely they are.
         never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
         log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
-        labels = self._best(self._search(log_probs)).labels()
-        return align(log_probs, labels, self.units.blank_id, first_frame)
+        spots = hotwords.find(log_probs) if hotwords else []
+        score, best = self._best(self._search(log_probs, ()))
+        if spots:
+            # In one search, phrases that lose in the end would push out the texts that win without them.
+            score_with, best_with = self._best(self._search(log_probs, spots))
+            if score_with >= score and any(best_with.spots()):
+                best = best_with
+        path = align(log_probs, best.labels(), self.units.blank_id, first_frame)
+        return [replace(token, spot=spot) for token, spot in zip(path, best.spots(), strict=True)] if spots else path
 
-    def _search(self, log_probs: Tensor) -> "Beams":
+    def _search(self, log_probs: Tensor, spots: Sequence[Spot]) -> Beams:
         """Return the prefixes that are left at the end."""
         config = self.config
-        beams: Beams = {_Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
-        for frame in log_probs.tolist():
+        beams: Beams = {Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
+        before: dict[Spot, Beams] = {}
+        for number, frame in enumerate(log_probs.tolist()):
+            before |= {spot: beams for spot in spots if spot.first_frame == number}
             least = min(config.min_symbol_log_prob, max(frame))
             tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
             kept, new = self._grow(beams, tried)
@@ -147,11 +140,36 @@ class BeamSearch:
                     beams[prefix] = kept[prefix]
                 else:
                     beams[self._extended(prefix, symbol)] = [_IMPOSSIBLE, mass]
+            alive = ChainMap(beams, *before.values())
             for prefix in chain(previous, kept):
-                prefix.drop(beams)
+                prefix.drop(alive)
+            for spot in [spot for spot in before if spot.stop_frame == number + 1]:
+                self._say(spot, before.pop(spot), log_probs, beams)
         return beams
 
-    def _grow(self, beams: "Beams", tried: Sequence[tuple[int, float]]) -> tuple["Beams", list["Extension"]]:
+    def _say(self, spot: Spot, before: Beams, log_probs: Tensor, beams: Beams) -> None:
+        """Let the prefixes before a hot phrase go on with it.
+
+        Its words are no unknown ones, so they cost what the language model says of those, but not ``unknown_score``.
+        """
+        mass = sum(float(log_probs[frame, symbol]) for frame, symbol in spot.symbol_of_frame())
+        words = self.units.decode(spot.phrase.labels).split()
+        gain = spot.phrase.boost - self.config.unknown_score * sum(word not in self._spelled for word in words)
+        for start, ends in before.items():
+            prefix = start
+            if prefix.word and self._delimiter_id not in spot.border:
+                continue
+            if prefix.word:
+                prefix = self._extended(prefix, self._delimiter_id)
+            for label in (*spot.phrase.labels, self._delimiter_id):
+                prefix = self._extended(prefix, label)
+            if prefix.spot is None:
+                prefix.spot = spot
+                prefix.score += gain
+                prefix.rank += gain
+            beams.setdefault(prefix, [_IMPOSSIBLE, _log_add(*ends) + mass])
+
+    def _grow(self, beams: Beams, tried: Sequence[tuple[int, float]]) -> tuple[Beams, list["Extension"]]:
         """Return what becomes of prefixes at a frame: those that are there already, and those that could be new."""
         blank_id, delimiter = self.units.blank_id, self._delimiter_id
         kept: Beams = {}
@@ -179,28 +197,30 @@ class BeamSearch:
                     new.append((mass + prefix.score + ahead, prefix, symbol, mass))
         return kept, new
 
-    def _best(self, beams: "Beams") -> "_Prefix":
-        """Return the best text: of its prefixes, with delimiters at its ends and without, the likeliest."""
+    def _best(self, beams: Beams) -> tuple[float, Prefix]:
+        """Return the best text and its score: the likeliest of its prefixes, with delimiters at its ends or without."""
         masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
-        spelled: dict[str, list[_Prefix]] = {}
+        spelled: dict[str, list[Prefix]] = {}
         for prefix in beams:
             spelled.setdefault(self.units.decode(prefix.labels()), []).append(prefix)
         scores = {
-            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + self._finished_score(prefixes[0])
+            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + max(map(self._finished_score, prefixes))
             for text, prefixes in spelled.items()
         }
-        return max(spelled[max(scores, key=scores.__getitem__)], key=masses.__getitem__)
+        text = max(scores, key=scores.__getitem__)
+        best = max(spelled[text], key=lambda prefix: (self._finished_score(prefix), masses[prefix]))
+        return scores[text], best
 
-    def _extended(self, prefix: "_Prefix", symbol: int) -> "_Prefix":
+    def _extended(self, prefix: Prefix, symbol: int) -> Prefix:
         if (child := prefix.children.get(symbol)) is not None:
             return child
         if symbol == self._delimiter_id:
             context, score = self._with_word(prefix)
-            child = _Prefix(prefix, symbol, "", context, score, score)
+            child = Prefix(prefix, symbol, "", context, score, score)
         else:
             word = prefix.word + self._letters[symbol]
             rank = prefix.score + self._score_ahead(word)
-            child = _Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
+            child = Prefix(prefix, symbol, word, prefix.context, prefix.score, rank)
         prefix.children[symbol] = child
         return child
 
@@ -210,7 +230,7 @@ class BeamSearch:
         known = self._look_ahead.get(beginning)
         return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
 
-    def _with_word(self, prefix: "_Prefix") -> tuple[Ngram, float]:
+    def _with_word(self, prefix: Prefix) -> tuple[Ngram, float]:
         """Return the context after the word under way, if there is one, and the score with it."""
         config = self.config
         if not prefix.word:
@@ -221,51 +241,16 @@ class BeamSearch:
             score += config.unknown_score
         return self.model.shortened((*prefix.context, word)), score
 
-    def _finished_score(self, prefix: "_Prefix") -> float:
+    def _finished_score(self, prefix: Prefix) -> float:
         context, score = self._with_word(prefix)
         return score + self.config.lm_weight * self.model.score(context, END)
 
 
-class _Prefix:
-    """The beginning of a text, a node in the tree of all that are kept: its last symbol, and what is known so far.
-
-    ``word`` is under way, ``context`` the words before it that count, ``score`` that of complete words, ``rank`` the
-    same with a guess at the word under way. ``children``, with one more symbol, are kept or lead to one that is.
-    """
-
-    __slots__ = ("children", "context", "parent", "rank", "score", "symbol", "word")
-
-    def __init__(
-        self, parent: "_Prefix | None", symbol: int, word: str, context: Ngram, score: float, rank: float
-    ) -> None:
-        self.parent, self.symbol, self.word, self.context = parent, symbol, word, context
-        self.score, self.rank = score, rank
-        self.children: dict[int, _Prefix] = {}
-
-    def labels(self) -> list[int]:
-        """Return its symbols, from the first on."""
-        labels = []
-        prefix = self
-        while prefix.parent is not None:
-            labels.append(prefix.symbol)
-            prefix = prefix.parent
-        return labels[::-1]
-
-    def drop(self, kept: "Beams") -> None:
-        """Forget it unless it is kept, and those before it that lead nowhere else."""
-        prefix = self
-        while prefix.parent is not None and not prefix.children and prefix not in kept:
-            prefix.parent.children.pop(prefix.symbol, None)
-            prefix = prefix.parent
-
-
-Beams = dict[_Prefix, list[float]]
-"""The log probabilities of all paths of a prefix: of those that end in a blank, and of those that do not."""
-Extension = tuple[float, _Prefix, int | None, float]
+Extension = tuple[float, Prefix, int | None, float]
 """The rank of a prefix with one more symbol, the prefix, the symbol, and the log probability of its paths."""
 
 
-def _add(grown: Beams, prefix: _Prefix, end: int, score: float) -> None:
+def _add(grown: Beams, prefix: Prefix, end: int, score: float) -> None:
     """Add paths of a prefix that end in a blank (0) or do not (1)."""
     ends = grown.get(prefix)
     if ends is None:

@@ -6,6 +6,8 @@ from itertools import groupby
 
 from torch import Tensor
 
+from speechssl.decode.spotting import Spot
+
 
 @dataclass(frozen=True)
 class PathToken:
@@ -15,6 +17,7 @@ class PathToken:
     first_frame: int
     last_frame: int
     log_prob: float  # the mean over the run
+    spot: Spot | None = None  # the hot phrase of which it is a letter
 
 
 def greedy_path(parts: Iterable[Tensor], blank_id: int) -> list[PathToken]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from speechssl.decode.alignment import Array, Placed, align_frames
+from speechssl.decode.gapped_alignment import Array, Placed, align_frames
 
 _ANCHOR_WORDS = 4  # said one after another, with nothing else between them
 _ANCHOR_LOG_PROB = math.log(0.2)  # of each

@@ -75,11 +75,13 @@ def words_of_path(
     """
     silent_ids = {units.delimiter_id, *units.special_ids}
     starts = units.word_starts([token.symbol_id for token in tokens])
-    firsts = [position for position, is_start in enumerate(starts) if is_start]
+    firsts = [position for position, is_start in enumerate(starts) if is_start and not _goes_on(tokens, position)]
     words: list[Word] = []
     for first, stop in pairwise([*firsts, len(tokens)]):
         letters = [token for token in tokens[first:stop] if token.symbol_id not in silent_ids]
-        text = units.decode(letter.symbol_id for letter in letters)
+        spot = letters[0].spot
+        shown = spot.phrase.shown if spot else None
+        text = shown or units.decode(letter.symbol_id for letter in letters)
         for part, of_part, is_joined in _divided(text, letters, units):
             confidence = math.exp(sum(letter.log_prob for letter in of_part) / len(of_part))
             of_word = letters_of_path(of_part, units, geometry, num_samples)
@@ -88,6 +90,12 @@ def words_of_path(
             start = max(start, words[-1].end) if is_joined else start
             words.append(Word(part, start, max(start, end), min(confidence, 1.0), is_joined, of_word))
     return tuple(words)
+
+
+def _goes_on(tokens: Sequence[PathToken], position: int) -> bool:
+    """Return whether a word is shown as one with the word before it, both of a hot phrase."""
+    spot = tokens[position].spot
+    return bool(spot and spot.phrase.shown and position >= 2 and tokens[position - 2].spot is spot)
 
 
 def letters_of_path(

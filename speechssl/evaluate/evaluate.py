@@ -42,6 +42,7 @@ class Evaluation:
     normalization: str  # of both texts before they are compared, in a few words
     decoding: str  # likewise
     beam_search: dict[str, Any] | None  # the settings and the SHA-256 of the language model; None is greedy decoding
+    hotwords: dict[str, str] | None  # the file and its SHA-256
     device: str  # where the model ran, and how precisely
     seconds: float  # that reading and transcribing took
     wer: Interval
@@ -84,8 +85,9 @@ def evaluate_model(
         num_empty=sum(not utterance.reference for utterance in found.utterances),
         audio_seconds=sum(utterance.seconds for utterance in manifest),
         normalization=describe_normalization(words_only, languages),
-        decoding=search.describe() if search else "greedy",
+        decoding=transcriber.describe_decoding(),
         beam_search=describe_search(search) if search else None,
+        hotwords=_describe_hotwords(transcriber.hotwords.path) if transcriber.hotwords else None,
         device=transcriber.inference.describe(),
         seconds=seconds,
         wer=bootstrap_interval(found.word_counts, speakers),
@@ -114,20 +116,21 @@ def evaluate_manifests(
     device: str | None = None,
     lm: Path | None = None,
     precision: Precision | None = None,
+    hotwords: Path | None = None,
     **scoring: Any,
 ) -> bool:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
-    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm`` and ``precision``
-    are as for `Transcriber.load`, ``scoring`` for `evaluate_model`; its ``language`` is the model's too, if that has a
-    choice.
+    A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm``, ``precision``
+    and ``hotwords`` are as for `Transcriber.load`, ``scoring`` for `evaluate_model`; its ``language`` is the model's
+    too, if that has a choice.
 
     Returns:
         Whether all manifests went well.
     """
     if output is not None:
         prepare_file(output)
-    transcriber = Transcriber.load(model, device, lm, precision, language_for(model, scoring.get("language")))
+    transcriber = Transcriber.load(model, device, lm, precision, language_for(model, scoring.get("language")), hotwords)
     evaluations = []
     for path in manifests:
         try:
@@ -188,8 +191,16 @@ def _write(output: Path, model: Path, checkpoint: CTCCheckpoint, evaluations: Se
 
 def describe_search(config: BeamSearchConfig) -> dict[str, Any]:
     """Return the settings of a search and the SHA-256 of its language model."""
-    with config.lm.open("rb") as file:
-        return config.to_dict() | {"lm_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return config.to_dict() | {"lm_sha256": _digest(config.lm)}
+
+
+def _describe_hotwords(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _num_parameters(checkpoint: CTCCheckpoint) -> int:

@@ -48,7 +48,7 @@ class Filters:
     min_score: float | None = None  # None is no bound
     max_view_difference: float = 0.5
     max_lm_difference: float = 1.0
-    max_repeats: int = 2  # how often the same four words may follow each other
+    max_repeats: int = 2  # how often the same four words in a row may occur
     letters_per_second: tuple[float, float] | None = None  # the least and the most
 
     def left_out(self, labels: Sequence[PseudoLabel]) -> list[list[str]]:

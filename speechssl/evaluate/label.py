@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.paths import is_url
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.evaluate.filters import usual_speeds
 from speechssl.evaluate.pseudo_labels import LabelConfig, PseudoLabels
@@ -67,8 +68,12 @@ def label_manifest(model: Path, path: Path, output: Path, config: LabelConfig) -
 
 def _write_manifest(output: Path, utterances: Sequence[Utterance]) -> None:
     """Write a manifest of recordings of any place; its root is relative if it lies beside or below it."""
-    paths = [os.path.abspath(utterance.path) for utterance in utterances]  # noqa: PTH100, links stay
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
+    paths = [
+        utterance.path if is_url(utterance.path) else os.path.abspath(utterance.path)  # noqa: PTH100, links stay
+        for utterance in utterances
+    ]
+    folders = [os.path.dirname(path) for path in paths if not is_url(path)]  # noqa: PTH120
+    root = Path(os.path.commonpath(folders) if folders else output.parent.absolute())
     moved = [replace(utterance, path=path) for utterance, path in zip(utterances, paths, strict=True)]
     parent = output.parent.absolute()
     write_manifest(output, moved, root.relative_to(parent) if root.is_relative_to(parent) else root)

@@ -12,7 +12,7 @@ from speechssl.checkpoint.reader import load_ctc
 from speechssl.data.audio import Waveform
 from speechssl.data.manifest import Manifest
 from speechssl.data.units import num_frames_needed
-from speechssl.decode.align import align
+from speechssl.decode.forced_alignment import align
 from speechssl.decode.greedy import PathToken
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.evaluate.utterances import read_references, utterance_readers

@@ -59,7 +59,7 @@ class PseudoLabels:
         self.errors: dict[int, SpeechSSLError] = {}
         self.scores: dict[int, UtteranceScore] = {}
         spans = Spans(true_labels)
-        self.left_out = {index: [LABELED] for index, utterance in enumerate(manifest) if spans.overlap(utterance)}
+        self.left_out = {i: [LABELED] for i, utterance in enumerate(manifest) if spans.overlap(utterance) is not None}
 
     def inputs(self) -> dict[str, Any]:
         """Everything that the labels depend on."""

@@ -5,7 +5,7 @@ Shapes: B batch, S frames, C channels of the frames, D model dim.
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -28,8 +28,6 @@ class CausalConfig(Config):
             those that follow; "frame" normalizes each frame over its channels, so that it knows nothing of them.
     """
 
-    sees_future: ClassVar[bool] = False  # but for the two numbers of each norm
-
     kind: Literal["causal"] = "causal"
     model_dim: int = Field(512, ge=1)
     kernels: tuple[int, ...] = tuple(range(2, 14))
@@ -42,6 +40,11 @@ class CausalConfig(Config):
         if not self.kernels or min(self.kernels) < 1:
             raise ValueError("kernels needs a positive value a layer")
         return self
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a frame's context depends on no later frame."""
+        return self.norm == "frame"
 
     @property
     def num_layers(self) -> int:

@@ -2,9 +2,7 @@
 
 It is wav2vec 2.0's transformer with two changes: attention sees no later frame, as in a decoder (Vaswani et al., 2017,
 section 3.2.3), and the positional convolution covers a frame and those before it. So a frame's context depends on
-nothing after the samples that the frame itself sees. `EncoderConfig` refuses feature encoders whose norms look at the
-whole recording. ``normalize_waveforms`` stays possible: through it a frame knows the level and the offset of the whole
-recording, two numbers, and nothing else of what follows.
+nothing after the samples that the frame itself sees.
 
 A stream could keep, from one piece to the next, the last ``position_kernel - 1`` projected frames and each layer's keys
 and values: the weights are those of one pass over the whole.
@@ -19,7 +17,7 @@ from speechssl.model.transformer import SelfAttention, TransformerContext, Trans
 class CausalTransformerConfig(TransformerSizes):
     """The transformer; the defaults are the sizes of wav2vec 2.0 base."""
 
-    sees_future: ClassVar[bool] = False
+    is_causal: ClassVar[bool] = True
 
     kind: Literal["causal_transformer"] = "causal_transformer"
 

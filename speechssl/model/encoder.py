@@ -22,6 +22,10 @@ from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.model.wavlm import WavLMConfig
 
+SILENCE = 1e-3
+"""The samples of silenced spans: inaudible, but not 0. Layers without biases leave 0 as it is, where the slope of the
+norm of each is the inverse root of its epsilon: through all of them gradients were 10^7 times as large."""
+
 
 class EncoderConfig(Config):
     """Feature encoder and context network; the defaults are wav2vec 2.0 base.
@@ -33,7 +37,8 @@ class EncoderConfig(Config):
             matters. A number is what is added to the variance: the recipes have 1e-8, the square of `SILENCE_PEAK`,
             with which -40 dB sounds like 0 dB and the noise of 16 bits stays faint; transformers has 1e-7. True is
             fairseq's 1e-5. In pretraining the waveform is the crop; fairseq normalizes the whole recording before it
-            crops, which takes decoding all of it.
+            crops, which takes decoding all of it. A causal network may have it: through it a frame knows two numbers
+            of the whole recording, its level and its offset.
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
@@ -45,10 +50,10 @@ class EncoderConfig(Config):
     @model_validator(mode="after")
     def _is_causal_throughout(self) -> Self:
         norm = self.feature_encoder.norm
-        if self.context.kind == "causal_transformer" and norm != "layer":
+        if self.context.is_causal and norm != "layer":
             raise ValueError(
-                f'context.kind "causal_transformer" needs feature_encoder.norm "layer": "{norm}" normalizes over the '
-                "whole recording, through which a frame knows what follows"
+                f'a context network that does not see the future needs feature_encoder.norm "layer": "{norm}" '
+                "normalizes over the whole recording, through which a frame knows what follows"
             )
         return self
 
@@ -130,7 +135,7 @@ class SpeechEncoder(nn.Module):
         Args:
             waveforms: (B, T) float32 in [-1, 1], at 16 kHz.
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
-            silenced: (B, S) bool; every sample that a True frame sees is zero for the encoder, in waveforms already
+            silenced: (B, S) bool; every sample that a True frame sees is silent for the encoder, in waveforms already
                 normalized if the configuration says so.
         """
         if epsilon := self.config.normalize_waveforms:
@@ -227,7 +232,7 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None, epsilon: floa
 
 
 def silence_frames(waveforms: Tensor, silenced: Tensor, geometry: FrameGeometry) -> Tensor:
-    """Set to zero every sample that a frame sees.
+    """Set to `SILENCE` every sample that a frame sees.
 
     Neighboring frames overlap: a frame beside a silenced span hears a part of what it would.
 
@@ -240,7 +245,7 @@ def silence_frames(waveforms: Tensor, silenced: Tensor, geometry: FrameGeometry)
     with torch.autocast(waveforms.device.type, enabled=False):
         covered = F.conv_transpose1d(silenced[:, None].float(), field, stride=geometry.hop_samples)[:, 0]
     covered = F.pad(covered, (0, max(waveforms.shape[1] - covered.shape[1], 0)))[:, : waveforms.shape[1]]
-    return waveforms.masked_fill(covered > 0.5, 0)
+    return waveforms.masked_fill(covered > 0.5, SILENCE)
 
 
 class _ScaleGradient(torch.autograd.Function):

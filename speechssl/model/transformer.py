@@ -33,7 +33,7 @@ class TransformerSizes(Config):
         adapter_dim: Inner width of an adapter after each layer, for one language (MMS; with ``norm_first`` only).
     """
 
-    sees_future: ClassVar[bool] = True  # whether a frame's context depends on later frames
+    is_causal: ClassVar[bool] = False  # whether a frame's context depends on no later frame
 
     num_layers: int = Field(12, ge=1, le=1_000)
     model_dim: int = Field(768, ge=1)

@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import nn
 
 from speechssl.data.batches import Example, TaskBatch, collate_audio
-from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.quantizer import Quantizer, QuantizerConfig
@@ -31,8 +30,9 @@ _LEAST_BASELINE = 0.1  # an error of next to nothing, as in digital silence, is 
 class ApcConfig(ObjectiveConfig):
     """The objective; the defaults are published for frames every 10 ms."""
 
-    best_metric: ClassVar[str] = "error"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "gain_over_last", "gain_over_mean")
+    best_metric: ClassVar[str] = "prediction"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "skill", "skill_over_last")
+    predicts_future: ClassVar[bool] = True
 
     kind: Literal["apc"] = "apc"
     num_ahead: int = Field(5, ge=1)  # frames from the last that is known to the one that is predicted, A
@@ -49,16 +49,7 @@ class ApcConfig(ObjectiveConfig):
         return ApcCollate(geometry, self.num_ahead)
 
     def build(self, encoder: EncoderConfig) -> "ApcObjective":
-        """Spectra and head for this encoder.
-
-        Raises:
-            ConfigError: its context network sees the future.
-        """
-        if encoder.context.sees_future:
-            raise ConfigError(
-                f'encoder.context.kind: with objective.kind "{self.kind}" expected "causal_transformer" or "causal", '
-                f'which do not see what is to be predicted, found "{encoder.context.kind}"'
-            )
+        """Spectra and head for this encoder."""
         return ApcObjective(self, encoder.feature_encoder.geometry, encoder.context.model_dim)
 
 
@@ -119,8 +110,8 @@ class ApcObjective(Objective):
                 ((guess - targets).abs().mean(dim=2) * weights).sum(dim=1)  # (B,)
                 for guess in (predictions.float(), last, torch.zeros_like(targets))
             )
-        terms["error"] = Term(errors.sum(), "frames", 1.0)
-        for name, baseline in (("gain_over_last", of_last), ("gain_over_mean", of_mean)):
+        terms["prediction"] = Term(errors.sum(), "frames", 1.0)
+        for name, baseline in (("skill_over_last", of_last), ("skill", of_mean)):
             ratio = errors / torch.maximum(baseline, _LEAST_BASELINE * num_known).clamp(min=1e-8)
             terms[name] = Term(((1 - ratio) * num_known).sum(), "frames")
         return terms

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.collapse import mean_perplexity
 from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, prediction_terms
 from speechssl.objective.objective import AllReduce, Limit, Losses, Objective, Term
 from speechssl.objective.targets import StackedLogMel
@@ -30,16 +31,7 @@ class BestRqConfig(HidingConfig):
     """The objective; codes are the published ones, masks those of HuBERT base."""
 
     best_metric: ClassVar[str] = "hidden_loss"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "codebook_use")
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit(
-            "target_perplexity",
-            at_least=4.0,
-            from_step=1,
-            meaning="nearly all frames have the same few codes, from which nothing can be learned; are the recordings "
-            "silent, or objective.codebook_size too small?",
-        ),
-    )
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "hidden_loss", "hidden_accuracy", "code_use")
 
     kind: Literal["best_rq"] = "best_rq"
     mask: MaskConfig = MaskConfig(start_prob=0.08)
@@ -49,6 +41,15 @@ class BestRqConfig(HidingConfig):
     codebook_size: int = Field(8192, ge=2)
     visible_weight: float = Field(0.0, ge=0)  # of a visible frame in the loss, where a hidden one has 1
     penalty_weight: float = Field(0.0, ge=0)  # of the mean square of the feature encoder's output
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Of the codes."""
+        meaning = (
+            "nearly all frames have the same few codes, from which nothing can be learned; are the recordings silent, "
+            "or objective.codebook_size too small?"
+        )
+        return (Limit("target_perplexity", 4.0, 1, meaning),)
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> MaskedCollate:
         """What hides frames."""
@@ -127,9 +128,9 @@ class BestRqObjective(Objective):
             self._new_counts = target_counts if self._new_counts is None else self._new_counts + target_counts
         num_hidden = batch.mask.sum()
         measures = {
-            "target_perplexity": _perplexity(target_counts),
-            "prediction_perplexity": _perplexity(self._count(predicted, batch.mask)),
-            "codebook_use": (self.code_counts >= _USED).float().mean(),
+            "target_perplexity": mean_perplexity(_shares(target_counts)),
+            "prediction_perplexity": mean_perplexity(_shares(self._count(predicted, batch.mask))),
+            "code_use": (self.code_counts >= _USED).float().mean(),
         }
         return {**terms, **{name: Term(value * num_hidden, "hidden") for name, value in measures.items()}}
 
@@ -147,8 +148,6 @@ class BestRqObjective(Objective):
         return counts.scatter_add_(0, codes.flatten(0, 1), weights).T.contiguous()
 
 
-def _perplexity(counts: Tensor) -> Tensor:
-    """(G, V) counts to the effective number of entries, the mean over codebooks."""
-    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    perplexities: Tensor = torch.special.entr(shares).sum(dim=1).exp()
-    return perplexities.mean()
+def _shares(counts: Tensor) -> Tensor:
+    """(G, V) counts to distributions."""
+    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from speechssl.data.batches import Example, TaskBatch, collate_audio
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.collapse import spread_and_rank
 from speechssl.objective.direct_predictor import DirectPredictor
 from speechssl.objective.objective import AllReduce, Limit, Losses, Objective, ObjectiveConfig, Term
 from speechssl.objective.projector import Perceptron
@@ -41,12 +42,8 @@ _ADVICE = "the projections have become alike; try a trained predictor, or a deca
 class ByolConfig(ObjectiveConfig):
     """The objective; the sizes are those of BYOL for audio (BYOL-A)."""
 
-    best_metric: ClassVar[str] = "error"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "error", "spread", "rank")
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit("spread", 0.1, 200, _ADVICE),
-        Limit("rank", 1.5, 200, _ADVICE),
-    )
+    best_metric = None
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "spread", "rank")
 
     kind: Literal["byol"] = "byol"
     views: ViewsConfig = ViewsConfig()
@@ -61,6 +58,11 @@ class ByolConfig(ObjectiveConfig):
     norm_over: Literal["batch", "utterance"] = "batch"  # what frames the norms of projector and predictor see
     correlation_decay: float = Field(0.3, ge=0, lt=1)  # of the correlation that sets the direct predictors
     correlation_epsilon: float = Field(0.01, ge=0)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Of the projections."""
+        return Limit("spread", 0.1, 200, _ADVICE), Limit("rank", 1.5, 200, _ADVICE)
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """Two, that a norm has a variance."""
@@ -150,10 +152,9 @@ class ByolObjective(Objective):
         """Predict each view's projections from the other view.
 
         Returns:
-            Sums over frames of both views: ``distance``, 2 - 2 cos of prediction and target; ``error``, the predictions
-            not nearer to their own target than to that of any other frame of the utterance; of the projections
-            ``spread``, their standard deviation times the root of E when they have length 1 (1 when healthy, 0 when all
-            are equal), and ``rank``, of how many independent directions they make use.
+            Sums over frames of both views: ``distance``, 2 - 2 cos of prediction and target; ``accuracy``, the
+            predictions nearer to their own target than to that of any other frame of the utterance; and
+            `spread_and_rank` of the projections.
         """
         audio = batch.audio
         online = _network(encoder, self.projector)
@@ -172,12 +173,12 @@ class ByolObjective(Objective):
             predictions = F.normalize(predictions.float(), dim=2, eps=1e-8)
             targets = F.normalize(targets.float(), dim=2, eps=1e-8)
             distances = 2 - 2 * (predictions * targets).sum(dim=2)
-            errors = _errors(predictions.detach(), targets, batch.valid)
+            correct = _correct(predictions.detach(), targets, batch.valid)
             spread, rank = spread_and_rank(projections.detach().float().flatten(0, 1), batch.valid.flatten())
         count = batch.valid.sum()  # by which measures of a batch as a whole count
         return {
             "distance": Term((distances * batch.valid).sum(), "pairs", 1.0),
-            "error": Term((errors * batch.valid).sum(), "pairs"),
+            "accuracy": Term((correct * batch.valid).sum(), "pairs"),
             "spread": Term(spread * count, "pairs"),
             "rank": Term(rank * count, "pairs"),
         }
@@ -204,30 +205,9 @@ def _network(encoder: nn.Module, projector: nn.Module) -> nn.Module:
     return nn.ModuleDict({"encoder": encoder, "projector": projector})
 
 
-def _errors(predictions: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """(2B, S, E) twice to (2B, S): whether another frame's target is at least as near to a prediction as its own."""
+def _correct(predictions: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """(2B, S, E) twice to (2B, S): whether no other frame's target is as near to a prediction as its own."""
     similarity = predictions @ targets.transpose(1, 2)
     right = similarity.diagonal(dim1=1, dim2=2)
     others = valid[:, None, :].bool() & ~torch.eye(len(right[0]), dtype=torch.bool, device=right.device)
-    return similarity.masked_fill(~others, -torch.inf).amax(dim=2) >= right
-
-
-def spread_and_rank(vectors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure how different vectors are, at length 1: two values that show a collapse.
-
-    Args:
-        vectors: (N, E).
-        weights: (N,) 1 for vectors that count and 0 for others.
-
-    Returns:
-        The standard deviation over vectors, the mean of all dimensions, times the root of E: 1 when they point
-        everywhere alike, 0 when all are equal. And the sum of the eigenvalues of their covariance, squared, over the
-        sum of the squares: E when they point everywhere alike, 1 on a line.
-    """
-    vectors = F.normalize(vectors, dim=1, eps=1e-8)
-    shares = (weights / weights.sum().clamp(min=1))[:, None]
-    centered = vectors - (vectors * shares).sum(dim=0)
-    covariance = centered.T @ (centered * shares)
-    variances = covariance.diagonal()
-    spread = variances.clamp(min=0).sqrt().mean() * vectors.shape[1] ** 0.5
-    return spread, variances.sum().square() / covariance.square().sum().clamp(min=1e-30)
+    return similarity.masked_fill(~others, -torch.inf).amax(dim=2) < right

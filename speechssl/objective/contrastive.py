@@ -44,7 +44,6 @@ class ContrastiveConfig(HidingConfig):
 
     best_metric: ClassVar[str] = "contrastive"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "contrastive", "accuracy", "code_perplexity")
-    limits: ClassVar[tuple[Limit, ...]] = (Limit("left_out", at_most=0.7, lines=3, meaning=_COLLAPSED, is_fatal=False),)
 
     kind: Literal["contrastive"] = "contrastive"
     quantizer: QuantizerConfig = QuantizerConfig()
@@ -54,6 +53,11 @@ class ContrastiveConfig(HidingConfig):
     target_dropout: float = Field(0.1, ge=0, lt=1)  # on the frames that become targets
     diversity_weight: float = Field(0.1, ge=0)  # of the share of the codebooks that is not used
     penalty_weight: float = Field(10.0, ge=0)  # of the mean square of the feature encoder's output
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Targets that differ."""
+        return (Limit("left_out", at_most=0.7, lines=3, meaning=_COLLAPSED, is_fatal=False),)
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "ContrastiveCollate":
         """What hides frames and draws distractors."""

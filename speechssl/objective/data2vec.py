@@ -33,16 +33,20 @@ _COLLAPSED = "{} are nearly the same in all frames, which is easy to predict; tr
 class Data2VecObjectiveConfig(SelfDistillationConfig):
     """The objective; the defaults are data2vec base's."""
 
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "unexplained", "target_deviation", "prediction_deviation")
-    limits: ClassVar[tuple[Limit, ...]] = (
-        Limit("target_deviation", 0.1, 5000, _COLLAPSED.format("targets")),
-        Limit("prediction_deviation", 0.01, 5000, _COLLAPSED.format("predictions")),
-    )
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "skill", "target_deviation", "prediction_deviation")
 
     kind: Literal["data2vec"] = "data2vec"
     mask: MaskConfig = MaskConfig(min_spans=1)
     decay: LinearDecay = LinearDecay()  # of the teacher
     beta: float = Field(0.0, ge=0)  # below this distance the loss is quadratic, above linear; 0: quadratic throughout
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The published ones."""
+        return (
+            Limit("target_deviation", 0.1, self.check_from_step, _COLLAPSED.format("targets")),
+            Limit("prediction_deviation", 0.01, self.check_from_step, _COLLAPSED.format("predictions")),
+        )
 
     def build(self, encoder: EncoderConfig) -> "Data2VecObjective":
         """Teacher and regression for this encoder."""
@@ -66,8 +70,9 @@ class Data2VecObjective(Objective):
         """Compare predictions with the teacher's layers.
 
         Returns:
-            Sums over hidden frames: the loss, and which share of the target's square is not predicted. And measures of
-            the batch: the deviations of targets and predictions from frame to frame.
+            Sums over hidden frames: the loss, and the skill, which share of the target's square is predicted (0: no
+            more than by the recording's mean). And measures of the batch: the deviations of targets and predictions
+            from frame to frame.
         """
         masked_frames, context = masked_context(encoder, batch, self.config.silence)
         targets = hidden_targets(self.teacher, encoder, batch, self.config, masked_frames).mean(dim=0)  # (B, M, D)
@@ -85,7 +90,7 @@ class Data2VecObjective(Objective):
             deviations = [_deviation(x, weights) for x in (targets, predictions)]
         return {
             "regression": Term(loss, "hidden", 1.0),
-            "unexplained": Term((unexplained * batch.weights).sum(), "hidden"),
+            "skill": Term(((1 - unexplained) * batch.weights).sum(), "hidden"),
             "target_deviation": Term(deviations[0] * count, "hidden"),
             "prediction_deviation": Term(deviations[1] * count, "hidden"),
         }

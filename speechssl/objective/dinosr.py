@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from speechssl.data.batches import TaskBatch
 from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, Frames, SpeechEncoder
+from speechssl.objective.collapse import mean_perplexity
 from speechssl.objective.hiding import MaskedBatch, gather_frames, masked_input
 from speechssl.objective.objective import AllReduce, Limit, Losses, Objective, Term
 from speechssl.objective.online_codebook import OnlineCodebooks
@@ -40,11 +41,15 @@ class CodesConfig(SelfDistillationConfig):
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "target_perplexity", "prediction_perplexity")
-    limits: ClassVar[tuple[Limit, ...]] = (Limit("target_perplexity", 2.0, 5000, _COLLAPSED),)
 
     codebook_size: int = Field(256, ge=2)
     codebook_decay: float = Field(0.9, ge=0, lt=1)
     freeze_step: int | None = Field(200_000, ge=0)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Of the codes."""
+        return (Limit("target_perplexity", 2.0, self.check_from_step, _COLLAPSED),)
 
     def decay_at(self, step: int) -> float:
         """Return the teacher's decay after the ``step``-th update."""
@@ -120,8 +125,8 @@ class DinoSRObjective(Objective):
         return {
             "prediction": Term((losses.mean(dim=0) * weights).sum(), "hidden", 1.0),
             "accuracy": Term((correct.float().mean(dim=0) * weights).sum(), "hidden"),
-            "target_perplexity": Term(_perplexity(shares) * count, "hidden"),
-            "prediction_perplexity": Term(_perplexity(predicted) * count, "hidden"),
+            "target_perplexity": Term(mean_perplexity(shares) * count, "hidden"),
+            "prediction_perplexity": Term(mean_perplexity(predicted) * count, "hidden"),
             "code_use": Term((shares > 0).float().mean() * count, "hidden"),
         }
 
@@ -129,9 +134,3 @@ class DinoSRObjective(Objective):
         """Move the codebooks, and let the teacher follow."""
         self.codebooks.update(all_reduce)
         self.teacher.follow(encoder.context, self.config.decay_at(step))
-
-
-def _perplexity(shares: Tensor) -> Tensor:
-    """(L, V) distributions to the mean of their perplexities."""
-    entropies: Tensor = torch.special.entr(shares).sum(dim=1)
-    return entropies.exp().mean()

@@ -28,7 +28,7 @@ _HIDE = 2  # the purpose of the generator that hides frames
 class SilencedSpansConfig(Config):
     """Hide the spans in the waveform instead of behind the feature encoder.
 
-    Every sample that a hidden frame sees is set to zero before the feature encoder (after the waveform's
+    Every sample that a hidden frame sees is set to `SILENCE` before the feature encoder (after the waveform's
     normalization, if there is one); frames beside a span share samples with it and hear only the rest of theirs. The
     context network gets what the feature encoder makes of that. Targets come from the recording as it sounds, by a
     second pass of the feature encoder. A penalty on the features weighs the silenced pass alone.

@@ -125,10 +125,21 @@ class ObjectiveConfig(Config):
     # with the model, so that losses of different steps do not compare: the latest is the best.
     best_metric: ClassVar[str | None]
     shown_metrics: ClassVar[tuple[str, ...]]  # what of the log is shown on the console, in this order
-    limits: ClassVar[tuple[Limit, ...]] = ()  # that each line of the log is compared with
+    predicts_future: ClassVar[bool] = False  # so that the context network must not see it
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raise ValueError if the objective cannot train such an encoder."""
+        if self.predicts_future and not encoder.context.is_causal:
+            raise ValueError(
+                "this objective needs an encoder.context that does not see the future, of kind "
+                '"causal_transformer", or of kind "causal" with norm "frame" instead of "utterance"; '
+                f'found kind "{encoder.context.kind}"'
+            )
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What is looked at with each line of the log, and ends the run."""
+        return ()
 
     @property
     def target_files(self) -> TargetFiles | None:

@@ -8,10 +8,10 @@ Different from both: the encoder hears a waveform, so all of this happens to the
 span is one of the encoder's frames; hidden, it becomes the mask embedding or silence. Where the originals put other
 frames into a span, it gets another piece of the recording. A band is cut out by a filter, and the bands beside it lose
 the part that overlaps. Noise has a power relative to the recording; TERA adds N(0, 0.2) to every cell of the spectrum,
-in pauses no more than in speech. There is one target a frame, the log-mel spectrum of the samples that it sees; the
-originals have one every 10 ms. The head is linear.
+in pauses no more than in speech. Spectra are of every 10 ms as in the originals, so that a frame reconstructs all that
+fall into its hop. The head is linear.
 
-Shapes: B batch, T samples, S frames, F mel bands.
+Shapes: B batch, T samples, S frames, N spectra a frame, F mel bands.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from speechssl.frames import FrameGeometry, Mask, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context
 from speechssl.objective.objective import Losses, Objective, Term
-from speechssl.objective.targets import LogMel, mel_edges
+from speechssl.objective.targets import StackedLogMel, mel_edges
 from speechssl.rng import keyed_generator
 
 _CORRUPT = 31  # the purpose of the generator that damages recordings
@@ -83,7 +83,7 @@ class ReconstructionBatch(MaskedBatch):
     """Damaged audio; its mask has the spans only where they are hidden. It counts scored "cells" and "hidden_cells"."""
 
     spans: Tensor  # (B, S) bool, hidden, replaced or left as they are
-    scored: Tensor  # (B, S, F) bool
+    scored: Tensor  # (B, S, F) bool; a cell is a band of all spectra of a frame
 
 
 @dataclass(frozen=True)
@@ -149,21 +149,8 @@ class ReconstructionObjective(Objective):
     def __init__(self, config: ReconstructionConfig, geometry: FrameGeometry, context_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.spectrum = LogMel(geometry, config.num_bands)
-        self.head = nn.Linear(context_dim, config.num_bands)
-
-    @torch.no_grad()
-    def targets(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, T) to (B, S, F) log-mel spectra, every band with zero mean and unit variance over the recording."""
-        spectra = self.spectrum(waveforms, lengths)[:, :, : self.config.num_bands]  # of zero mean already
-        count = spectra.shape[1]
-        square = spectra.square()
-        if lengths is not None:
-            count = self.spectrum.geometry.num_frames(lengths)[:, None, None]
-            square = square * (torch.arange(spectra.shape[1], device=spectra.device)[:, None] < count)
-        deviation = (square.sum(dim=1, keepdim=True) / count).sqrt()
-        standardized: Tensor = spectra / (deviation + 1e-3)
-        return standardized
+        self.spectrum = StackedLogMel(geometry, config.num_bands)
+        self.head = nn.Linear(context_dim, self.spectrum.dim)
 
     def forward(self, encoder: SpeechEncoder, batch: ReconstructionBatch, step: int) -> Losses:
         """Compare the context with the clean spectra.
@@ -175,18 +162,21 @@ class ReconstructionObjective(Objective):
         """
         _, context = masked_context(encoder, batch, self.config.silence)
         predictions = self.head(context)
-        targets = self.targets(batch.audio.clean_waveforms, batch.audio.lengths)
-        errors = (predictions.float() - targets).abs()
+        targets = self.spectrum(batch.audio.clean_waveforms, batch.audio.lengths)
+        errors, of_mean = (  # (B, S, F), means over the spectra of a frame
+            distances.abs().unflatten(2, (-1, self.config.num_bands)).mean(dim=2)
+            for distances in (predictions.float() - targets, targets)
+        )
         spans = batch.spans[:, :, None].expand_as(batch.scored)
         return {
             "reconstruction": Term((errors * batch.scored).sum(), "cells", 1.0),
-            "skill": Term(_skill(errors, targets, batch.scored), "cells"),
-            "hidden_skill": Term(_skill(errors, targets, spans), "hidden_cells"),
+            "skill": Term(_skill(errors, of_mean, batch.scored), "cells"),
+            "hidden_skill": Term(_skill(errors, of_mean, spans), "hidden_cells"),
         }
 
 
-def _skill(errors: Tensor, targets: Tensor, cells: Tensor) -> Tensor:
+def _skill(errors: Tensor, of_mean: Tensor, cells: Tensor) -> Tensor:
     """Add up the skill of each recording in some of its (B, S, F) cells, as often as there are cells."""
-    error, baseline = (errors * cells).sum(dim=(1, 2)), (targets.abs() * cells).sum(dim=(1, 2))
+    error, baseline = (errors * cells).sum(dim=(1, 2)), (of_mean * cells).sum(dim=(1, 2))
     skill = torch.where(baseline > 0, 1 - error / baseline.clamp(min=1e-6), 0)
     return (skill * cells.sum(dim=(1, 2))).sum()

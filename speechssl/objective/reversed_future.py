@@ -13,8 +13,7 @@ differs:
 * Here loss and measures say how often the right split is found among those of its own recording, and among those of
   others: if the second is high and the first is not, voice and channel are all that was learned.
 
-The context network must be causal. The one of wav2vec knows mean and variance of all frames unless ``context.norm`` is
-"frame". What others share a batch decides the loss, unless ``negatives`` is "own".
+What others share a batch decides the loss, unless ``negatives`` is "own".
 
 Shapes: B batch, T samples, S frames, D model dim, G gaps.
 """
@@ -29,11 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.data.batches import AudioBatch, Example, TaskBatch, collate_audio
-from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
-from speechssl.model.causal import CausalConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.objective import Losses, Objective, ObjectiveConfig, Term
+from speechssl.objective.collapse import spread_and_rank
+from speechssl.objective.objective import Limit, Losses, Objective, ObjectiveConfig, Term
 from speechssl.objective.projector import ValidNorm
 from speechssl.objective.views import Views, ViewsConfig, apply_views, draw_views
 
@@ -54,7 +52,8 @@ class ReversedFutureConfig(ObjectiveConfig):
     """
 
     best_metric: ClassVar[str] = "contrast"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "own_accuracy", "others_accuracy")
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss", "own_accuracy", "others_accuracy", "spread", "rank")
+    predicts_future: ClassVar[bool] = True
 
     kind: Literal["reversed_future"] = "reversed_future"
     views: ViewsConfig = ViewsConfig()
@@ -69,6 +68,12 @@ class ReversedFutureConfig(ObjectiveConfig):
             raise ValueError("gaps needs at least one value, each of 1 or more")
         return self
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Of what is compared."""
+        meaning = 'the context has become the same everywhere; try objective.norm_over = "utterance", or a lower rate'
+        return Limit("spread", 0.01, 1000, meaning), Limit("rank", 1.5, 1000, meaning)
+
     def min_frames(self, geometry: FrameGeometry) -> int:
         """A past and a future of one frame, the nearest gap apart."""
         return min(self.gaps) + 1
@@ -78,16 +83,7 @@ class ReversedFutureConfig(ObjectiveConfig):
         return ReversedFutureCollate(geometry, self.views, self.gaps, seed)
 
     def build(self, encoder: EncoderConfig) -> "ReversedFutureObjective":
-        """The predictions of this encoder's context.
-
-        Raises:
-            ConfigError: the context network sees the future.
-        """
-        if not isinstance(encoder.context, CausalConfig):
-            raise ConfigError(
-                f'encoder.context.kind: expected a causal network ("causal") for the objective reversed_future, '
-                f"found {encoder.context.kind}"
-            )
+        """The predictions of this encoder's context."""
         return ReversedFutureObjective(self, encoder.context.model_dim)
 
 
@@ -159,12 +155,15 @@ class ReversedFutureObjective(Objective):
         Returns:
             Sums over pairs: ``contrast``, the cross-entropy; ``accuracy``, the right one scores higher than all others;
             ``own_accuracy``, than the others of its own recording; ``others_accuracy``, than those of other recordings;
-            and what chance would give of the last two.
+            what chance would give of the last two; and `spread_and_rank` of what is compared.
         """
         past, future = self._read(encoder, batch)
         places = torch.arange(past.shape[1], device=past.device)
         valid = places < batch.frame_lengths[:, None]  # (B, S)
         past, future = self._normalize(past, valid), self._normalize(future, valid)
+        with torch.no_grad():
+            spread, rank = spread_and_rank(past.float().flatten(0, 1), valid.flatten().float())
+            num_pairs = torch.stack([2 * valid[:, gap:].sum() for gap in self.config.gaps]).sum()
         found: list[dict[str, Tensor]] = []
         for gap, predictor in zip(self.config.gaps, self.predictors, strict=True):
             positions = places[: len(places) - gap] if gap < len(places) else places[:0]
@@ -182,6 +181,8 @@ class ReversedFutureObjective(Objective):
             "own_chance": Term(sums["own_chance"], "pairs"),
             "others_accuracy": Term(sums["others_accuracy"], "compared"),
             "others_chance": Term(sums["others_chance"], "compared"),
+            "spread": Term(spread * num_pairs, "pairs"),
+            "rank": Term(rank * num_pairs, "pairs"),
         }
 
     def _read(self, encoder: SpeechEncoder, batch: ReversedFutureBatch) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,7 @@ class SelfDistillationConfig(HidingConfig):
     best_metric = None
 
     num_target_layers: int = Field(8, ge=1)  # the last ones
+    check_from_step: int = Field(5000, ge=1)  # updates before a collapse ends the run
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raise ValueError unless it has a transformer of enough layers."""

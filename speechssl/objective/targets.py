@@ -19,7 +19,6 @@ NUM_COEFFICIENTS = 13  # of a cepstrum, the loudness among them
 NUM_NEIGHBORS = 1  # frames on each side that count with a frame's cepstrum
 SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five frames
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES = 400, 160  # 25 ms, every 10 ms: the usual analysis of speech
-_VARIANCE_FLOOR = 1e-5  # of a band that never changes
 
 
 class MelBands(nn.Module):
@@ -79,15 +78,10 @@ class StackedLogMel(nn.Module):
             num_samples = (num_frames - 1) * geometry.hop_samples + reach
             waveforms = F.pad(waveforms, (-before, num_samples + before - waveforms.shape[1]))
             bands = self.mel(waveforms.unfold(1, reach, geometry.hop_samples).unfold(2, SPECTRUM_SAMPLES, step))
-            valid = torch.ones(1, num_frames, 1, 1, device=bands.device)
-            if lengths is not None:
-                valid = (torch.arange(num_frames, device=bands.device) < geometry.num_frames(lengths)[:, None]).float()
-                valid = valid[:, :, None, None]
-            count = valid.sum(dim=1, keepdim=True) * self.num_spectra
-            bands = (bands - (bands * valid).sum(dim=(1, 2), keepdim=True) / count) * valid
-            variance = bands.square().sum(dim=(1, 2), keepdim=True) / count
-            standardized: Tensor = (bands * torch.rsqrt(variance + _VARIANCE_FLOOR)).flatten(2)
-        return standardized
+            count, valid = valid_frames(bands, geometry, lengths)
+            every = valid.repeat_interleave(self.num_spectra, dim=1)
+            bands = standardize(bands.flatten(1, 2), count * self.num_spectra, every)  # (B, S N, F)
+        return bands.view(len(waveforms), num_frames, self.dim) * valid
 
 
 class LogMel(nn.Module):
@@ -119,7 +113,7 @@ class LogMel(nn.Module):
             pieces = waveforms.unfold(1, self.geometry.receptive_field_samples, self.geometry.hop_samples)
             bands = self.mel(pieces)  # (B, S, F)
         count, valid = valid_frames(bands, self.geometry, lengths)
-        bands = bands - (bands * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+        bands = center(bands, count, valid)
         around = neighbors(bands, count, 2)  # (B, S, 5, F)
         return torch.cat((around[:, :, 2], slopes(around, self.slope)), dim=2)
 
@@ -166,19 +160,28 @@ class Cepstra(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             bands, changes = spectra.chunk(2, dim=2)
             cepstra = torch.cat((bands @ self.transform, changes @ self.transform), dim=2)
-        mean = (cepstra * valid).sum(dim=1, keepdim=True) / count[:, :, None]
-        variance = ((cepstra - mean).square() * valid).sum(dim=1, keepdim=True) / count[:, :, None]
-        cepstra = (cepstra - mean) / (variance.sqrt() + 1e-3)
-        return neighbors(cepstra, count, NUM_NEIGHBORS).flatten(2)
+        return neighbors(standardize(cepstra, count, valid), count, NUM_NEIGHBORS).flatten(2)
 
 
 def valid_frames(values: Tensor, geometry: FrameGeometry, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return how many of the frames in (B, S, C) values each utterance has, (B, 1), and which, (B, S, 1) bool."""
+    """Return how many of the frames in (B, S, ...) values each utterance has, (B, 1), and which, (B, S, 1) bool."""
     positions = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
     count = torch.full_like(positions[:, :1], values.shape[1])
     if lengths is not None:
         count = geometry.num_frames(lengths)[:, None]
     return count, (positions < count)[:, :, None]
+
+
+def center(values: Tensor, count: Tensor, valid: Tensor) -> Tensor:
+    """Take from each channel of (B, S, C) values its mean over the frames of `valid_frames`."""
+    return values - (values * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+
+
+def standardize(values: Tensor, count: Tensor, valid: Tensor) -> Tensor:
+    """Give each channel mean 0 and variance 1 over those frames; one that never changes becomes 0."""
+    values = center(values, count, valid)
+    variance = (values.square() * valid).sum(dim=1, keepdim=True) / count[:, :, None]
+    return values / (variance.sqrt() + 1e-3)
 
 
 def neighbors(values: Tensor, count: Tensor, reach: int) -> Tensor:

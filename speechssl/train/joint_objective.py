@@ -49,10 +49,18 @@ class JointConfig(Config):
 
 
 class JointObjective(Part):
-    """An objective on the encoder of a CTC model."""
+    """An objective on the encoder of a CTC model.
+
+    Raises:
+        ConfigError: it cannot train such an encoder.
+    """
 
     def __init__(self, config: JointConfig, encoder: EncoderConfig) -> None:
         super().__init__()
+        try:
+            config.objective.check_encoder(encoder)
+        except ValueError as error:
+            raise ConfigError(f"joint.objective: {error}") from None
         self.objective = config.objective.build(encoder)
         self.streams = ("unlabeled", "labeled") if config.labeled_too else ("unlabeled",)
         self.weight = config.weight / len(self.streams)

@@ -44,6 +44,7 @@ FREE_SETTINGS = {
     "mixing.noise",
     "data.unlabeled",
     "init",
+    "objective.check_from_step",  # a run that has come further was healthy enough
     "objective.targets.model",
     "objective.targets.clusters",
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units, list_characters, split_words
-from speechssl.decode.alignment import Placed
+from speechssl.decode.gapped_alignment import Placed
 from speechssl.decode.long_alignment import align_parts
 from speechssl.decode.words import Letter, Word, letters_of_path
 from speechssl.frames import FrameGeometry

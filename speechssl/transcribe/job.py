@@ -68,16 +68,19 @@ def transcribe_files(
         if audio_seconds:
             factor = (time.perf_counter() - started) / audio_seconds
             speed = f", real-time factor {factor:.3f} on {transcriber.inference.describe()}"
+    unfinished = writer.finish()
+    for error in unfinished:
+        print_error(error)
     if reference:
         _print_score(references, texts, len(inputs), **scoring)
     if not is_quiet:
         before = f", {len(finished)} finished before" if finished else ""
         audio = f"{audio_seconds:.1f} s of audio{speed}"
         print_status(f"{count(num_files, 'file')}, {num_failed} failed{before}, {audio}")
-    return not num_failed
+    return not (num_failed or unfinished)
 
 
-def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str, Any]:
+def describe_settings(model: Path, lm: Path | None, hotwords: Path | None, **options: Any) -> dict[str, Any]:
     """Return what transcripts depend on besides the recording, as plain JSON types."""
     language_model: dict[str, Any] | None = None
     if lm is not None:
@@ -90,6 +93,7 @@ def describe_settings(model: Path, lm: Path | None, **options: Any) -> dict[str,
     return {
         "model": _describe_file(next(filter(Path.is_file, weights), model)),
         "language_model": language_model,
+        **({"hotwords": _describe_file(hotwords)} if hotwords else {}),
         **options,
     }
 

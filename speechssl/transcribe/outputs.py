@@ -5,13 +5,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from speechssl.errors import ConfigError
 from speechssl.terminal import escaped
+from speechssl.transcribe.formats import Format, render
 
 if TYPE_CHECKING:
     from speechssl.transcribe.inputs import InputFile
@@ -29,16 +29,6 @@ Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
 """Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
 
 
-class Format(StrEnum):
-    """What is written of a recording."""
-
-    TXT = "txt"
-    JSON = "json"
-    SRT = "srt"
-    VTT = "vtt"
-    TSV = "tsv"
-
-
 class Printer:
     """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe.
 
@@ -50,8 +40,9 @@ class Printer:
         self.format, self.words, self.letters, self.is_named = output_format, words, letters, is_named
         if sys.stdout is None:
             raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
-        # Names that are no UTF-8 come out as the bytes they are; JSON needs them escaped.
-        errors = "backslashreplace" if output_format is Format.JSON else "surrogateescape"
+        # Names that are no UTF-8 come out as the bytes they are; JSON, also in a page, needs them escaped.
+        is_json = output_format in (Format.JSON, Format.HTML)
+        errors = "backslashreplace" if is_json else "surrogateescape"
         sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
@@ -63,8 +54,12 @@ class Printer:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Print what is said in a recording."""
         name = f"{escaped(file.path)}\t" if self.is_named and self.format is Format.TXT else ""
-        sys.stdout.write(name + _render(file, transcript, self.format, self.words, self.letters))
+        sys.stdout.write(name + render(file, transcript, self.format, self.words, self.letters, Path.cwd()))
         sys.stdout.flush()
+
+    def finish(self) -> list[ConfigError]:
+        """Do nothing: all is printed."""
+        return []
 
 
 class OutputFolder:
@@ -91,6 +86,8 @@ class OutputFolder:
             raise ConfigError(f"{folder}: {error.strerror or error}") from None
         before, self._origins = _read_record(folder / RECORD)
         self._has_settings = before == self._settings
+        if not self._has_settings and overwrite:
+            self._origins = {}
         if before and not self._has_settings and not overwrite:
             changed = [name.replace("_", " ") for name, value in settings.items() if before.get(name) != value]
             raise ConfigError(
@@ -115,8 +112,11 @@ class OutputFolder:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         missing = self._missing(file)
-        contents = [_render(file, transcript, output_format, self.words, self.letters) for output_format, _ in missing]
-        line = {"files": [self._name(path) for _, path in missing], "recording": _describe_recording(file)}
+        contents = [
+            render(file, transcript, format_, self.words, self.letters, path.parent) for format_, path in missing
+        ]
+        names, recording = [self._name(path) for _, path in missing], _describe_recording(file)
+        line = {"files": names, "recording": recording}
         try:
             # Whenever this is interrupted, what exists fits the last line about it.
             for _, path in missing:
@@ -130,6 +130,18 @@ class OutputFolder:
             raise ConfigError(f"{error.filename or self.folder}: {error.strerror or error}") from None
         for (_, path), content in zip(missing, contents, strict=True):
             write_text(path, content)
+        self._origins |= dict.fromkeys(names, recording)
+
+    def finish(self) -> list[ConfigError]:
+        """Write the index of the pages in the folder; return why it cannot be written."""
+        if Format.HTML in self.formats:
+            from speechssl.transcribe.page_index import write_index
+
+            try:
+                write_index(self.folder, self._origins)
+            except ConfigError as error:
+                return [error]
+        return []
 
     def _find_foreign(self, file: "InputFile") -> ConfigError | None:
         """Return an error if a file exists that was made from something else."""
@@ -191,6 +203,10 @@ class BesideRecordings:
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
         """Write the files of a recording that are missing; a `ConfigError` names one that cannot be written."""
         self._folder(Path(file.path).parent).write(_named_alone(file), transcript)
+
+    def finish(self) -> list[ConfigError]:
+        """Do what `OutputFolder.finish` does, folder by folder."""
+        return [error for folder in self._folders.values() for error in folder.finish()]
 
     def _folder(self, folder: Path) -> OutputFolder:
         if folder not in self._folders:
@@ -255,17 +271,3 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
         except (ValueError, TypeError, AttributeError):  # interrupted
             continue
     return settings, origins
-
-
-def _render(file: "InputFile", transcript: "Transcript", output_format: Format, words: bool, letters: bool) -> str:
-    match output_format:
-        case Format.TXT:
-            return f"{transcript.text}\n"
-        case Format.JSON:
-            return f"{transcript.to_json(file.path, letters)}\n"
-        case Format.SRT:
-            return transcript.to_srt(words)
-        case Format.VTT:
-            return transcript.to_vtt(words)
-        case Format.TSV:
-            return transcript.to_tsv(words)

@@ -17,6 +17,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.data.sources import is_buffer, source_name
 from speechssl.decode.greedy import PathToken, greedy_path
+from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.decode.words import Word, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
@@ -44,10 +45,15 @@ class Transcriber:
     """
 
     def __init__(
-        self, checkpoint: CTCCheckpoint, beam_search: "BeamSearch | None" = None, precision: Precision | None = None
+        self,
+        checkpoint: CTCCheckpoint,
+        beam_search: "BeamSearch | None" = None,
+        precision: Precision | None = None,
+        hotwords: Hotwords | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.beam_search = beam_search
+        self.hotwords = hotwords
         self.geometry = checkpoint.model.encoder.geometry
         self.inference = Inference(
             partial(_run, checkpoint.model),  # which can be pickled
@@ -64,6 +70,7 @@ class Transcriber:
         lm: str | os.PathLike[str] | None = None,
         precision: Precision | None = None,
         language: str | None = None,
+        hotwords: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Load a fine-tuned model.
 
@@ -73,14 +80,25 @@ class Transcriber:
             lm: A language model for beam search: an ARPA file, or the TOML file that ``speechssl tune-lm`` wrote; None
                 is greedy decoding.
             precision: ``float32``, ``bfloat16`` or ``float16``; None is float32 on a CPU and 16 bits on a GPU.
+            hotwords: A table of phrases to listen for, as `Hotwords.read` takes it.
 
         Raises:
             CheckpointError: there is no fine-tuned model, or no such device.
-            ConfigError, LanguageModelError: the language model cannot be read, or has no word that the model can spell.
+            ConfigError, LanguageModelError: the language model or the hot words cannot be read, or the model can spell
+                none of their words.
         """
         config = None if lm is None else BeamSearchConfig.read(Path(lm))
         checkpoint = load_ctc(os.fspath(path), device, language)
-        return cls(checkpoint, None if config is None else make_beam_search(config, checkpoint), precision)
+        beam_search = None if config is None else make_beam_search(config, checkpoint)
+        phrases = None
+        if hotwords is not None:
+            phrases = Hotwords.read(Path(hotwords), checkpoint.vocabulary, _sentence_frames(checkpoint), language)
+        return cls(checkpoint, beam_search, precision, phrases)
+
+    def describe_decoding(self) -> str:
+        """Return how text is made, in a few words, for a table of results."""
+        decoding = self.beam_search.config.describe() if self.beam_search else "greedy"
+        return f"{decoding}, {self.hotwords.describe()}" if self.hotwords else decoding
 
     def transcribe(
         self,
@@ -245,10 +263,11 @@ class Transcriber:
             A result each time the model has run, the last one with everything that was left.
 
         Raises:
-            ConfigError: the transcriber has a language model.
+            ConfigError: the transcriber has a language model or hot words.
         """
-        if self.beam_search is not None:
-            raise ConfigError("stream: expected a transcriber without a language model, which needs whole sentences")
+        for is_there, name in ((self.beam_search, "a language model"), (self.hotwords, "hot words")):
+            if is_there is not None:
+                raise ConfigError(f"stream: expected a transcriber without {name}, for which it takes whole sentences")
 
         def score(samples: Waveform) -> Tensor:
             return self.inference.run_alone("stream", samples)[0]
@@ -268,17 +287,22 @@ class Transcriber:
         return tuple(words)
 
     def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
-        if self.beam_search is None:
-            return greedy_path(parts, self.checkpoint.vocabulary.blank_id)
-        return self.beam_search.find_path(parts)
+        if self.beam_search is not None:
+            return self.beam_search.find_path(parts, self.hotwords)
+        if self.hotwords is not None:
+            return self.hotwords.find_path(parts)
+        return greedy_path(parts, self.checkpoint.vocabulary.blank_id)
 
 
 def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "BeamSearch":
     """Prepare the search for a model: sentences are no longer than a window."""
     from speechssl.decode.beam_search import BeamSearch  # here, since its alignment needs torchaudio
 
-    hop_samples = checkpoint.model.encoder.geometry.hop_samples
-    return BeamSearch(config, checkpoint.vocabulary, round(WINDOW_SECONDS * SAMPLE_RATE / hop_samples))
+    return BeamSearch(config, checkpoint.vocabulary, _sentence_frames(checkpoint))
+
+
+def _sentence_frames(checkpoint: CTCCheckpoint) -> int:
+    return round(WINDOW_SECONDS * SAMPLE_RATE / checkpoint.model.encoder.geometry.hop_samples)
 
 
 def _run(model: CTCModel, waveforms: Tensor, lengths: Tensor | None) -> list[Tensor]:

@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import app, parse_time
+from speechssl.transcribe.formats import Format
 from speechssl.transcribe.inputs import find_inputs
 from speechssl.transcribe.job import transcribe_files
-from speechssl.transcribe.outputs import RECORD, Format, OutputFolder
+from speechssl.transcribe.outputs import RECORD, OutputFolder
 from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
 CPU = f"cpu x {torch.get_num_threads()}, float32"
-FORMATS = ("txt", "json", "srt", "vtt", "tsv")
+FORMATS = ("txt", "json", "srt", "vtt", "tsv", "html")
 
 
 @pytest.fixture
@@ -137,10 +138,14 @@ def test_all_formats_at_once_in_a_folder(loaded: CTCCheckpoint, plant, tmp_path:
     (tmp_path / "talks").mkdir()
     plant("three", "talks/c.flac")
     out = tmp_path / "new" / "out"
-    result = run("--model", "m", tmp_path, "--output-dir", out, "--format", "txt,json,srt", "--format", "vtt, tsv,txt")
+    result = run(
+        "--model", "m", tmp_path, "--output-dir", out, "--format", "txt,json,srt", "--format", "vtt, tsv,txt,html"
+    )
     assert (result.exit_code, result.stdout) == (0, "")
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert names == {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS} | {RECORD}
+    of_recordings = {f"{name}.{suffix}" for name in ("a.b", "talks/c") for suffix in FORMATS}
+    assert names == of_recordings | {RECORD, "index.html"}
+    assert 'href="talks/c.html"' in (out / "index.html").read_text("utf-8")
     assert (out / "a.b.txt").read_text("utf-8") == "one two\n"
     assert (out / "talks/c.tsv").read_text("utf-8") == "start\tend\ttext\n0\t140\tthree\n"
     assert (out / "talks/c.vtt").read_text("utf-8") == "WEBVTT\n\n00:00:00.000 --> 00:00:00.190\nthree\n"
@@ -512,7 +517,7 @@ def test_nothing_asked_for_is_answered_with_examples(monkeypatch: pytest.MonkeyP
     result = run()
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Usage: transcribe-audio ")
-    assert result.stderr.count("  transcribe-audio --model ") == 3
+    assert result.stderr.count("  transcribe-audio --model ") == 4
     for line in result.stderr.splitlines():
         if line.startswith("  transcribe-audio"):  # as it would be understood
             arguments = [*line.split("#")[0].split(">")[0].split()[1:], "--help"]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechssl.model.causal import CausalConfig
 from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -129,10 +130,12 @@ def test_copies_and_pickles_are_causal_too() -> None:
 @pytest.mark.parametrize("norm", ["group", "utterance"])
 def test_a_feature_encoder_that_hears_the_whole_recording_is_refused(norm: Any) -> None:
     features = FEATURES.model_copy(update={"norm": norm})
-    with pytest.raises(
-        ValidationError, match=rf'needs feature_encoder.norm "layer": "{norm}" normalizes over the whole'
-    ):
-        EncoderConfig(feature_encoder=features, context=CausalTransformerConfig())
+    for context in (CausalTransformerConfig(), CausalConfig(norm="frame")):
+        with pytest.raises(
+            ValidationError, match=rf'needs feature_encoder.norm "layer": "{norm}" normalizes over the whole'
+        ):
+            EncoderConfig(feature_encoder=features, context=context)
+    EncoderConfig(feature_encoder=features, context=CausalConfig())  # as wav2vec's own
 
 
 def test_normalization_tells_a_frame_level_and_offset_of_the_whole_and_nothing_else() -> None:

@@ -25,10 +25,12 @@ def geometry() -> FrameGeometry:
 def make_encoder() -> Callable[..., SpeechEncoder]:
     """Make an encoder in evaluation mode: ``make_encoder(norm="group", norm_first=False, normalize=False)``."""
 
-    def make(norm: Any = "group", norm_first: bool = False, normalize: bool = False) -> SpeechEncoder:
+    def make(
+        norm: Any = "group", norm_first: bool = False, normalize: bool = False, geometry: FrameGeometry = GEOMETRY
+    ) -> SpeechEncoder:
         torch.manual_seed(0)
         convolutions = FeatureEncoderConfig(
-            dims=(12, 16), kernels=GEOMETRY.kernels, strides=GEOMETRY.strides, norm=norm, bias=norm == "layer"
+            dims=(12, 16), kernels=geometry.kernels, strides=geometry.strides, norm=norm, bias=norm == "layer"
         )
         context = TransformerConfig(
             num_layers=2, model_dim=32, num_heads=4, ffn_dim=48, position_kernel=8, position_groups=4

@@ -13,7 +13,8 @@ from speechssl.data.batches import Example
 from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.byol import ByolBatch, ByolConfig, ByolObjective, spread_and_rank
+from speechssl.objective.byol import ByolBatch, ByolConfig, ByolObjective
+from speechssl.objective.collapse import spread_and_rank
 from speechssl.objective.direct_predictor import DirectPredictor
 from speechssl.objective.projector import Perceptron, ValidNorm
 from speechssl.objective.teacher import split_weights
@@ -95,8 +96,8 @@ def test_loss_is_two_minus_two_cosines_in_both_directions(
     torch.testing.assert_close(losses["distance"].sum, torch.cat(distances).sum())
     assert losses["distance"].weight == 1
     nearest = [(F.normalize(online[v], dim=1) @ F.normalize(targets[1 - v], dim=1).T).argmax(dim=1) for v in (0, 1)]
-    wrong = sum(int((found != torch.arange(len(found))).sum()) for found in nearest)
-    assert losses["error"].sum == wrong
+    right = sum(int((found == torch.arange(len(found))).sum()) for found in nearest)
+    assert losses["accuracy"].sum == right
 
 
 def test_teacher_hears_the_clean_recording_and_the_student_what_was_mixed_into_it(
@@ -188,7 +189,7 @@ def test_a_padded_batch_is_its_utterances_one_by_one_with_norms_over_utterances(
     objective = make_objective(encoder, config).eval()
     together = objective(encoder, make_batch(geometry, examples, config), 0)
     single = [objective(encoder, make_batch(geometry, [example], config), 0) for example in examples]
-    for name in ("distance", "error"):
+    for name in ("distance", "accuracy"):
         torch.testing.assert_close(
             together[name].sum, torch.stack([terms[name].sum for terms in single]).sum(), rtol=1e-4, atol=1e-4
         )

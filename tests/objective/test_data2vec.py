@@ -60,7 +60,7 @@ def test_measures_are_those_of_numpy(encoder: SpeechEncoder, make_examples: Any,
         expected = np.sqrt(values.var(axis=0, ddof=1) + 1e-6).mean()
         assert losses[name].sum.item() / count == pytest.approx(expected, rel=1e-4), name
     unexplained = (((predictions - targets) ** 2).sum(axis=1) / (targets**2).sum(axis=1)).mean()
-    assert losses["unexplained"].sum.item() / count == pytest.approx(unexplained, rel=1e-3)
+    assert losses["skill"].sum.item() / count == pytest.approx(1 - unexplained, rel=1e-3)
 
 
 def means(losses: Losses, count: float) -> dict[str, float]:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from speechssl.data.batches import Example
 from speechssl.frames import FrameGeometry, MaskConfig
-from speechssl.model.encoder import SpeechEncoder, normalize_waveforms, silence_frames
+from speechssl.model.causal import CausalConfig
+from speechssl.model.encoder import SILENCE, EncoderConfig, SpeechEncoder, normalize_waveforms, silence_frames
+from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.hiding import MaskedBatch, MaskedCollate, SilencedSpansConfig, clean_frames, masked_context
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
@@ -29,7 +31,7 @@ def silenced_by_hand(geometry: FrameGeometry, waveforms: Tensor, mask: Tensor) -
     silenced = waveforms.clone()
     for row, frame in mask.nonzero().tolist():
         start, stop = geometry.span_samples(frame, frame)
-        silenced[row, start:stop] = 0
+        silenced[row, start:stop] = SILENCE
     return silenced
 
 
@@ -59,7 +61,7 @@ class TestSilence:
         waveforms = torch.ones(6, 1003)  # three samples more than any frame sees
         found = silence_frames(waveforms, batch.mask, geometry)
         assert torch.equal(found, silenced_by_hand(geometry, waveforms, batch.mask))
-        assert found[:, -3:].all()
+        assert (found[:, -3:] == 1).all()
         assert 0.1 < found.mean() < 0.9
 
     def test_comes_after_the_normalisation_of_the_recording_as_it_sounds(
@@ -96,9 +98,28 @@ class TestSilence:
         _, context = masked_context(encoder, batch, SilencedSpansConfig())
         context[valid_frames(encoder, batch)].square().sum().backward()
         gradient = batch.audio.waveforms.grad
-        is_heard = silence_frames(torch.ones_like(gradient), batch.mask, encoder.geometry).bool()
+        is_heard = silence_frames(torch.ones_like(gradient), batch.mask, encoder.geometry) == 1
         assert not gradient[~is_heard].any()
         assert gradient[is_heard].any()
+
+    @pytest.mark.parametrize("epsilon", [1e-5, 5e-4])
+    def test_leaves_gradients_as_large_as_they_are_without_it(self, make_examples: Any, epsilon: float) -> None:
+        """Also through many layers of norms without biases, of which each has its steepest slope at zeros."""
+        features = FeatureEncoderConfig(
+            dims=(32,) * 5, kernels=(10, 4, 3, 2, 2), strides=(5, 2, 2, 1, 1), norm="layer", norm_epsilon=epsilon
+        )
+        torch.manual_seed(0)
+        encoder = SpeechEncoder(
+            EncoderConfig(feature_encoder=features, context=CausalConfig(), normalize_waveforms=1e-8)
+        )
+        batch = MaskedCollate(encoder.geometry, MASK, seed=0)(make_examples((2000,)))
+        sizes = []
+        for silence in (None, SilencedSpansConfig()):
+            frames, _ = masked_context(encoder, batch, silence)
+            weights = torch.randn(frames.values.shape, generator=torch.Generator().manual_seed(0))
+            gradients = torch.autograd.grad((frames.values * weights).sum(), [*encoder.feature_encoder.parameters()])
+            sizes.append(torch.nn.utils.get_total_norm(gradients).item())
+        assert sizes[1] < 10 * sizes[0]
 
     @pytest.mark.parametrize("target_gradient", [False, True])
     def test_targets_are_of_the_recording_as_it_sounds(

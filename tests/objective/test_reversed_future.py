@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechssl.data.batches import Example, collate_audio
-from speechssl.errors import ConfigError
+from speechssl.errors import TrainingError
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
+from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.objective.reversed_future import (
@@ -24,6 +25,7 @@ from speechssl.objective.reversed_future import (
     reverse_time,
 )
 from speechssl.objective.views import Views, apply_views
+from speechssl.train.guard import check_limits
 
 GEOMETRY = FrameGeometry((10, 4), (5, 4))  # a frame every 20 samples, each seeing 25
 CONFIG = ReversedFutureConfig(gaps=(2, 3, 60))  # the last is longer than any utterance
@@ -31,11 +33,15 @@ NAMES = ("contrast", "accuracy", "own_accuracy", "own_chance", "others_accuracy"
 MakeExamples = Callable[..., list[Example]]
 
 
-@pytest.fixture
-def encoder() -> SpeechEncoder:
+@pytest.fixture(params=["causal", "causal_transformer"])
+def encoder(request: pytest.FixtureRequest) -> SpeechEncoder:
     torch.manual_seed(0)
     convolutions = FeatureEncoderConfig(dims=(12, 16), kernels=GEOMETRY.kernels, strides=GEOMETRY.strides, norm="layer")
-    context = CausalConfig(model_dim=14, kernels=(2, 3), norm="frame")
+    context: CausalConfig | CausalTransformerConfig = CausalConfig(model_dim=14, kernels=(2, 3), norm="frame")
+    if request.param == "causal_transformer":
+        context = CausalTransformerConfig(
+            num_layers=2, model_dim=14, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
+        )
     return SpeechEncoder(EncoderConfig(feature_encoder=convolutions, context=context)).eval()
 
 
@@ -159,7 +165,7 @@ def test_matches_the_definition(
                     expected["others_accuracy"] += score > max(others)
                     expected["others_chance"] += 1 / (1 + len(others))
     losses = objective(encoder, batch, 0)
-    found = {name: float(term.sum) for name, term in losses.items()}
+    found = {name: float(losses[name].sum) for name in NAMES}
     assert found == pytest.approx(expected, rel=1e-4)
     assert batch.counts["pairs"] == 2 * sum(max(len(one) - gap, 0) for one in past for gap in config.gaps)
     assert batch.counts["compared"] == batch.counts["pairs"]
@@ -213,6 +219,23 @@ def test_voices_alone_give_others_and_not_the_own_split(encoder: SpeechEncoder) 
     assert means["contrast"] == pytest.approx(math.log(20), abs=1e-3)
 
 
-def test_a_network_that_sees_the_future_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected a causal network"):
-        CONFIG.build(EncoderConfig())
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("directions", "is_healthy"), [(0, False), (1, False), (14, True)], ids=["one place", "a line", "everywhere"]
+)
+def test_a_context_that_is_the_same_everywhere_ends_the_run(
+    encoder: SpeechEncoder, directions: int, is_healthy: bool
+) -> None:
+    objective = make_objective(encoder)
+    basis = torch.eye(14)[:, :directions]
+    context = torch.ones(14) + torch.randn(2, 50, directions) @ basis.T
+    objective._read = lambda encoder, batch: (context, context)  # type: ignore[method-assign]
+    length = GEOMETRY.num_samples(50)
+    batch = make_batch([Example(index, 0, np.zeros(length, np.float32), None) for index in range(2)])
+    means = {name: float(t.sum) / batch.counts[t.count] for name, t in objective(encoder, batch, 0).items()}
+    check_limits(CONFIG.limits, means, 999)
+    if is_healthy:
+        check_limits(CONFIG.limits, means, 1000)
+    else:
+        with pytest.raises(TrainingError, match="the same everywhere"):
+            check_limits(CONFIG.limits, means, 1000)

@@ -109,7 +109,7 @@ def test_variants_run_too(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, name: str, objective: str, context: str
 ) -> None:
     (tmp_path / "data").symlink_to(finished[0] / "data")
-    variant = str(RECIPE / f"{name}.toml")
+    variant = str(RECIPE / "objectives" / f"{name}.toml")
     result = run_recipe("prompts", tmp_path, *SMALLEST, VARIANT=variant, FROM="pretrain", TO="finetune")
     assert result.returncode == 0, result.stderr
     description = json.loads((tmp_path / "finetune" / "best" / "config.json").read_text("utf-8"))

@@ -16,14 +16,17 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from speechssl.__main__ import app
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.batches import Example, TaskBatch
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.objective.objective import Losses, weighted_sum
-from speechssl.objective.teacher import Teacher, split_weights
+from speechssl.objective.teacher import FrozenTeacher, Teacher, split_weights
 from speechssl.train import trainer
+from speechssl.train.finetune import FinetuneConfig, finetune
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig, PretrainModel, make_task, pretrain, read_target_source
 from speechssl.train.task import Task
@@ -197,11 +200,43 @@ def test_it_resumes_exactly(
 def test_what_is_saved_has_no_teacher_and_every_value_is_finite(
     name: str, tones: Tones, whole: Callable[[str], Path]
 ) -> None:
-    weights = read_model(whole(name) / "latest").weights
-    assert weights.keys() == split_weights(tones.task(name).model)[0].keys()
+    weights, task = read_model(whole(name) / "latest").weights, tones.task(name)
+    assert weights.keys() == split_weights(task.model)[0].keys()
+    follows = any(isinstance(m, Teacher) and not isinstance(m, FrozenTeacher) for m in task.model.modules())
+    assert not (follows and task.best_metric), "losses against targets that move do not compare"
     assert all(tensor.isfinite().all() for tensor in weights.values() if tensor.is_floating_point())
     for record in read_log(whole(name)):
         assert all(abs(value) < 1e6 for value in record.values() if isinstance(value, float)), record
+
+
+@every_objective
+def test_what_it_learned_goes_on_and_is_fine_tuned_and_used(
+    name: str, tones: Tones, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, learned = whole(name), read_model(whole(name))
+    encoder = {key: tensor for key, tensor in learned.weights.items() if key.startswith("encoder.")}
+
+    # A rate of next to nothing shows with what weights a training begins.
+    begin = (f"init={run}", "trainer.num_steps=1", "optimizer.learning_rate=1e-12")
+    pretrain(tones.config(name, *begin), tmp_path / "more")
+    manifests = (f"data.train={tones.train}", f"data.dev={tones.dev}")
+    settings = (setting for setting in SETTINGS if not setting.startswith("trainer.num_steps"))
+    finetune(FinetuneConfig.load([PROMPTS / "finetune.toml"], [*manifests, *settings, *begin]), tmp_path / "tuned")
+    for folder in ("more", "tuned"):
+        found = read_model(tmp_path / folder).weights
+        for key, tensor in encoder.items():
+            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6, msg=f"{folder}: {key}")
+
+    said = CliRunner().invoke(app, ["inspect", str(run)])
+    assert said.exit_code == 0, said.stderr
+    assert f"objective:  {tones.config(name).objective.kind}\n" in said.stdout
+    row = read_manifest(tones.dev)[0]
+    file = tmp_path / "features.safetensors"
+    result = CliRunner().invoke(app, ["extract", str(run), row.path, "-o", str(file), "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    features = safetensors.torch.load_file(file)[row.path]
+    expected = learned.encoder("cpu").encode(torch.from_numpy(read_utterance(row))[None]).context[0]
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

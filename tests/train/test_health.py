@@ -67,9 +67,9 @@ def test_silence_and_noise_for_audio_are_named(corpus: Any, tmp_path: Path) -> N
 
 
 def test_padding_is_no_silence() -> None:
-    speech = torch.from_numpy(noise_like(np.zeros(16_000)) * np.repeat([1.0, 1e-5, 0.3, 0.1], 4_000)).float()
+    speech = torch.from_numpy(noise_like(np.zeros(19_200)) * np.repeat([1.0, 1e-5, 0.3, 0.1], 4_800)).float()
     whole = AudioBatch(speech[None], None, (0,))
-    padded = AudioBatch(torch.nn.functional.pad(speech, (0, 48_000))[None], torch.tensor([16_000]), (0,))
+    padded = AudioBatch(torch.nn.functional.pad(speech, (0, 48_000))[None], torch.tensor([19_200]), (0,))
     assert measure_sound([whole]) == measure_sound([padded])
     found = describe_sound(measure_sound([padded]))
     assert found["silence"] == 0.25

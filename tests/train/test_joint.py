@@ -320,6 +320,10 @@ def test_unlabeled_speech_and_what_learns_from_it_need_each_other(corpus: Any, u
     config = configure(corpus, unlabeled, "joint.batches.min_seconds=0.001")
     with pytest.raises(ConfigError, match=r"^joint\.batches\.min_seconds must be at least 0\.\d+, 2 frames$"):
         finetune(config, tmp_path / "run")
+    for objective, message in (("apc", "does not see the future"), ("data2vec", "num_target_layers must be at most")):
+        config = configure(corpus, unlabeled, f'joint.objective={{kind="{objective}"}}')
+        with pytest.raises(ConfigError, match=rf"^joint\.objective: .*{message}"):
+            make_task(config)
 
 
 def test_other_unlabeled_speech_is_another_run(corpus: Any, unlabeled: Path, of_one: Path) -> None:

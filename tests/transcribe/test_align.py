@@ -13,7 +13,7 @@ from speechssl.__main__ import app
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.labels.textgrid import read_textgrid
 from speechssl.decode import alignment, long_alignment
-from speechssl.decode.alignment import Placed, align_frames
+from speechssl.decode.gapped_alignment import Placed, align_frames
 from speechssl.decode.long_alignment import align_parts
 from speechssl.transcribe.align import Alignment, Status
 from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment, to_transcript

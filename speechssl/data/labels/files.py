@@ -19,6 +19,7 @@ ACCEPTED = (
     "(.eaf, .TextGrid, .txt, .srt, .vtt), a folder of such files, or a Kaldi folder (wav.scp, text)"
 )
 _OF_ONE_RECORDING = (".txt", ".eaf", ".textgrid", ".srt", ".vtt")
+_TABLES = (".csv", ".tsv")
 
 
 def read_labels(labels: Path, drop: Drop, tiers: Sequence[str] = ()) -> list[Label]:
@@ -36,7 +37,7 @@ def read_labels(labels: Path, drop: Drop, tiers: Sequence[str] = ()) -> list[Lab
         return list(read_kaldi(labels, drop))
     if labels.is_dir():
         if files := sorted(_find_files(labels)):
-            return [label for file in files for label in _read_one(file, _names(file, labels), drop, tiers)]
+            return [label for file in files for label in _read_in_folder(file, labels, drop, tiers)]
         raise ManifestError(f"{labels}: expected labels ({ACCEPTED}), found a folder without any")
     if not labels.exists():
         raise ManifestError(f"{labels}: expected labels ({ACCEPTED}), found none")
@@ -75,6 +76,16 @@ def read_labels_beside(recordings: Sequence[Path], drop: Drop, tiers: Sequence[s
     return labels
 
 
+def _read_in_folder(file: Path, folder: Path, drop: Drop, tiers: Sequence[str]) -> Iterator[Label]:
+    """Read a file of one recording, which is called as it is, or a table that names its recordings."""
+    if file.suffix.lower() not in _TABLES:
+        yield from _read_one(file, _names(file, folder), drop, tiers)
+    elif (table := read_table(file, read_content(file), drop, needs_header=True)) is not None:
+        yield from table
+    else:
+        drop("table without columns of recordings and texts", str(file))
+
+
 def _read_one(file: Path, paths: tuple[str, ...], drop: Drop, tiers: Sequence[str]) -> Iterator[Label]:
     """Read what is said in one recording, called by one of the paths."""
     match file.suffix.lower():
@@ -97,7 +108,7 @@ def _find_files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if Path(name).suffix.lower() in _OF_ONE_RECORDING and not name.startswith("."):
+            if Path(name).suffix.lower() in (*_OF_ONE_RECORDING, *_TABLES) and not name.startswith("."):
                 yield Path(parent, name)
 
 

@@ -22,15 +22,16 @@ class _Form:
     has_header: bool
 
 
-def read_table(file: Path, content: str, drop: Drop) -> Iterator[Label] | None:
+def read_table(file: Path, content: str, drop: Drop, needs_header: bool = False) -> Iterator[Label] | None:
     """Read a table, a row a line: what a quotation mark that is not closed swallows is that line alone.
 
-    Returns None if it is none. Without a header the first column is the recording, the last of two or three the text.
+    Returns None if it is none. Without a header the first column is the recording, the last of two or three the text,
+    unless one is needed.
     """
     lines = split_lines(content)
     first = next((line for line in lines if line.strip()), "")
     form = _find_form(first)
-    if form is None:
+    if form is None or (needs_header and not form.has_header):
         return None
     if not form.has_header:
         last = len(form.names)

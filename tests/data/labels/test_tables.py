@@ -59,3 +59,25 @@ def test_an_array_names_its_objects(tmp_path: Path) -> None:
         ("line that is no JSON object", f"{tmp_path}/l.json: object 2: '5'"),
         ("row without a recording", f"{tmp_path}/l.json: object 3"),
     ]
+
+
+def test_a_folder_of_tables_with_headers(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    tables = {
+        "labels/old.csv": "file,text\na.wav,a\n",
+        "labels/b.corrected.tsv": 'path\tstart\tend\ttext\nrec/b.wav\t1.5\t2.25\t"b" said\n',
+        "labels/c.srt": "0:00 --> 0:01\nc\n",
+        "labels/manifest.tsv": ".\npath\tnum_samples\td.wav\t1600\n",
+        "labels/without.tsv": "e.wav\te\n",
+    }
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    dropped: list[tuple[str, str]] = []
+    labels = read_labels(tmp_path / "labels", lambda reason, what: dropped.append((reason, what)))
+    assert [(label.paths[0], label.start, label.end, label.text) for label in labels] == [
+        ("rec/b.wav", 1.5, 2.25, '"b" said'),
+        ("c", 0.0, 1.0, "c"),
+        ("a.wav", 0.0, None, "a"),
+    ]
+    reason = "table without columns of recordings and texts"
+    assert dropped == [(reason, f"{tmp_path}/labels/{name}.tsv") for name in ("manifest", "without")]

@@ -1,4 +1,4 @@
-"""Where a known text is said: the likeliest path of a CTC model that spells it."""
+"""Where a text is said that is spoken exactly so: the likeliest path of a CTC model that spells it, by torchaudio."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 import torch
 
 from speechssl.data.units import num_frames_needed
-from speechssl.decode.align import align
+from speechssl.decode.forced_alignment import align
 
 
 def planted(symbols: list[int], num_symbols: int = 4) -> torch.Tensor:
