@@ -138,7 +138,7 @@ class ObjectiveConfig(Config):
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """What is looked at with each line of the log, and ends the run."""
+        """What each line of the log is compared with."""
         return ()
 
     @property
