@@ -3,7 +3,7 @@
 # needs. It gives OUT, the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`,
 # `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS_AND_OPTIONS...`,
 # `self_train RUN UNLABELED LABELED DEV TEST TEXTS_AND_OPTIONS...` if the recipe has `fine_tune RUN MANIFEST`,
-# `show_results`, and from the first wanted stage on PYTHON, which has the package, and the commands `speechssl`,
+# `show_results`, which names `references` (curves of healthy runs) for the report if the recipe has some, and from the first wanted stage on PYTHON, which has the package, and the commands `speechssl`,
 # `train` (on all GPUs) and `transcribe`.
 root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
@@ -156,8 +156,10 @@ score() { # SUFFIX RUN ARGUMENTS...
     mv -f "$2/.results_rows$1.md.partial" "$2/results_rows$1.md"
 }
 
-show_results() { # the rows of all runs on stdout, then what was written
-    local found rows=()
+references=() # files of curves that the runs are like
+
+show_results() { # the rows of all runs on stdout, then what was written, and how to look at it
+    local found rows=() runs=() reference
     for found in "$OUT"/*/results_rows{,_lm}.md; do
         [[ ! -f $found ]] || rows+=("$found")
     done
@@ -166,4 +168,13 @@ show_results() { # the rows of all runs on stdout, then what was written
         cat "${rows[@]}"
     fi
     printf 'written: %s\n' "$OUT"/* >&2
+    for found in "$OUT"/*/log.jsonl; do
+        [[ ! -f $found ]] || runs+=("${found%/log.jsonl}")
+    done
+    if ((${#runs[@]})); then
+        for reference in "${references[@]}"; do runs+=(--reference "$reference"); done
+        printf 'curves, scores and transcripts on one page:' >&2
+        printf ' %q' "${speechssl[@]}" report "${runs[@]}" -o "$OUT/report.html" >&2
+        printf '\n' >&2
+    fi
 }

@@ -18,6 +18,7 @@ from speechssl.commands.phonemize import phonemize
 from speechssl.commands.pretrain import pretrain
 from speechssl.commands.probe import probe
 from speechssl.commands.quantize import quantize
+from speechssl.commands.report import report
 from speechssl.commands.shard import shard
 from speechssl.commands.tune_lm import tune_lm
 from speechssl.commands.units import units
@@ -31,7 +32,7 @@ def speechssl(version: Version = False) -> None:
     """Pretrain speech encoders on unlabeled audio, fine-tune them with CTC, evaluate them."""
 
 
-TRAINING = (pretrain, finetune, label, evaluate, compare, curves, probe)
+TRAINING = (pretrain, finetune, label, evaluate, compare, curves, report, probe)
 USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
 DATA = (manifest, unpack, shard, check, units, phonemize)
 

@@ -65,6 +65,22 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
     return found
 
 
+def default_values(config: Config, chosen: Config | None = None) -> dict[str, Any]:
+    """The plain values that a configuration would have if nothing had been set but which kinds of sections it has.
+
+    ``chosen`` is what the owner of a section has in its place. A section that is off by default is None.
+    """
+    plain = chosen if type(chosen) is type(config) else type(config).model_construct()
+    values = plain.to_dict()
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, Config) and values.get(name, {}) is not None:
+            values[name] = default_values(section, getattr(plain, name, None))
+    if chosen is not None and "kind" in type(chosen).model_fields:
+        values["kind"] = chosen.to_dict()["kind"]
+    return values
+
+
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "transcribe": BEFORE_TRAIN,
     "evaluate": BEFORE_EVALUATE - {"train"},
     "export": BEFORE_TRAIN | {"train"},
-    "commands": BEFORE_EVALUATE | {"evaluate", "export"},
+    "report": BEFORE_EVALUATE | {"evaluate"},
+    "commands": BEFORE_EVALUATE | {"evaluate", "export", "report"},
     "__init__": BEFORE_EVALUATE,
     "__main__": {"commands"},
 }

@@ -86,4 +86,7 @@ if wanted transcribe; then
     done 3<"$OUT/heldout.txt" 4<"$OUT/heldout_lm.txt"
 fi
 
+if (($# == 0)) && [[ $LABELS == train && -z ${INIT:-}${ENCODER:-}${VARIANT:-}${TUNING:-} ]]; then
+    references=("$recipe"/curves/{pretrain,finetune}.tsv)
+fi
 show_results

@@ -27,8 +27,17 @@ class SavedEvaluation:
 def read_evaluation(path: Path) -> SavedEvaluation:
     """Read what ``speechssl evaluate --output`` wrote of one manifest."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-        [evaluation] = content["evaluations"]
+        [evaluation] = json.loads(path.read_text("utf-8"))["evaluations"]
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise _unexpected(path) from None
+    return take_evaluation(path, evaluation)
+
+
+def take_evaluation(path: Path, evaluation: dict[str, Any]) -> SavedEvaluation:
+    """Take one of the evaluations of a file."""
+    try:
         utterances: list[dict[str, Any]] = evaluation["utterances"]
         return SavedEvaluation(
             path,
@@ -37,10 +46,12 @@ def read_evaluation(path: Path) -> SavedEvaluation:
             tuple(ErrorCounts(**utterance["words"]) for utterance in utterances),
             tuple(ErrorCounts(**utterance["characters"]) for utterance in utterances),
         )
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: expected an evaluation of one manifest by speechssl evaluate --output") from None
+    except (KeyError, TypeError):
+        raise _unexpected(path) from None
+
+
+def _unexpected(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: expected an evaluation of one manifest by speechssl evaluate --output")
 
 
 def compare_evaluations(

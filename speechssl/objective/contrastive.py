@@ -27,10 +27,16 @@ from speechssl.objective.hiding import (
     gather_frames,
     masked_context,
 )
-from speechssl.objective.objective import Losses, Objective, Term
+from speechssl.objective.objective import Limit, Losses, Objective, Term
 from speechssl.rng import keyed_generator
 
 _DISTRACT = 5  # the purpose of the generator that draws distractors
+_COLLAPSED = (
+    "most distractors are the same code as the target: the quantizer has collapsed; usual "
+    "causes: a learning rate that is too high, too little objective.diversity_weight, a "
+    "temperature that falls too fast (objective.quantizer), or audio in which all is alike; "
+    "try half the rate first"
+)
 
 
 class ContrastiveConfig(HidingConfig):
@@ -47,6 +53,11 @@ class ContrastiveConfig(HidingConfig):
     target_dropout: float = Field(0.1, ge=0, lt=1)  # on the frames that become targets
     diversity_weight: float = Field(0.1, ge=0)  # of the share of the codebooks that is not used
     penalty_weight: float = Field(10.0, ge=0)  # of the mean square of the feature encoder's output
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Targets that differ."""
+        return (Limit("left_out", at_most=0.7, lines=3, meaning=_COLLAPSED, is_fatal=False),)
 
     def make_collate(self, geometry: FrameGeometry, seed: int) -> "ContrastiveCollate":
         """What hides frames and draws distractors."""

@@ -4,6 +4,7 @@ A new objective is one file beside this one, its configuration's name in ``speec
 in ``recipes/prompts/objectives``, with which ``tests/train/test_every_objective.py`` tries it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +95,27 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Limit:
-    """A value that a healthy run does not fall below."""
+    """A value that a healthy run does not fall below, or does not exceed."""
 
-    metric: str  # of the training data
-    at_least: float
-    from_step: int  # before that many updates nothing is checked
-    meaning: str  # of a lower value, with what to try: the end of the error message
+    metric: str  # as the log has it
+    at_least: float = -math.inf
+    from_step: int = 0  # before that many updates nothing is checked
+    meaning: str = ""  # of a value beyond it, with what to try: the end of the message
+    at_most: float = math.inf
+    split: str = "train"
+    from_share: float = 0.0  # likewise, as a share of the run's updates
+    lines: int = 1  # of the log, one after the other, in which the value is beyond it
+    is_fatal: bool = True  # ends the run; else the user decides whether it does
+
+    def find_problem(self, metrics: Mapping[str, float], step: int) -> str | None:
+        """Say what is wrong with a line of the log."""
+        if step < self.from_step:  # nor need there be such a metric yet
+            return None
+        found = metrics[self.metric]
+        if self.at_least <= found <= self.at_most:
+            return None
+        bound = f"at least {self.at_least:g}" if math.isfinite(self.at_least) else f"at most {self.at_most:g}"
+        return f"expected {self.metric} of {bound}, found {found:.3g}: {self.meaning}"
 
 
 class ObjectiveConfig(Config):
@@ -122,7 +138,7 @@ class ObjectiveConfig(Config):
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """What is looked at with each line of the log, and ends the run."""
+        """What each line of the log is compared with."""
         return ()
 
     @property

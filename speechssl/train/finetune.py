@@ -27,6 +27,7 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.objective import AllReduce, Losses, Term
 from speechssl.scoring.error_rates import score, sum_counts
 from speechssl.scoring.phonemes import count_phonemes
+from speechssl.train.health import BLANK, SHIFTED, length_agreement
 from speechssl.train.joint import JointBatches, JointModel, Part
 from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
@@ -127,6 +128,7 @@ class FinetuneModel(nn.Module):
         errors = torch.tensor([result.words.total, result.characters.total])
         losses = {"ctc": Term(loss, "utterances", 1.0), "wer": Term(errors[0], "words")}
         losses["cer"] = Term(errors[1], "characters")
+        losses["nothing_said"] = Term(torch.tensor(hypotheses.count("")), "utterances")
         lengths = {"words": result.words.reference_length, "characters": result.characters.reference_length}
         if vocabulary.kind == "phonemes":
             phonemes = sum_counts(count_phonemes(batch.texts, hypotheses))
@@ -187,6 +189,8 @@ def make_task(
         parts, streams = _make_parts(config, ctc, vocabulary, train, unlabeled_manifest)
         model, train = JointModel(labeled, parts), JointBatches(**vars(train), others=streams)
 
+    agreement = length_agreement(train_manifest)
+
     def after_update(step: int, all_reduce: AllReduce) -> None:
         for part in parts:
             part.after_update(ctc, step, all_reduce)
@@ -210,7 +214,8 @@ def make_task(
         frozen=frozen,
         after_update=after_update,
         write_model=write_model,
-        limits=tuple(limit for part in parts for limit in part.limits),
+        limits=(*(limit for part in parts for limit in part.limits), BLANK, SHIFTED),
+        facts={} if agreement is None else {"length_agreement": agreement},
     )
 
 

@@ -67,17 +67,11 @@ def check_limits(limits: Sequence[Limit], metrics: Mapping[str, float], step: in
     """Look at the values of a line of the log.
 
     Raises:
-        TrainingError: one is below its limit.
+        TrainingError: one is beyond its limit.
     """
     for limit in limits:
-        if step < limit.from_step:  # nor need there be such a metric yet
-            continue
-        found = metrics[limit.metric]
-        if not found >= limit.at_least:
-            raise TrainingError(
-                f"step {step}: expected {limit.metric} of at least {limit.at_least:g}, found {found:.3g}: "
-                f"{limit.meaning}"
-            )
+        if problem := limit.find_problem(metrics, step):
+            raise TrainingError(f"step {step}: {problem}")
 
 
 @dataclass(frozen=True)

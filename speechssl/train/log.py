@@ -17,7 +17,8 @@ from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
 
 LOG_FILE = "log.jsonl"
-_SPEED = "audio_seconds_per_second"
+SPEED = "audio_seconds_per_second"
+"""The name of the speed in the log."""
 
 
 class MetricSums:
@@ -52,9 +53,9 @@ class MetricSums:
         of_ranks = ranks.first_decides(lambda: self._of)  # a rank may have had no batch of a small dev set
         means = {name: sums[name] / counts[count] if counts[count] else 0.0 for name, (count, _) in of_ranks.items()}
         loss = sum(weight * means[name] for name, (_, weight) in of_ranks.items())
-        seconds = ranks.sum_named({_SPEED: self._seconds})[_SPEED] / (time.monotonic() - self._start)
+        seconds = ranks.sum_named({SPEED: self._seconds})[SPEED] / (time.monotonic() - self._start)
         self._clear()
-        return {"loss": loss, **means} | ({_SPEED: seconds} if seconds else {})
+        return {"loss": loss, **means} | ({SPEED: seconds} if seconds else {})
 
 
 class RunLog:
@@ -93,8 +94,8 @@ class RunLog:
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
         self._tensorboard.flush()  # a run that is killed and goes on has no other chance to draw them
         shown = [f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in self.shown if name in metrics]
-        if _SPEED in metrics:
-            shown.append(f"{metrics[_SPEED]:.0f} s of audio/s")
+        if SPEED in metrics:
+            shown.append(f"{metrics[SPEED]:.0f} s of audio/s")
         shown.append(f"left {self._time_left(step)}")
         print_status(f"{self.stage} {split:5}  step {step}/{self.num_steps}  {'  '.join(shown)}")
 

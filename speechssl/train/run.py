@@ -1,14 +1,17 @@
 """The folder of a training run: one process at a time, and the configuration that it was started with."""
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
+from speechssl import __version__
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import Progress, load_progress, repair_links
 from speechssl.config import Config, differences
@@ -18,7 +21,7 @@ from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
-from speechssl.terminal import print_status
+from speechssl.terminal import count, print_status
 from speechssl.train.memory import explained_shortage
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
@@ -34,6 +37,7 @@ FREE_SETTINGS = {
     "trainer.evaluate_steps",
     "trainer.checkpoint_steps",
     "trainer.device",
+    "trainer.on_warning",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
@@ -90,7 +94,7 @@ def train_in_folder(
     ):
 
         def begin() -> tuple[Progress, Course]:
-            progress, course = _begin_or_resume(folder, stage, config, inputs)
+            progress, course = _begin_or_resume(folder, stage, config, inputs, ranks)
             if not progress.step:
                 _refuse(find_problems())
             return progress, course
@@ -127,15 +131,19 @@ def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str]) -> tuple[Progress, Course]:
-    """Check that a run may go on with a configuration, and note the configuration and the course of the rate."""
-    record = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
+def _begin_or_resume(
+    folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str], ranks: Ranks
+) -> tuple[Progress, Course]:
+    """Check that a run may go on with a configuration; note it, the course of the rate, and where it is trained."""
+    record: dict[str, Any] = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
+    parts: list[dict[str, Any]] = []  # one a start, for a report
     progress = load_progress(folder)
     file = folder / RUN_FILE
     num_steps = config.trainer.num_steps
     course = Course(length=num_steps, num_steps=num_steps)
     if progress.step:
-        old, course = _read_record(file, config)
+        old, course = read_record(file, type(config))
+        parts = [part for part in old.pop("parts", []) if part["step"] < progress.step]  # those that led here
         changes = _changes(old, record, progress.step)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
@@ -150,9 +158,24 @@ def _begin_or_resume(folder: Path, stage: str, config: RunConfig, inputs: Mappin
             return progress, course
         if num_steps > course.num_steps:
             course = _extend(folder, config, course, progress.step)
-    record["course"] = course.to_dict()
+    record |= {"course": course.to_dict(), "parts": [*parts, {"step": progress.step, **_describe_machine(ranks)}]}
     write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
     return progress, course
+
+
+def _describe_machine(ranks: Ranks) -> dict[str, Any]:
+    """When, with which versions and on what a part of a run is trained."""
+    is_gpu = ranks.device.type == "cuda"
+    device = torch.cuda.get_device_name(ranks.device) if is_gpu else ranks.device.type
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "speechssl": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device if is_gpu else f"{device}, {count(torch.get_num_threads(), 'thread')}",
+        "processes": ranks.count,
+    }
 
 
 def _extend(folder: Path, config: RunConfig, course: Course, step: int) -> Course:
@@ -184,7 +207,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, t
     return {name: change for name, change in found.items() if name not in free}
 
 
-def _read_record(file: Path, config: RunConfig) -> tuple[dict[str, Any], Course]:
+def read_record(file: Path, kind: type[RunConfig]) -> tuple[dict[str, Any], Course]:
     """What a run was started with; settings that an earlier version wrote have today's names and defaults."""
     try:
         record: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -194,7 +217,7 @@ def _read_record(file: Path, config: RunConfig) -> tuple[dict[str, Any], Course]
         course = record.pop("course", {"length": num_steps, "num_steps": num_steps})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
-    record["config"] = type(config).from_dict(settings, str(file)).to_dict()
+    record["config"] = kind.from_dict(settings, str(file)).to_dict()
     return record, Course.from_dict(course, str(file))
 
 

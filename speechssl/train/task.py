@@ -1,7 +1,7 @@
 """What is trained: a model, its batches and what its losses mean, as values."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -84,3 +84,4 @@ class Task(Generic[B]):
     after_update: Callable[[int, AllReduce], None]  # is told the updates done, as `Objective.after_update`
     write_model: Callable[[int, Path], None]  # after so many updates, into a folder
     limits: tuple[Limit, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)  # values for limits that no update changes

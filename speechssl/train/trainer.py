@@ -18,15 +18,17 @@ from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
 from speechssl.model.cpu import without_generated_code
 from speechssl.model.device import autocast, exact_float32, resolve_precision
-from speechssl.objective.objective import weighted_sum
+from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
-from speechssl.train.guard import FiniteGuard, check_limits, stop_requests
-from speechssl.train.log import MetricSums, RunLog
+from speechssl.train.guard import FiniteGuard, stop_requests
+from speechssl.train.health import CLIPPED, RISING, SOUND, Health
+from speechssl.train.log import MetricSums, RunLog, read_log
 from speechssl.train.memory import describe_batch, explained_shortage
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
+from speechssl.train.sound import describe_sound, measure_sound
 from speechssl.train.task import Batches, Task
 
 
@@ -44,6 +46,7 @@ class TrainerConfig(Config):
     checkpoint_steps: int = Field(1_000, ge=1)
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
+    on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
 
 
 def train(
@@ -60,7 +63,7 @@ def train(
     The learning rate is that of each update, from 0. Noise and dropout depend on (seed, number of the batch) alone.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, a value of the log is below a limit, a batch does not fit into
+        TrainingError: a loss or gradient is not finite, a value of the log is beyond a limit, a batch does not fit into
             memory, or the microbatches do not divide among the ranks.
         StoppedError: a signal asked for it; a checkpoint was saved.
     """
@@ -79,6 +82,7 @@ def train(
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
+    limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
     guard = FiniteGuard([stream.manifest for stream in task.train.streams])
     replica = model
     frozen: tuple[nn.Module, ...] | None = None
@@ -91,6 +95,7 @@ def train(
         if ranks.is_first
         else nullcontext() as log,
     ):
+        health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning)
         for step in range(first_step, config.num_steps):
             # What learns can change at any update; a replica over several ranks has to know.
             if task.frozen(step) != frozen:
@@ -122,6 +127,9 @@ def train(
                 sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
+            if optimizer_config.max_gradient_norm is not None:
+                scale = (optimizer_config.max_gradient_norm / norm).clamp(max=1.0)
+                sums.add({"clip_scale": Term(scale, "updates")}, {"updates": 1.0})
 
             rate = learning_rate(step)
             for group in optimizer.param_groups:
@@ -141,9 +149,11 @@ def train(
                 guard.check(wait=True)  # nothing that is not finite is saved
             if saves or done % config.log_steps == 0:  # a run that resumes there has no sums of the steps before
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
+                sound = measure_sound(audio for _, batch in microbatches for audio in batch.audios)
+                metrics |= describe_sound(ranks.sum_named(sound))
                 if log:
                     log.write(done, "train", metrics)
-                ranks.first_decides(partial(check_limits, task.limits, metrics, done))
+                ranks.first_decides(partial(health.check, done, "train", metrics))
             if saves:
                 score = None
                 if evaluates:
@@ -151,6 +161,7 @@ def train(
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev)
+                    ranks.first_decides(partial(health.check, done, "dev", dev))
                 progress = progress.advanced(done, score)
                 if ranks.is_first:
                     tensors = parallel.training_tensors(optimizer, model, task.saved_module)

@@ -126,3 +126,20 @@ def test_a_training_saves_when_the_recipe_is_stopped(tmp_path: Path, to_all: boo
 def test_a_training_that_ends_gives_its_status(tmp_path: Path, status: int) -> None:
     result = run_stages(tmp_path, f"run_training bash -c 'exit {status}'; echo after")
     assert (result.returncode, result.stdout) == (status, "" if status else "after\n")
+
+
+def test_the_report_of_all_runs_is_named_at_the_end(tmp_path: Path) -> None:
+    program = "speechssl=(python -m speechssl); show_results"
+    result = run_stages(tmp_path, program)
+    assert (result.returncode, "one page" in result.stderr) == (0, False)  # nothing to report
+    out = tmp_path / "an out"
+    for stage in ("pretrain", "finetune"):
+        (out / stage).mkdir(parents=True)
+        (out / stage / "log.jsonl").touch()
+    (out / "data").mkdir()
+    for references in ("", "a.tsv b.tsv"):
+        result = run_stages(tmp_path, f"references=({references}); {program}", OUT=str(out))
+        *_, last = result.stderr.splitlines()
+        expected = ["python", "-m", "speechssl", "report", str(out / "finetune"), str(out / "pretrain")]
+        expected += [part for file in references.split() for part in ("--reference", file)]
+        assert shlex.split(last.partition(": ")[2]) == [*expected, "-o", str(out / "report.html")]

@@ -132,7 +132,7 @@ def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tm
         "layer_drop": 0.0625,
     }
     assert description.encoder.to_dict() == past
-    assert set(read_log(tmp_path / "run")[-1]) == {"step", "split", "loss", "ctc", "wer", "cer"}
+    assert set(read_log(tmp_path / "run")[-1]) == {"step", "split", "loss", "ctc", "wer", "cer", "nothing_said"}
 
 
 def test_the_encoder_starts_from_the_model_and_stays_while_the_head_learns(

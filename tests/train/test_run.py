@@ -75,7 +75,7 @@ def configuration(**values: Any) -> _Config:
 def begin(run: Path, config: _Config, digest: str = "1a", stage: str = "pretrain") -> bool:
     """Whether anything is left to do."""
     run.mkdir(exist_ok=True)
-    progress, _ = _begin_or_resume(run, stage, config, {"train": digest})  # type: ignore[arg-type]
+    progress, _ = _begin_or_resume(run, stage, config, {"train": digest}, ALONE)  # type: ignore[arg-type]
     return progress.step < config.trainer.num_steps
 
 
@@ -161,7 +161,10 @@ def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
 def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration(seed=3)
     assert begin(tmp_path / "run", config)
-    assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8")) == {
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    [part] = record.pop("parts")
+    assert (part["step"], part["torch"], part["processes"]) == (0, torch.__version__, 1)
+    assert record == {
         "stage": "pretrain",
         "config": config.to_dict(),
         "inputs": {"train": "1a"},
@@ -219,6 +222,19 @@ def test_what_may_change_is_taken_and_noted(
     assert capsys.readouterr() == ("", f"pretrain: {started} resumes after step 2\n")
 
 
+def test_a_run_notes_each_part_that_led_to_its_state(started: Path) -> None:
+    def steps() -> list[int]:
+        return [part["step"] for part in json.loads((started / "run.json").read_text("utf-8"))["parts"]]
+
+    for _ in range(2):  # a start that got no further than the one before takes its place
+        assert begin(started, configuration())
+        assert steps() == [0, 2]
+    (started / "latest").unlink()
+    pretend_progress(started, 3)
+    assert begin(started, configuration())
+    assert steps() == [0, 2, 3]
+
+
 def test_a_run_becomes_no_shorter_than_planned(started: Path) -> None:
     with pytest.raises(TrainingError, match=r"different settings \(trainer\.num_steps was 4, now 3\)"):
         begin(started, configuration(trainer={"num_steps": 3}))
@@ -257,7 +273,7 @@ def test_a_run_with_more_updates_says_what_the_learning_rate_does(
     longer = configuration(trainer={"num_steps": 10}, schedule={"on_extend": on_extend})
     for expected in (f"{started}: extended from 4 to 10 updates: the learning rate {said}\n", ""):
         # A second time nothing is decided, whatever happened to the first: the run goes on as it was noted.
-        progress, found = _begin_or_resume(started, "pretrain", longer, {"train": "1a"})  # type: ignore[arg-type]
+        progress, found = _begin_or_resume(started, "pretrain", longer, {"train": "1a"}, ALONE)  # type: ignore[arg-type]
         assert (progress.step, found) == (done, course)
         assert capsys.readouterr().err == f"pretrain: {started} resumes after step {done}\n{expected}"
 

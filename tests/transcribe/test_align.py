@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.labels.textgrid import read_textgrid
-from speechssl.decode import alignment, long_alignment
+from speechssl.decode import gapped_alignment, long_alignment
 from speechssl.decode.gapped_alignment import Placed, align_frames
 from speechssl.decode.long_alignment import align_parts
 from speechssl.transcribe.align import Alignment, Status
@@ -124,14 +124,14 @@ def brute_force(log_probs: np.ndarray, words: Sequence[Sequence[int]]) -> float:
 
 def test_the_path_is_the_best_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """With other sounds and gaps forbidden, against the plain recursion over all states."""
-    monkeypatch.setattr(alignment, "STAR_START", 1e6)
-    monkeypatch.setattr(alignment, "SKIPS", ())
+    monkeypatch.setattr(gapped_alignment, "STAR_START", 1e6)
+    monkeypatch.setattr(gapped_alignment, "SKIPS", ())
     generator = np.random.default_rng(0)
     for _ in range(30):
         logits = 3 * generator.standard_normal((20, 5))
         log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
         words = [list(generator.integers(1, 5, size=generator.integers(1, 4))) for _ in range(3)]
-        graph = alignment._Graph(words, 0, None, 5)
+        graph = gapped_alignment._Graph(words, 0, None, 5)
         states = graph.best_path(log_probs, may_end_early=False)
         score = float(log_probs[np.arange(20), graph.columns[states]].sum())
         assert score == pytest.approx(brute_force(log_probs, words), abs=1e-3)
