@@ -17,7 +17,7 @@ check() {
 }
 
 # The other extras too, so that no test is skipped for want of PyAV, Silero VAD or a toolkit to compare with.
-python=$(bash tools/bootstrap.sh av,vad,onnx,hub,remote,dev,corpus,peers)
+python=$(bash tools/bootstrap.sh av,vad,onnx,hub,remote,pieces,dev,corpus,peers)
 check "format" "$python" -m ruff format --check .
 check "lint" "$python" -m ruff check .
 check "types" "$python" -m mypy
