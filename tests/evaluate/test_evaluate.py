@@ -161,7 +161,7 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
     test, dev = report["evaluations"]
     assert {*test} == {
         *("manifest", "manifest_sha256", "num_utterances", "num_empty", "audio_seconds", "device", "seconds"),
-        *("normalization", "decoding", "beam_search"),
+        *("normalization", "decoding", "beam_search", "hotwords"),
         *("wer", "cer", "words", "characters", "word_confusions", "character_confusions", "utterances"),
         *("per", "phonemes"),
     }

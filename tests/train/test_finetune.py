@@ -353,7 +353,7 @@ def test_manifests_without_texts_are_refused(corpus: Any, tmp_path: Path, split:
         ({"text": None}, "expected a text, found none"),
         ({"text": " "}, "expected a text, found none"),
         ({"text": "ab" * 40}, "expected at least 81 frames for the labels, found 19 (0.40 s)"),
-        ({"path": Path("/nowhere.wav")}, "/nowhere.wav: expected an audio file, found none"),
+        ({"path": "/nowhere.wav"}, "/nowhere.wav: expected an audio file, found none"),
     ],
 )
 def test_utterances_that_cannot_be_scored_are_listed(

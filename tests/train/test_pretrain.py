@@ -199,7 +199,15 @@ def test_a_run_is_an_encoder_with_its_history(corpus: Any, pretrained: Path) -> 
 def test_the_log_has_what_tells_a_collapse(pretrained: Path) -> None:
     parts = {"loss", "contrastive", "accuracy", "code_perplexity", "prob_perplexity", "left_out", "unused", "penalty"}
     train, dev = read_log(pretrained)[-2:]
-    assert train.keys() == {"step", "split", *parts, "audio_seconds_per_second", "gradient_norm", "learning_rate"}
+    of_training = {
+        "audio_seconds_per_second",
+        "gradient_norm",
+        "learning_rate",
+        "clip_scale",
+        "silence",
+        "level_deviation",
+    }
+    assert train.keys() == {"step", "split", *parts, *of_training}
     assert dev.keys() == {"step", "split", *parts}
 
 
