@@ -16,7 +16,7 @@ from speechssl.checkpoint.training_state import load_progress, load_training_ten
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
-from speechssl.model.cpu import without_generated_code
+from speechssl.model.cpu import plain_convolutions
 from speechssl.model.device import autocast, exact_float32, resolve_precision
 from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
@@ -88,7 +88,7 @@ def train(
     frozen: tuple[nn.Module, ...] | None = None
     with (
         exact_float32(dtype),
-        without_generated_code(model, ranks.device, dtype),
+        plain_convolutions(model, ranks.device, dtype),
         closing(reading),
         stop_requests() as stop,
         RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)

@@ -326,17 +326,21 @@ def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
         run(task, tmp_path / str(precision), precision=precision)
 
 
+def enabled_libraries() -> tuple[bool, bool]:
+    return bool(torch.backends.mkldnn.enabled), torch._C._get_nnpack_enabled()
+
+
 class Convolving(Toy):
-    """Notes whether oneDNN is used in its forward and backward pass."""
+    """Notes which libraries are used in its forward and backward pass."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 1)
-        self.onednn: list[bool] = []
+        self.libraries: list[tuple[bool, bool]] = []
 
     def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
         def note(_: Any = None) -> None:
-            self.onednn.append(bool(torch.backends.mkldnn.enabled))
+            self.libraries.append(enabled_libraries())
 
         losses = super().forward(batch, step)
         note()
@@ -347,11 +351,11 @@ class Convolving(Toy):
 @pytest.mark.parametrize(
     ("dim", "precision", "expected"), [(8, None, False), (8, "bfloat16", True), (1024, None, True)], ids=str
 )
-def test_only_small_models_that_train_in_float32_convolve_without_onednn(
+def test_only_small_models_that_train_in_float32_convolve_by_plain_products(
     dim: int, precision: Any, expected: bool, tmp_path: Path
 ) -> None:
     task = Toys()
     task.model = Convolving(dim)
     run(task, tmp_path, num_steps=1, precision=precision)
-    assert task.model.onednn == [expected, expected]
-    assert torch.backends.mkldnn.enabled
+    assert task.model.libraries == [(expected, expected)] * 2
+    assert enabled_libraries() == (True, True)
