@@ -1,7 +1,7 @@
 """The rows of the comparison of objectives: which files each is made of, and how many updates its time allows.
 
     python recipes/prompts/budget.py names
-    python recipes/prompts/budget.py arguments OUT NAME SECONDS UPDATE_SECONDS REFERENCE_RUN
+    python recipes/prompts/budget.py arguments OUT NAME SECONDS UPDATE_SECONDS [REFERENCE_RUN]
 
 The first prints the names of the objectives, the reference first. The second prints the arguments of `speechssl
 pretrain` for one of them, one a line: its configuration and as many updates as cost SECONDS. UPDATE_SECONDS is what an
@@ -96,7 +96,7 @@ def main() -> None:
     arguments.add_argument("name")
     arguments.add_argument("seconds", type=float)
     arguments.add_argument("update_seconds", type=float)
-    arguments.add_argument("reference_run", type=Path)
+    arguments.add_argument("reference_run", type=Path, nargs="?")
     given = parser.parse_args()
     with exit_on_error():
         if given.command == "names":

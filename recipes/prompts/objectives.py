@@ -40,8 +40,8 @@ Written by `bash recipes/prompts/objectives.sh`; the section "{by_hand}" is by h
 
 Every row trains the encoder of [encoder.toml](encoder.toml) on `pretrain_train.tsv`, for the time that {updates}
 updates of masked prediction take ([pretrain.toml](pretrain.toml)) on one core. What an update of another objective
-takes beside them was measured in turns. Then every row is fine-tuned as in [finetune.toml](finetune.toml), and scored
-on `test.tsv` by greedy decoding. Settings are those of [objectives/](objectives).
+takes beside them was measured in turns. Then every row is fine-tuned as in [finetune.toml](finetune.toml){finetuning},
+and scored on `test.tsv` by greedy decoding. Settings are those of [objectives/](objectives).
 """
 OF_ERRORS = """\
 Sorted by the error with the most labels. One seed has a 95 % bootstrap interval over utterances; of several there are
@@ -143,7 +143,8 @@ def cost_table(runs: Runs, costs: dict[str, Cost]) -> str:
 
 def format_page(runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequence[str]) -> str:
     updates = runs.rows[REFERENCE][0].updates if REFERENCE in runs.rows else "as many"
-    parts = [INTRODUCTION.format(by_hand=BY_HAND.removeprefix("## "), updates=updates)]
+    finetuning = f" for {runs.finetuning_updates} updates" if runs.finetuning_updates else ""
+    parts = [INTRODUCTION.format(by_hand=BY_HAND.removeprefix("## "), updates=updates, finetuning=finetuning)]
     if by_hand:
         parts.append(f"{BY_HAND}\n\n{by_hand}\n")
     rates = ", ".join(f"{rate} on `{labels}`" for labels, rate in runs.rates.items())

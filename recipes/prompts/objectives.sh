@@ -7,7 +7,7 @@
 #     OUT=exp/objectives bash recipes/prompts/objectives.sh page     # writes OBJECTIVES.md from what there is
 #
 # Each objective is pretrained for BUDGET (300) seconds of one core: as many updates as cost what the reference's cost,
-# which are stated to take UPDATE_SECONDS (0.05). What an update of another takes beside it is measured once, into
+# which are stated to take UPDATE_SECONDS (0.08). What an update of another takes beside it is measured once, into
 # OUT/costs.tsv; let the machine be quiet then. Each model is probed, and fine-tuned as in finetune.toml on each of
 # LABELS (train_5min train). Fresh weights learn at the best of RATES, chosen by the dev CER of the first of SEEDS.
 #
@@ -28,7 +28,7 @@ set -euo pipefail
 recipe=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(dirname -- "$(dirname -- "$recipe")")
 export OUT=${OUT:-$root/exp/objectives}
-export BUDGET=${BUDGET:-300} UPDATE_SECONDS=${UPDATE_SECONDS:-0.05} SEARCH_BUDGET=${SEARCH_BUDGET:-60}
+export BUDGET=${BUDGET:-300} UPDATE_SECONDS=${UPDATE_SECONDS:-0.08} SEARCH_BUDGET=${SEARCH_BUDGET:-60}
 export LABELS=${LABELS:-train_5min train} RATES=${RATES:-2.5e-3 5e-3 1e-2}
 export SEEDS=${SEEDS:-0} ENCODER=${ENCODER:-$recipe/encoder.toml} PAGE=${PAGE:-$recipe/OBJECTIVES.md}
 CORPUS=${CORPUS:-$recipe/corpus}
@@ -37,6 +37,7 @@ MORE_SEEDS=${MORE_SEEDS:-1 2}
 JOBS=${JOBS:-1}
 reference=masked_prediction
 first_seed=${SEEDS%% *}
+reference_run=$OUT/${reference}_$first_seed/pretrain
 own_aligner=$OUT/${reference}_$first_seed/finetune_${LABELS##* }
 export ALIGNER=${ALIGNER:-$own_aligner}
 export OMP_NUM_THREADS=1
@@ -60,7 +61,7 @@ train() { # FOLDER ARGUMENTS...: to the end, keeping the seconds it took, parts 
 pretrain() { # FOLDER NAME BUDGET SEED ARGUMENTS...
     local arguments
     arguments=$("$PYTHON" "$recipe/budget.py" arguments "$OUT" "$2" "$3" "$UPDATE_SECONDS" \
-        "$OUT/${reference}_$first_seed/pretrain")
+        ${reference_run:+"$reference_run"})
     mapfile -t arguments <<<"$arguments"
     train "$1" pretrain "${arguments[@]}" "${@:5}" --set seed="$4" \
         --set data.train="$data/pretrain_train.tsv" --set data.dev="$data/pretrain_dev.tsv"
@@ -92,6 +93,7 @@ one() { # the job: pretrained NAME SEED | scratch LABELS RATE SEED | trial NAME 
             finetune "$folder" "$2" "$4" "$ENCODER" --set optimizer.learning_rate="$3"
             ;;
         trial)
+            [[ -e $reference_run ]] || reference_run="" # with an ALIGNER; targets are those that the file names
             mapfile -t settings < <("$PYTHON" "$recipe/search.py" settings "$2" "$3")
             pretrain "$folder/pretrain" "$2" "$SEARCH_BUDGET" "$first_seed" "${settings[@]}"
             probe "$folder/pretrain" "$folder/probes.json" --no-baselines

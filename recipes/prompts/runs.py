@@ -93,6 +93,12 @@ class Runs:
         found = {labels for runs in self.rows.values() for run in runs for labels in run.finetunings}
         return [labels for labels in LABELS if labels in found]
 
+    @property
+    def finetuning_updates(self) -> int:
+        """The updates of the longest fine-tuning; 0 if none is finished."""
+        found = [run for runs in self.rows.values() for one in runs for run in one.finetunings.values()]
+        return max((run.curve[-1][0] for run in found), default=0)
+
     def by_error(self) -> list[tuple[str, list[Run]]]:
         """Return the rows, the lowest CER first, by the last of the labels that a row has."""
 
