@@ -9,13 +9,14 @@ SEED is the one that every row has.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from budget import REFERENCE, Cost, objective_names, read_costs
+from budget import RECIPE, REFERENCE, Cost, objective_names, read_costs
 from pictures import draw_errors, draw_layers
 from runs import MEASURES, SCRATCH, Run, Runs, best_layer, find_rate, read_runs
 
@@ -38,10 +39,11 @@ INTRODUCTION = """\
 
 Written by `bash recipes/prompts/objectives.sh`; the section "{by_hand}" is by hand.
 
-Every row trains the encoder of [encoder.toml](encoder.toml) on `pretrain_train.tsv`, for the time that {updates}
-updates of masked prediction take ([pretrain.toml](pretrain.toml)) on one core. What an update of another objective
-takes beside them was measured in turns. Then every row is fine-tuned as in [finetune.toml](finetune.toml){finetuning},
-and scored on `test.tsv` by greedy decoding. Settings are those of [objectives/](objectives).
+Every row trains the encoder of [encoder.toml]({recipe}encoder.toml) on `pretrain_train.tsv`, for the time that
+{updates} updates of masked prediction take ([pretrain.toml]({recipe}pretrain.toml)) on one core. What an update of
+another objective takes beside them was measured in turns. Then every row is fine-tuned as in
+[finetune.toml]({recipe}finetune.toml){finetuning}, and scored on `test.tsv` by greedy decoding. Settings are those of
+[objectives/]({recipe}objectives).
 """
 OF_ERRORS = """\
 Sorted by the error with the most labels. One seed has a 95 % bootstrap interval over utterances; of several there are
@@ -53,11 +55,13 @@ The best layer of each, and in brackets which one it is; 0 is the input of the c
 {test_frames:,} frames of `{manifest}`, read by a linear classifier that learned from {train_frames:,} of other
 utterances; the most frequent answer is right in {chance:.1f} %. ABX: {abx_triples:,} triples of {abx_pairs} ordered
 pairs of letters; chance is 50 %. Language and voice are those of one second of each of {utterances} utterances.
-
+Answers drawn at random are right in %: {chances}.
+"""
+OF_SEVERAL_LANGUAGES = """
 In this corpus each voice has a language of its own, but for one that reads English and Spanish, so the columns language
 and voice confound both. The other two do not. "Language of one voice" tells her two languages apart, for which the
 sessions in which they were recorded may serve as well. "Voice in a new language" finds her voice in the language that
-the classifier did not hear her speak. Answers drawn at random are right in %: {chances}.
+the classifier did not hear her speak.
 """
 OF_COSTS = """\
 Times are in updates of the reference, measured in turns with it. Preparation comes before the first update and counts
@@ -105,24 +109,27 @@ def error_table(runs: Runs) -> str:
 
 
 def layer_table(runs: Runs) -> str:
-    """The best layer of each measure, and which it is."""
+    """The best layer of each measure that the corpus can answer, and which it is."""
     rows = []
+    everything = [layer for _, layers in (*runs.by_letters(), *runs.baselines.items()) for layer in layers]
+    measures = [measure for measure in MEASURES if any(measure in layer for layer in everything)]
     for name, layers in (*runs.by_letters(), *runs.baselines.items()):
-        found = {measure: best_layer(layers, measure) for measure in MEASURES}
+        found = {measure: best_layer(layers, measure) for measure in measures}
         values = ("" if n is None else f"{100 * layers[n][measure]:.1f} ({n})" for measure, n in found.items())
         rows.append([name, *values])
-    return table(["features", *(HEADS[measure] for measure in MEASURES)], rows)
+    return table(["features", *(HEADS[measure] for measure in measures)], rows)
 
 
 def describe_probes(probes: dict[str, Any]) -> str:
     """Say what the numbers of the layers are."""
     letters, voices = probes["letters"], probes["voices"]
     chances = [f"{HEADS[name].removesuffix(', %')} {100 * value:.0f}" for name, value in voices["chance"].items()]
-    return OF_LAYERS.format(
+    text = OF_LAYERS.format(
         **letters | {"manifest": Path(letters["manifest"]).name, "chance": 100 * letters["chance"]},
         utterances=voices["utterances"],
         chances=", ".join(chances),
     )
+    return text + (OF_SEVERAL_LANGUAGES if "voice_new_language" in voices["chance"] else "")
 
 
 def cost_table(runs: Runs, costs: dict[str, Cost]) -> str:
@@ -141,10 +148,12 @@ def cost_table(runs: Runs, costs: dict[str, Cost]) -> str:
     return table([*head, "codebook use at the end"], rows)
 
 
-def format_page(runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequence[str]) -> str:
+def format_page(runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequence[str], recipe: str) -> str:
     updates = runs.rows[REFERENCE][0].updates if REFERENCE in runs.rows else "as many"
     finetuning = f" for {runs.finetuning_updates} updates" if runs.finetuning_updates else ""
-    parts = [INTRODUCTION.format(by_hand=BY_HAND.removeprefix("## "), updates=updates, finetuning=finetuning)]
+    parts = [
+        INTRODUCTION.format(by_hand=BY_HAND.removeprefix("## "), recipe=recipe, updates=updates, finetuning=finetuning)
+    ]
     if by_hand:
         parts.append(f"{BY_HAND}\n\n{by_hand}\n")
     rates = ", ".join(f"{rate} on `{labels}`" for labels, rate in runs.rates.items())
@@ -186,7 +195,8 @@ def write_page(out: Path, page: Path, first_seed: int) -> None:
         ),
     ):
         pictures.append(f"![{text}](curves/{name}.svg)\n" if draw(runs, folder / f"{name}.svg") else "")
-    write_text_file(page, format_page(runs, read_costs(out / "costs.tsv"), kept_section(page), pictures))
+    recipe = os.path.relpath(RECIPE, page.parent) + os.sep
+    write_text_file(page, format_page(runs, read_costs(out / "costs.tsv"), kept_section(page), pictures, recipe))
 
 
 def main() -> None:

@@ -17,7 +17,8 @@
 # JOBS            how many trainings run side by side, on a core each (1)
 # ALIGNER         the fine-tuned model that says for the probes which letter sounds when (the reference's)
 # SEARCH_BUDGET   seconds of each trial of the search (60)
-# CORPUS          the folder of the manifests (recipes/prompts/corpus)
+# CORPUS          the folder of the manifests pretrain_train, pretrain_dev, train, dev and test, and of LABELS
+#                 (recipes/prompts/corpus; exp/amazon_queen/data is another, with LABELS="train_10min train")
 # ENCODER         a file with another architecture
 # PAGE            the page to write, with its pictures in curves/ (recipes/prompts/OBJECTIVES.md)
 #
@@ -151,8 +152,9 @@ for name in ${OBJECTIVES-${known[*]}}; do
     [[ " ${known[*]} " == *" $name "* ]] || { echo "error: OBJECTIVES=$name: expected names of ${known[*]}" >&2 && exit 1; }
     [[ $name == "$reference" ]] || rows+=("$name")
 done
-"$PYTHON" -m speechssl unpack "$CORPUS"/{pretrain_train,pretrain_dev,train,train_5min,train_10min,dev,test}.tsv \
-    --output "$data"
+manifests=("$CORPUS"/{pretrain_train,pretrain_dev,train,dev,test}.tsv)
+for labels in $LABELS; do [[ $labels == train ]] || manifests+=("$CORPUS/$labels.tsv"); done
+"$PYTHON" -m speechssl unpack "${manifests[@]}" --output "$data"
 "$PYTHON" "$recipe/costs.py" "$OUT" "$reference" "${rows[@]}"
 
 # The reference comes first: it aligns the letters, and others may want its layers as targets.

@@ -18,7 +18,7 @@ from speechssl.scoring.bootstrap import Interval
 from speechssl.train.log import read_log
 
 SCRATCH = "scratch"
-LABELS = ("train_5min", "train_10min", "train")  # of the corpus, in the order of the columns
+LABELS = ("train_5min", "train_10min", "train_1h", "train")  # of a corpus, in the order of the columns
 MEASURES = {  # of the probes, and whether less is better
     "letters": False,
     "abx": True,

@@ -1,6 +1,8 @@
 """The page that compares objectives, from runs whose numbers are made up."""
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,12 +105,31 @@ def test_the_page(out: Path, tmp_path: Path) -> None:
     known = rows(text, "What the layers know")
     assert [*known][2:] == ["masked_prediction", "wav2vec", "log-mel", "fresh weights"]
     assert known["masked_prediction"][:2] == ["55.0 (2)", "25.0 (2)"]
-    assert known["wav2vec"][4:] == ["", ""]
+    assert len(known["features"]) == 4  # what no row has is no column
+    assert "finetune.toml) for 150 updates" in text
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert len(links) == 6
+    assert all((page.parent / link).exists() for link in links)
+    assert "in a new language" in text
     assert rows(text, "Costs")["wav2vec"] == ["3.70", "3", "2.10", "1107", "code perplexity 57"]
     assert "* wav2vec2_0: error: pretrain: collapsed" in text
     for name in ("layers", "errors"):
         assert f"(curves/objectives_{name}.svg)" in text
         assert "<svg" in (page.parent / "curves" / f"objectives_{name}.svg").read_text("utf-8")
+
+
+def test_the_page_of_a_corpus_of_one_language(out: Path, tmp_path: Path) -> None:
+    write(out / "masked_prediction_0" / "probes.json", {"rows": [{"features": "x", "layers": [{"voice": 0.4}]}]})
+    shutil.rmtree(out / "wav2vec_0")
+    probed = json.loads((out / "baselines.json").read_text("utf-8"))
+    probed["voices"]["chance"] = {"voice": 0.2}
+    probed["rows"] = [{"features": name, "layers": [{"voice": 0.3}]} for name in ("log-mel", "it")]
+    write(out / "baselines.json", probed)
+    objectives.write_page(out, tmp_path / "OBJECTIVES.md", 0)
+    text = (tmp_path / "OBJECTIVES.md").read_text("utf-8")
+    assert rows(text, "What the layers know")["features"] == ["voice, %"]
+    assert "drawn at random are right in %: voice 20." in text
+    assert "in a new language" not in text
 
 
 def test_what_is_written_by_hand_is_kept(out: Path, tmp_path: Path) -> None:
