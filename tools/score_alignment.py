@@ -6,11 +6,11 @@ Joins the utterances of a manifest, with pauses between them, into one recording
 each utterance is, is known, and its level says where its sound begins and ends in it: at the first and the last 10 ms
 that are less than 30 dB below its loudest 10 ms. There the first word should begin and the last one end. Then some
 words are taken out of the text, and others put in at random places: the first should be found as said alone, the second
-as not said.
+as not said; and what `speechssl manifest --from-long` cuts from this text should have neither.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from speechssl.cpu import tune_cpu
@@ -22,9 +22,11 @@ import numpy as np  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.transcribe.align import AlignedWord, Status  # noqa: E402
+from speechssl.transcribe.passages import find_passages, join_passages  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
 
 STEP = SAMPLE_RATE // 100
+MAX_SECONDS = 15.0  # of an utterance
 
 
 def sound(samples: Waveform) -> tuple[float, float]:
@@ -37,6 +39,17 @@ def sound(samples: Waveform) -> tuple[float, float]:
 
 def texts_words(words: Sequence[AlignedWord]) -> list[AlignedWord]:
     return [word for word in words if word.status is not Status.NOT_IN_TEXT]
+
+
+def is_all_said(origins: Sequence[int | None], owners: Sequence[int], kept: Set[int | None]) -> bool:
+    """Whether words follow one another as they were said, and none that was taken out stands beside them."""
+    known = [origin for origin in origins if origin is not None]
+    if len(known) < len(origins) or known != list(range(known[0], known[0] + len(known))):
+        return False
+    beside = [(known[0] - 1, known[0]), (known[-1] + 1, known[-1])]
+    return not any(
+        0 <= other < len(owners) and owners[other] == owners[word] and other not in kept for other, word in beside
+    )
 
 
 def main() -> None:
@@ -85,24 +98,36 @@ def main() -> None:
         print(f"* {name} {middle:+.0f} ms from the sound (median; 10 and 90 %: {low:+.0f}, {high:+.0f})")
 
     generator = np.random.default_rng(0)
-    text, kinds, taken_out = [], [], 0
-    for word in words:
+    text: list[str] = []
+    origins: list[int | None] = []  # which of the words each is; None is put in
+    for number, word in enumerate(words):
         draw = generator.random()
         if draw < arguments.changed:
-            taken_out += 1
             continue
         if draw > 1 - arguments.changed:
             text.append(str(generator.choice(words)))
-            kinds.append("put in")
+            origins.append(None)
         text.append(word)
-        kinds.append("said")
-    aligned = transcriber.align(recording, " ".join(text), SAMPLE_RATE).words
+        origins.append(number)
+    alignment = transcriber.align(recording, " ".join(text), SAMPLE_RATE)
+    aligned = alignment.words
     statuses = [word.status for word in texts_words(aligned)]
-    seen = sum(status is Status.NOT_SAID for status, kind in zip(statuses, kinds, strict=True) if kind == "put in")
-    wrong = sum(status is Status.NOT_SAID for status, kind in zip(statuses, kinds, strict=True) if kind == "said")
+    seen = sum(status is Status.NOT_SAID for status, origin in zip(statuses, origins, strict=True) if origin is None)
+    wrong = statuses.count(Status.NOT_SAID) - seen
     heard = sum(word.status is Status.NOT_IN_TEXT for word in aligned)
-    print(f"* of {kinds.count('put in')} words put in {seen} are found as not said, and {wrong} of the others")
+    print(f"* of {origins.count(None)} words put in {seen} are found as not said, and {wrong} of the others")
+    taken_out = len(words) + origins.count(None) - len(text)
     print(f"* of {taken_out} words taken out {heard} are found as said alone (neighbors as one)")
+
+    positions = {id(word): number for number, word in enumerate(texts_words(aligned))}
+    cut = [passage for passage in join_passages(find_passages(alignment), MAX_SECONDS) if passage.agrees]
+    is_right = [
+        is_all_said([origins[positions[id(word)]] for word in passage.words], owners, set(origins)) for passage in cut
+    ]
+    minutes = sum(passage.end - passage.start for passage in cut) / 60
+    print(
+        f"* {minutes:.1f} minutes become {len(cut)} utterances, of which {len(cut) - sum(is_right)} have a wrong text"
+    )
 
 
 if __name__ == "__main__":

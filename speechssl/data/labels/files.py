@@ -11,12 +11,13 @@ from speechssl.data.labels.label import NAMES, Drop, Label, read_content, shorte
 from speechssl.data.labels.tables import read_json, read_table
 from speechssl.data.labels.textgrid import read_textgrid
 from speechssl.data.labels.tiers import read_tiers
+from speechssl.data.manifest import read_manifest
 from speechssl.errors import ManifestError
 
 ACCEPTED = (
     f"a csv or tsv whose header has one of {'/'.join(NAMES['path'])} and one of {'/'.join(NAMES['text'])}, "
-    "JSON with these names, two or three columns without a header, a file of ELAN, Praat, Audacity or subtitles "
-    "(.eaf, .TextGrid, .txt, .srt, .vtt), a folder of such files, or a Kaldi folder (wav.scp, text)"
+    "JSON with these names, a manifest, two or three columns without a header, a file of ELAN, Praat, Audacity or "
+    "subtitles (.eaf, .TextGrid, .txt, .srt, .vtt), a folder of such files, or a Kaldi folder (wav.scp, text)"
 )
 _OF_ONE_RECORDING = (".txt", ".eaf", ".textgrid", ".srt", ".vtt")
 _TABLES = (".csv", ".tsv")
@@ -44,6 +45,8 @@ def read_labels(labels: Path, drop: Drop, tiers: Sequence[str] = ()) -> list[Lab
     if labels.suffix.lower() in _OF_ONE_RECORDING[1:]:
         return list(_read_one(labels, _names(labels, labels.parent), drop, tiers))
     content = read_content(labels)
+    if _is_manifest(content):
+        return list(_read_manifest(labels))
     if is_audacity(content):
         return list(read_audacity(labels, content, _names(labels, labels.parent), drop))
     if content.lstrip().startswith(("{", "[")):
@@ -80,7 +83,9 @@ def _read_in_folder(file: Path, folder: Path, drop: Drop, tiers: Sequence[str]) 
     """Read a file of one recording, which is called as it is, or a table that names its recordings."""
     if file.suffix.lower() not in _TABLES:
         yield from _read_one(file, _names(file, folder), drop, tiers)
-    elif (table := read_table(file, read_content(file), drop, needs_header=True)) is not None:
+    elif _is_manifest(content := read_content(file)):
+        yield from _read_manifest(file)
+    elif (table := read_table(file, content, drop, needs_header=True)) is not None:
         yield from table
     else:
         drop("table without columns of recordings and texts", str(file))
@@ -102,6 +107,27 @@ def _read_one(file: Path, paths: tuple[str, ...], drop: Drop, tiers: Sequence[st
                 yield from read_audacity(file, content, paths, drop)
             else:
                 yield Label(str(file), paths, single_spaced(content))
+
+
+def _is_manifest(content: str) -> bool:
+    """Whether this is a manifest of speechssl: the root folder, then the names of columns."""
+    root, _, rest = content.partition("\n")
+    return "\t" not in root and {"path", "num_samples", "text"} <= set(rest.partition("\n")[0].split("\t"))
+
+
+def _read_manifest(file: Path) -> Iterator[Label]:
+    manifest = read_manifest(file)
+    for number, utterance in enumerate(manifest):
+        start, rate = utterance.start, utterance.sample_rate
+        yield Label(
+            manifest.where(number),
+            (utterance.path,),
+            utterance.text or "",
+            utterance.speaker,
+            utterance.language,
+            start / rate,
+            (start + utterance.num_samples) / rate,
+        )
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
