@@ -13,7 +13,7 @@ from pydantic import Field
 
 from speechssl import __version__
 from speechssl.checkpoint.reader import read_model
-from speechssl.checkpoint.training_state import Progress, load_progress, repair_links
+from speechssl.checkpoint.training_state import Progress, find_progress, repair_links
 from speechssl.config import Config, differences
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
@@ -36,6 +36,7 @@ FREE_SETTINGS = {
     "trainer.log_steps",
     "trainer.evaluate_steps",
     "trainer.checkpoint_steps",
+    "trainer.keep_last",
     "trainer.device",
     "trainer.on_warning",
     "data.num_workers",
@@ -137,7 +138,7 @@ def _begin_or_resume(
     """Check that a run may go on with a configuration; note it, the course of the rate, and where it is trained."""
     record: dict[str, Any] = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
     parts: list[dict[str, Any]] = []  # one a start, for a report
-    progress = load_progress(folder)
+    progress, damaged = find_progress(folder)
     file = folder / RUN_FILE
     num_steps = config.trainer.num_steps
     course = Course(length=num_steps, num_steps=num_steps)
@@ -150,7 +151,11 @@ def _begin_or_resume(
             raise TrainingError(
                 f"{folder}: this run was started with different settings ({listed}); use another folder or remove it"
             )
-        repair_links(folder, progress)
+        repair_links(folder, progress, config.trainer.keep_last)
+        if damaged:
+            print_status(f"warning: {'; '.join(damaged)}: falls back to the checkpoint after step {progress.step}")
+        if progress.step < course.first_step:  # it was extended after this checkpoint
+            course = course.model_copy(update={"first_step": progress.step})
         is_finished = progress.step >= num_steps
         state = "is finished after" if is_finished else "resumes after"
         print_status(f"{stage}: {folder} {state} step {progress.step}")

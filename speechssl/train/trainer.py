@@ -44,6 +44,7 @@ class TrainerConfig(Config):
     log_steps: int = Field(200, ge=1)  # updates between two lines of the log; each checkpoint has one too
     evaluate_steps: int = Field(5_000, ge=1)  # between two evaluations on the dev set, each followed by a checkpoint
     checkpoint_steps: int = Field(1_000, ge=1)
+    keep_last: int = Field(2, ge=1)  # checkpoints to fall back to if one is damaged; the best is kept besides
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
     on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
@@ -165,7 +166,7 @@ def train(
                 progress = progress.advanced(done, score)
                 if ranks.is_first:
                     tensors = parallel.training_tensors(optimizer, model, task.saved_module)
-                    save_checkpoint(run, progress, tensors, partial(task.write_model, done))
+                    save_checkpoint(run, progress, tensors, partial(task.write_model, done), config.keep_last)
                 ranks.wait()
             if must_stop and done < config.num_steps:
                 if not ranks.is_first:

@@ -222,6 +222,22 @@ def test_fifty_kills_change_nothing(
     assert_same_runs(tmp_path / "run", tmp_path / "undisturbed")
 
 
+def test_a_truncated_checkpoint_changes_nothing(corpus: Any, tmp_path: Path) -> None:
+    run, arguments = tmp_path / "run", corpus.arguments("pretrain", "trainer.num_steps=6")
+    for folder in (run, tmp_path / "undisturbed"):
+        pretrain(corpus.pretrain_config("trainer.num_steps=6"), folder)
+    damaged = run / "checkpoints" / "step_00000006" / "training.safetensors"
+    os.truncate(damaged, 200)
+    result = CliRunner().invoke(app, ["pretrain", *arguments, "--output", str(run)])
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[:2] == [
+        f"warning: {damaged}: expected what was written, found it truncated or damaged: "
+        "falls back to the checkpoint after step 3",
+        f"pretrain: {run} resumes after step 3",
+    ]
+    assert_same_runs(run, tmp_path / "undisturbed")
+
+
 def descendants(process: int) -> set[int]:
     """The children of a process, their children and so on."""
     parents: dict[int, int] = {}
