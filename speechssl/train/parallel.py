@@ -74,7 +74,7 @@ class Ranks:
         if self.is_first:
             try:
                 verdict[0] = decide()
-            except SpeechSSLError as error:
+            except (SpeechSSLError, OSError) as error:
                 verdict[1] = error
         dist.broadcast_object_list(verdict)
         result, failure = verdict
@@ -82,11 +82,6 @@ class Ranks:
             raise failure if self.is_first else SystemExit(1)  # one process says why
         decided: Result = result
         return decided
-
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.count > 1:
-            dist.barrier()
 
 
 @contextmanager

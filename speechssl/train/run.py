@@ -85,12 +85,13 @@ def train_in_folder(
         prepare: What a new run needs before its first update; its model is on the rank's device.
 
     Raises:
-        TrainingError: the folder is in use or holds another run, the data are unfit, or as `train`.
+        TrainingError: the folder is in use, holds another run or cannot be written, the data are unfit, or as `train`.
         StoppedError: as `train`.
     """
     with (
         joined_ranks(config.trainer.device) as ranks,
         _locked(folder, ranks),
+        _explained_writing(folder),
         explained_shortage(lambda: f"{stage} on {ranks.device}"),
     ):
 
@@ -130,6 +131,20 @@ def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
             except OSError as error:
                 raise TrainingError(f"{folder}: cannot be used as a run folder: {error.strerror}") from None
         yield
+
+
+@contextmanager
+def _explained_writing(folder: Path) -> Iterator[None]:
+    """Say which file of a run cannot be written, such as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or folder not in Path(error.filename).parents:
+            raise
+        raise TrainingError(
+            f"{error.filename}: cannot be written: {error.strerror}; all checkpoints are intact, run the same command "
+            "again to resume"
+        ) from None
 
 
 def _begin_or_resume(

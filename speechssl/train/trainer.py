@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from speechssl.checkpoint.training_state import load_progress, load_training_tensors, save_checkpoint
+from speechssl.checkpoint.training_state import Progress, load_progress, load_training_tensors, save_checkpoint
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
@@ -164,10 +164,7 @@ def train(
                         log.write(done, "dev", dev)
                     ranks.first_decides(partial(health.check, done, "dev", dev))
                 progress = progress.advanced(done, score)
-                if ranks.is_first:
-                    tensors = parallel.training_tensors(optimizer, model, task.saved_module)
-                    save_checkpoint(run, progress, tensors, partial(task.write_model, done), config.keep_last)
-                ranks.wait()
+                ranks.first_decides(partial(_save, task, optimizer, run, progress, config.keep_last))
             if must_stop and done < config.num_steps:
                 if not ranks.is_first:
                     raise SystemExit(STOPPED_STATUS)
@@ -205,6 +202,11 @@ def _freeze(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
 def _seed_noise(seed: int, number: int) -> None:
     """Make dropout and Gumbel noise a function of (seed, number of the batch): nothing of it needs saving."""
     torch.manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]))
+
+
+def _save(task: Task[Any], optimizer: torch.optim.Optimizer, run: Path, progress: Progress, keep_last: int) -> None:
+    tensors = parallel.training_tensors(optimizer, task.model, task.saved_module)
+    save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
 
 
 @torch.inference_mode()
