@@ -146,7 +146,11 @@ class CurveFile:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, oldest first; a last line cut short by a kill is left out."""
-    file = folder / LOG_FILE
+    return read_lines(folder / LOG_FILE)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON objects that have a step; what follows one that is not whole is left out."""
     if not file.exists():
         return []
     records: list[dict[str, Any]] = []

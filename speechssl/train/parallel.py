@@ -53,6 +53,14 @@ class Ranks:
                 totals[name] = totals.get(name, 0.0) + value
         return totals
 
+    def gather(self, values: list[Result]) -> list[Result]:
+        """Return the values of all ranks, one rank after another."""
+        if self.count == 1:
+            return values
+        of_ranks: list[list[Result]] = [[]] * self.count
+        dist.all_gather_object(of_ranks, values)
+        return [value for of_rank in of_ranks for value in of_rank]
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over ranks, in place and on its device."""
         if self.count > 1:

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ FREE_SETTINGS = {
     "trainer.keep_last",
     "trainer.device",
     "trainer.on_warning",
+    "trainer.max_unreadable",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
@@ -98,7 +100,7 @@ def train_in_folder(
         def begin() -> tuple[Progress, Course]:
             progress, course = _begin_or_resume(folder, stage, config, inputs, ranks)
             if not progress.step:
-                _refuse(find_problems())
+                _refuse([problem for problem in find_problems() if not _is_skipped(problem, config)])
             return progress, course
 
         progress, course = ranks.first_decides(begin)
@@ -106,6 +108,8 @@ def train_in_folder(
             return
         torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
         task = make_task()
+        if config.trainer.max_unreadable:
+            task = replace(task, train=task.train.skipping_unreadable())
         if progress.step:
             saved = read_model(folder / "latest")
             saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
@@ -248,6 +252,13 @@ def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         rest = f", {_MOST_LISTED} of them listed" if len(problems) > _MOST_LISTED else ""
         raise TrainingError(f"{len(problems)} utterances are unfit for training{rest}; see `speechssl check`")
+
+
+def _is_skipped(problem: Problem, config: RunConfig) -> bool:
+    """Whether training can do without: it counts what cannot be read, once it comes to that."""
+    paths = config.data.train, getattr(config.data, "unlabeled", None)
+    is_trained_on = problem.where.rpartition(":")[0] in map(str, paths)
+    return config.trainer.max_unreadable > 0 and problem.kind == "unreadable" and is_trained_on
 
 
 def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:

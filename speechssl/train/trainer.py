@@ -30,6 +30,7 @@ from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.sound import describe_sound, measure_sound
 from speechssl.train.task import Batches, Task
+from speechssl.train.unreadable import UnreadableCount
 
 
 class TrainerConfig(Config):
@@ -47,6 +48,9 @@ class TrainerConfig(Config):
     keep_last: int = Field(2, ge=1)  # checkpoints to fall back to if one is damaged; the best is kept besides
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
+    # The share of the utterances that may turn out to be unreadable: others take their place. With 0 the first ends the
+    # run: what a run has learned from does not depend on a disk or a network unless that is asked for.
+    max_unreadable: float = Field(0.0, ge=0, lt=1)
     on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
 
 
@@ -84,7 +88,9 @@ def train(
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
     limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
-    guard = FiniteGuard([stream.manifest for stream in task.train.streams])
+    manifests = [stream.manifest for stream in task.train.streams]
+    guard = FiniteGuard(manifests)
+    unreadable = UnreadableCount(run, manifests, config.max_unreadable, first_step)
     replica = model
     frozen: tuple[nn.Module, ...] | None = None
     with (
@@ -126,6 +132,7 @@ def train(
                     share = loss * ranks.count  # the exchange divides by the ranks
                     share.backward()  # type: ignore[no-untyped-call]
                 sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
+                unreadable.add(batch)
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
             if optimizer_config.max_gradient_norm is not None:
@@ -155,6 +162,7 @@ def train(
                 if log:
                     log.write(done, "train", metrics)
                 ranks.first_decides(partial(health.check, done, "train", metrics))
+                ranks.first_decides(partial(unreadable.count, done, ranks.gather(unreadable.take())))
             if saves:
                 score = None
                 if evaluates:
