@@ -22,6 +22,7 @@ from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
+from speechssl.train.average import WeightAverage
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.health import CLIPPED, RISING, SOUND, Health
 from speechssl.train.log import MetricSums, RunLog, read_log
@@ -45,6 +46,9 @@ class TrainerConfig(Config):
     log_steps: int = Field(200, ge=1)  # updates between two lines of the log; each checkpoint has one too
     evaluate_steps: int = Field(5_000, ge=1)  # between two evaluations on the dev set, each followed by a checkpoint
     checkpoint_steps: int = Field(1_000, ge=1)
+    # Evaluate and save a moving average of the weights, in which each update weighs so many times as much as the next
+    # one (0.999, 0.9999); None takes the weights as they are.
+    average_decay: float | None = Field(None, gt=0, lt=1)
     keep_last: int = Field(2, ge=1)  # checkpoints to fall back to if one is damaged; the best is kept besides
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
@@ -81,8 +85,12 @@ def train(
     optimizer = make_optimizer(optimizer_config, model.parameters())
     progress = load_progress(run)
     first_step = progress.step
+    average = WeightAverage(model, task.saved_module, config.average_decay) if config.average_decay else None
     if first_step:
-        parallel.restore(optimizer, model, load_training_tensors(run))
+        tensors = load_training_tensors(run)
+        if average:  # of which the model's files held the averages
+            average.restore(tensors)
+        parallel.restore(optimizer, model, tensors)
     dtype = resolve_precision(config.precision, ranks.device, trains=True)
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
@@ -146,6 +154,8 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
             task.after_update(done, ranks.all_reduce)
+            if average:
+                average.follow(done)
             guard.watch_update(step, norm)
             guard.check()
 
@@ -166,13 +176,14 @@ def train(
             if saves:
                 score = None
                 if evaluates:
-                    dev = _evaluate(task, done, ranks, dtype)
+                    with average.in_place() if average else nullcontext():
+                        dev = _evaluate(task, done, ranks, dtype)
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev)
                     ranks.first_decides(partial(health.check, done, "dev", dev))
                 progress = progress.advanced(done, score)
-                ranks.first_decides(partial(_save, task, optimizer, run, progress, config.keep_last))
+                ranks.first_decides(partial(_save, task, optimizer, average, run, progress, config.keep_last))
             if must_stop and done < config.num_steps:
                 if not ranks.is_first:
                     raise SystemExit(STOPPED_STATUS)
@@ -212,9 +223,18 @@ def _seed_noise(seed: int, number: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]))
 
 
-def _save(task: Task[Any], optimizer: torch.optim.Optimizer, run: Path, progress: Progress, keep_last: int) -> None:
+def _save(
+    task: Task[Any],
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    run: Path,
+    progress: Progress,
+    keep_last: int,
+) -> None:
     tensors = parallel.training_tensors(optimizer, task.model, task.saved_module)
-    save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
+    with average.in_place() if average else nullcontext({}) as learning:
+        tensors |= learning
+        save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
 
 
 @torch.inference_mode()

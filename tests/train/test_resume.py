@@ -181,6 +181,7 @@ def arguments_of(stage: str, corpus: Any, pretrained: Path, num_steps: int) -> l
     overrides = [f"trainer.num_steps={num_steps}"]
     if stage == "finetune":
         overrides += [f"init={pretrained}", "head_only_steps=9", "feature_encoder_is_frozen=true"]
+        overrides += ["trainer.average_decay=0.9"]
     arguments: list[str] = corpus.arguments(stage, *overrides)
     return arguments
 
