@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from manifests import make_manifest
@@ -106,14 +106,17 @@ class Toys:
         )
 
 
+AnyToys = TypeVar("AnyToys", bound=Toys)
+
+
 def train_toys(
-    task: Toys,
+    task: AnyToys,
     folder: Path,
     *,
     max_gradient_norm: float | None = None,
     limits: tuple[Limit, ...] = (),
     **values: Any,
-) -> Toys:
+) -> AnyToys:
     """Train a task of one update, unless ``values`` say otherwise."""
     settings = {"num_steps": 1, "microbatches": 1, "log_steps": 1, "evaluate_steps": 100, "checkpoint_steps": 100}
     config = TrainerConfig(**(settings | values))

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
@@ -123,7 +123,7 @@ class CurveFile:
         self._start = time.time() - time.monotonic()  # times within a file differ by what has passed, whatever is set
         with named_errors(self._path):
             self._file = self._path.open("wb")
-        self._records = RecordWriter(self._file)
+        self._records = RecordWriter(self._file)  # type: ignore[no-untyped-call]
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -135,7 +135,7 @@ class CurveFile:
     def _add(self, event: Event) -> None:
         event.wall_time = self._start + time.monotonic()
         with named_errors(self._path):
-            self._records.write(event.SerializeToString())
+            self._records.write(event.SerializeToString())  # type: ignore[no-untyped-call]
             self._file.flush()  # a run that is killed and goes on has no other chance to draw them
 
     def close(self) -> None:

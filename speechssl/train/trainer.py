@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.checkpoint.training_state import Progress, load_progress, load_training_tensors, save_checkpoint
 from speechssl.config import Config
@@ -232,7 +232,8 @@ def _save(
     keep_last: int,
 ) -> None:
     tensors = parallel.training_tensors(optimizer, task.model, task.saved_module)
-    with average.in_place() if average else nullcontext({}) as learning:
+    averages: AbstractContextManager[dict[str, Tensor]] = average.in_place() if average else nullcontext({})
+    with averages as learning:
         tensors |= learning
         save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
 

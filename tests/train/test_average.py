@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from toys import Toys, train_toys
 
-from speechssl.checkpoint.training_state import load_progress
+from speechssl.checkpoint.training_state import load_progress, save_checkpoint
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import TrainingError
 from speechssl.objective.teacher import Teacher
@@ -42,7 +42,7 @@ class Watched(Toys):
 
 
 def test_the_average_is_evaluated_and_saved_and_the_weights_learn_as_without_it(tmp_path: Path) -> None:
-    settings = {"num_steps": 6, "evaluate_steps": 1, "checkpoint_steps": 1}
+    settings: dict[str, Any] = {"num_steps": 6, "evaluate_steps": 1, "checkpoint_steps": 1}
     plain = train_toys(Watched(), tmp_path / "plain", **settings)
     averaged = train_toys(Watched(), tmp_path / "averaged", average_decay=0.4, **settings)
     assert averaged.model.weight.item() == plain.model.weight.item() != 0
@@ -108,7 +108,7 @@ def test_it_resumes_exactly_and_learns_as_without_it(
     class KilledError(Exception):
         pass
 
-    save = trainer.save_checkpoint
+    save = save_checkpoint
 
     def save_and_die(*arguments: Any) -> None:
         save(*arguments)

@@ -84,7 +84,7 @@ def assert_whole(run: Path) -> int:
 
 
 def train_explained(task: Toys, run: Path) -> Toys:
-    settings = {"num_steps": NUM_STEPS, "checkpoint_steps": 1, "evaluate_steps": 2}
+    settings: dict[str, Any] = {"num_steps": NUM_STEPS, "checkpoint_steps": 1, "evaluate_steps": 2}
     with runs._explained_writing(run):
         return train_toys(task, run, **settings)
 

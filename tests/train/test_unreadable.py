@@ -15,7 +15,7 @@ from speechssl.errors import AudioError, TrainingError
 from speechssl.train import trainer
 from speechssl.train.joint import JointBatches
 from speechssl.train.pretrain import make_task, pretrain
-from speechssl.train.unreadable import UNREADABLE_FILE
+from speechssl.train.unreadable import UNREADABLE_FILE, UnreadableCount
 
 SETTINGS = ("trainer.num_steps=6", "trainer.log_steps=2", "trainer.evaluate_steps=6")
 
@@ -68,7 +68,7 @@ def test_a_run_that_is_killed_leaves_out_and_counts_the_same(
     class KilledError(Exception):
         pass
 
-    class Killed(trainer.UnreadableCount):
+    class Killed(UnreadableCount):
         def count(self, step: int, found: Any) -> None:
             super().count(step, found)
             if step == 4:  # behind the checkpoint after step 3
