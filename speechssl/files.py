@@ -43,15 +43,25 @@ def write_text_file(path: Path, content: str, *, durable: bool = False) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
+    with named_errors(path):
+        try:
+            temporary.write_text(content, "utf-8", newline="")
+            if durable:
+                flush(temporary)
+            temporary.replace(path)
+            if durable:
+                flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name a file in what the system says of writing it: "No space left on device" alone names none."""
     try:
-        temporary.write_text(content, "utf-8", newline="")
-        if durable:
-            flush(temporary)
-        temporary.replace(path)
-        if durable:
-            flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -73,12 +83,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         for path in (*temporary.iterdir(), temporary):
             flush(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
     flush(folder.parent)
 
 
@@ -86,8 +96,11 @@ def replace_link(link: Path, target: Path) -> None:
     """Point a symbolic link to a path beside or below it, atomically; on the disk when this returns."""
     temporary = link.with_name(f".{link.name}.partial")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target.relative_to(link.parent))
-    temporary.replace(link)
+    try:
+        temporary.symlink_to(target.relative_to(link.parent))
+        temporary.replace(link)
+    finally:
+        temporary.unlink(missing_ok=True)
     flush(link.parent)
 
 

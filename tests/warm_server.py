@@ -29,7 +29,6 @@ LATER = (  # what the package imports where it needs it
     "sklearn.cluster",
     "torch._dynamo",  # by the first optimizer
     "torch.distributed.run",
-    "torch.utils.tensorboard",
     "torchaudio.functional",
 )
 CLIENT = """#!{python} -IS

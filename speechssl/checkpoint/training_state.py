@@ -1,8 +1,11 @@
 """What a run needs beside the model to go on exactly: tensors of the training and a few numbers."""
 
+import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from torch import Tensor
 from speechssl.errors import CheckpointError
 from speechssl.files import ordinary_permissions, replace_link, replaced_folder
 
-_NUMBERS, _TENSORS = "training.json", "training.safetensors"
+_NUMBERS, _TENSORS, _CHECKSUMS = "training.json", "training.safetensors", "checksums.json"
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Progress:
 
 
 def save_checkpoint(
-    run: Path, progress: Progress, tensors: Mapping[str, Tensor], write_model: Callable[[Path], None]
+    run: Path, progress: Progress, tensors: Mapping[str, Tensor], write_model: Callable[[Path], None], keep_last: int
 ) -> None:
     """Write a checkpoint of a run and point ``latest``, and ``best`` if it is the best, to it.
 
@@ -43,6 +47,7 @@ def save_checkpoint(
         progress: Where it stands.
         tensors: What the training needs beside the model, on the CPU.
         write_model: Writes the model's own files into a folder.
+        keep_last: Checkpoints that are kept, as for `repair_links`.
 
     Raises:
         CheckpointError: the files cannot be written, such as on a full disk.
@@ -54,44 +59,118 @@ def save_checkpoint(
             with ordinary_permissions(temporary / _TENSORS):
                 safetensors.torch.save_file(dict(tensors), temporary / _TENSORS, {"format": "pt"})
             (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
-        replace_link(run / "latest", folder)
-        repair_links(run, progress)
+            checksums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+            (temporary / _CHECKSUMS).write_text(json.dumps(checksums) + "\n", "utf-8")
+        repair_links(run, progress, keep_last)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None
 
 
-def repair_links(run: Path, progress: Progress) -> None:
-    """Make ``best`` agree with the latest state, and delete checkpoints that nothing points to."""
-    keep = {progress.step, progress.best_step}
+def repair_links(run: Path, progress: Progress, keep_last: int) -> None:
+    """Make ``latest`` and ``best`` those of a state, and delete all checkpoints that are not kept.
+
+    The last ``keep_last`` up to this state are kept, and what was the best when each was saved: ``best`` would
+    otherwise be lost when a run falls back to one of them.
+    """
+    latest = _folder(run, progress.step)
+    replace_link(run / "latest", latest)
     if progress.best_step is not None:
         replace_link(run / "best", _folder(run, progress.best_step))
     elif (run / "best").is_symlink():
         (run / "best").unlink()
+    kept = [progress]
+    for folder in _earlier(run, latest.name):
+        if len(kept) < keep_last:
+            with suppress(CheckpointError):
+                kept.append(_read_progress(folder))
+    keep = {_folder(run, step) for state in kept for step in (state.step, state.best_step) if step is not None}
     for folder in (run / "checkpoints").glob("*step_*"):
-        if folder not in {_folder(run, step) for step in keep if step is not None}:
+        if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)  # what somebody reads over a network stays until the next time
 
 
+def find_progress(run: Path) -> tuple[Progress, Sequence[str]]:
+    """Return where the last undamaged checkpoint of a run stands, and what is wrong with those after it.
+
+    Every byte of it is compared with its checksum. `repair_links` makes it the latest; nothing is changed here.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged, or gone.
+    """
+    link = run / "latest"
+    if not link.is_symlink():
+        return Progress(), ()
+    newest = run / "checkpoints" / link.readlink().name
+    problems: list[str] = []
+    for folder in (newest, *_earlier(run, newest.name)):
+        try:
+            _check(folder)
+            return _read_progress(folder), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    raise CheckpointError(problems[0])  # to begin anew would throw the rest of the run away
+
+
 def load_progress(run: Path) -> Progress:
-    """Return where the run in a folder stands; step 0 if it has no checkpoint.
+    """Return where the latest checkpoint of a run stands; step 0 if it has none.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or gone.
     """
     link = run / "latest"
-    file = link / _NUMBERS
-    if not file.exists():
-        if link.is_symlink():  # no kill leaves this, and to begin anew would throw the rest of the run away
-            raise CheckpointError(f"{file}: expected a checkpoint, found none behind the link to {link.readlink()}")
-        return Progress()
+    return _read_progress(link) if link.is_symlink() else Progress()
+
+
+def _earlier(run: Path, name: str) -> list[Path]:
+    """Return the folders of checkpoints before one of this name, newest first."""
+    folders = [folder for folder in (run / "checkpoints").glob("step_*") if folder.name < name]
+    return sorted(folders, reverse=True)
+
+
+def _read_progress(folder: Path) -> Progress:
+    file = folder / _NUMBERS
     try:
         numbers = Progress(**json.loads(file.read_text("utf-8")))
         is_right = isinstance(numbers.step, int) and isinstance(numbers.best_step, int | None)
         if not is_right or not isinstance(numbers.best_score, float | int | None):
             raise ValueError(f"found {numbers}")
         return numbers
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: expected the numbers of a training state, found no such file") from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: expected the numbers of a training state: {error}") from None
+
+
+def _check(folder: Path) -> None:
+    """Compare the files of a checkpoint with their checksums, if it has some: earlier versions wrote none.
+
+    Raises:
+        CheckpointError: one differs, is missing or cannot be read.
+    """
+    file = folder / _CHECKSUMS
+    if not file.exists():
+        return
+    try:
+        checksums = json.loads(file.read_text("utf-8"))
+        for name, checksum in checksums.items():
+            file = folder / name
+            if _checksum(file) != checksum:
+                raise CheckpointError(f"{file}: expected what was written, found it truncated or damaged")
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{file}: expected checksums, found it truncated or damaged") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):  # it may be whole, and is not given up
+            raise
+        raise CheckpointError(f"{file}: expected what was written: {error.strerror}") from None
+
+
+def _checksum(file: Path) -> int:
+    """Return the CRC-32 of a file: damage is to be found, not forgery."""
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def load_training_tensors(run: Path) -> dict[str, Tensor]:

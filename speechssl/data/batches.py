@@ -25,12 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.config import Config
 from speechssl.cpu import tune_cpu
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance, read_utterance
-from speechssl.data.sampler import BatchPlan
 from speechssl.errors import SpeechSSLError, TrainingError
-from speechssl.rng import keyed_generator
-
-_CROP = 1  # the purpose of the generator that places crops
 
 
 class DataConfig(Config):
@@ -44,6 +39,14 @@ class DataConfig(Config):
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """An utterance that cannot be read."""
+
+    index: int  # in the manifest
+    problem: str
+
+
+@dataclass(frozen=True)
 class Example:
     """One utterance as read for one epoch."""
 
@@ -53,6 +56,7 @@ class Example:
     text: str | None
     fixed_samples: int | None = None  # as in its plan
     clean: npt.NDArray[np.float32] | None = None  # (T,) without what was mixed into the waveform; None if nothing was
+    unreadable: tuple[Unreadable, ...] = ()  # in whose place it was read
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class AudioBatch(Batch):
     lengths: Tensor | None  # (B,) int64 valid samples, or None if every row is valid throughout
     indices: tuple[int, ...]  # in the manifest
     clean: Tensor | None = None  # (B, T) without what was added to the waveforms; None if nothing was
+    unreadable: tuple[Unreadable, ...] = ()  # utterances in whose place others were read
 
     @property
     def clean_waveforms(self) -> Tensor:
@@ -128,7 +133,8 @@ def collate_audio(examples: Sequence[Example]) -> AudioBatch:
         clean = _stack(whole, num_samples)
     is_full = min(lengths) == num_samples
     valid = None if is_full else torch.tensor(lengths)
-    return AudioBatch(waveforms, valid, tuple(example.index for example in examples), clean)
+    unreadable = tuple(found for example in examples for found in example.unreadable)
+    return AudioBatch(waveforms, valid, tuple(example.index for example in examples), clean, unreadable)
 
 
 def _stack(waveforms: Sequence[npt.NDArray[np.float32]], num_samples: int) -> Tensor:
@@ -136,20 +142,6 @@ def _stack(waveforms: Sequence[npt.NDArray[np.float32]], num_samples: int) -> Te
     for row, waveform in zip(stacked, waveforms, strict=True):
         row[: len(waveform)] = torch.from_numpy(waveform)
     return stacked
-
-
-def make_loader(
-    manifest: Manifest,
-    plans: Iterable[BatchPlan],
-    collate: Callable[[list[Example]], BatchType],
-    *,
-    seed: int,
-    num_workers: int,
-    pin_memory: bool = False,
-) -> Generator[BatchType, None, None]:
-    """Read batches of a manifest in the given order, as `load_batches`."""
-    read = BatchReader(manifest, collate, seed)
-    return load_batches(read, plans, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def load_batches(
@@ -233,35 +225,3 @@ class _PlannedBatches(Dataset[BatchType | SpeechSSLError], Generic[Plan, BatchTy
             return self.read(plan)
         except SpeechSSLError as error:
             return error  # raised by a worker, it would arrive with the worker's traceback in its message
-
-
-@dataclass(frozen=True)
-class BatchReader(Generic[BatchType]):
-    """Reads a batch as planned: what it holds depends on its plan and the seed of the crops alone."""
-
-    manifest: Manifest
-    collate: Callable[[list[Example]], BatchType]
-    seed: int
-
-    def __call__(self, plan: BatchPlan) -> BatchType:
-        """Read the recordings and make the batch of them."""
-        return self.collate([self._read(plan, index) for index in plan.indices])
-
-    def _read(self, plan: BatchPlan, index: int) -> Example:
-        utterance = self.manifest[index]
-        if plan.crop_samples is None:
-            waveform = read_utterance(utterance)
-        else:
-            spare = utterance.num_output_samples - plan.crop_samples
-            offset = int(keyed_generator(self.seed, plan.epoch, index, _CROP).integers(spare + 1))
-            waveform = read_crop(utterance, offset, plan.crop_samples)
-        return Example(index, plan.epoch, waveform, utterance.text, plan.fixed_samples)
-
-
-def read_crop(utterance: Utterance, offset: int, length: int) -> npt.NDArray[np.float32]:
-    """Read the samples [offset, offset + length) at 16 kHz, decoding no more of the file than they need."""
-    first = offset * utterance.sample_rate // SAMPLE_RATE
-    wanted = -(-length * utterance.sample_rate // SAMPLE_RATE)
-    wanted = min(wanted, utterance.num_samples - first)
-    part = replace(utterance, start=utterance.start + first, num_samples=wanted)
-    return read_utterance(part)[:length]  # other rates can give a sample too many, never too few

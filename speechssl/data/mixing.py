@@ -17,7 +17,8 @@ from pydantic import Field
 
 from speechssl.config import Config
 from speechssl.data.audio import Waveform
-from speechssl.data.batches import BatchType, Example, read_crop
+from speechssl.data.batch_reader import read_crop
+from speechssl.data.batches import BatchType, Example
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.rng import keyed_generator
 

@@ -33,9 +33,14 @@ class Teacher(nn.Module):
         0 copies the student. What does not train, such as the statistics in buffers, is copied.
         """
         for name, weight in self.network.named_parameters():
-            weight.lerp_(student.get_parameter(name).to(weight.dtype), 1 - decay)
+            follow(weight, student.get_parameter(name), decay)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(student.get_buffer(name))
+
+
+def follow(average: Tensor, weight: Tensor, decay: float) -> None:
+    """Make a moving average ``decay`` times itself plus the rest of a weight."""
+    average.lerp_(weight.to(average.dtype), 1 - decay)
 
 
 class FrozenTeacher(Teacher):

@@ -15,6 +15,7 @@ from speechssl.files import write_text_file
 from speechssl.objective.objective import Limit
 from speechssl.terminal import print_status
 from speechssl.train.guard import check_limits
+from speechssl.train.log import read_lines
 
 WARNINGS_FILE = "warnings.jsonl"
 _WINDOW = 5  # lines of the log, over which a loss is averaged
@@ -108,7 +109,7 @@ class Health:
         self.limits, self.facts, self.num_steps, self.response = limits, facts, num_steps, response
         self._file = run / WARNINGS_FILE
         last = max((line["step"] for line in history), default=0)
-        self._warnings = [warning for warning in _read(self._file) if warning["step"] <= last]
+        self._warnings = [warning for warning in read_lines(self._file) if warning["step"] <= last]
         self._losses: list[float] = []
         self._in_a_row = dict.fromkeys(limits, 0)
         for line in history:
@@ -145,10 +146,6 @@ class Health:
             if problem and self._in_a_row[limit] >= limit.lines:
                 found.append((limit, problem))
         return found
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
 
 
 def loss_rise(losses: Sequence[float]) -> float:

@@ -5,12 +5,13 @@ number n has batch number n of each, so that ranks take their slices and a run r
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-from speechssl.data.batches import AudioBatch, BatchReader, TaskBatch, load_batches
+from speechssl.data.batch_reader import BatchReader
+from speechssl.data.batches import AudioBatch, TaskBatch, load_batches
 from speechssl.data.sampler import BatchPlan
 from speechssl.model.ctc import CTCModel
 from speechssl.objective.objective import AllReduce, Limit, Losses, Term
@@ -69,7 +70,12 @@ class _JointReader:
 class JointBatches(Batches[Any]):
     """The labeled batches, with those of other streams beside them."""
 
-    others: Mapping[str, Batches[Any]]
+    others: Mapping[str, Batches[Any]] = field(default_factory=dict)
+
+    def skipping_unreadable(self) -> Self:
+        """Return the same batches of all streams, as `Batches` does."""
+        others = {name: stream.skipping_unreadable() for name, stream in self.others.items()}
+        return replace(self, skips_unreadable=True, others=others)
 
     @property
     def streams(self) -> tuple[Batches[Any], ...]:

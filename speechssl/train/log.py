@@ -1,6 +1,7 @@
 """What a run says: lines on the console, a JSONL log, TensorBoard."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from speechssl.files import write_text_file
+from speechssl.files import named_errors, write_text_file
 from speechssl.objective.objective import Losses
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks
@@ -72,7 +75,7 @@ class RunLog:
         self._file_path = folder / LOG_FILE
         _trim(self._file_path, first_step)
         self._file = self._file_path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
+        self._curves = CurveFile(folder / "tensorboard", first_step)
         self._first_step = first_step
         self._start = time.monotonic()
 
@@ -82,17 +85,17 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with named_errors(self._file_path):  # after an error of writing, closing has the same
+            self._file.close()
+        self._curves.close()
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Write one line to the log and the console, and the values to TensorBoard."""
         record: dict[str, Any] = {"step": step, "split": split, **metrics}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
-        self._tensorboard.flush()  # a run that is killed and goes on has no other chance to draw them
+        with named_errors(self._file_path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        self._curves.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
         shown = [f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in self.shown if name in metrics]
         if SPEED in metrics:
             shown.append(f"{metrics[SPEED]:.0f} s of audio/s")
@@ -105,9 +108,49 @@ class RunLog:
         return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
 
 
+class CurveFile:
+    """A file of TensorBoard's, in which what is written after ``first_step`` takes the place of what earlier ones have.
+
+    TensorBoard's own writer has a thread, whose errors come late and with a traceback.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Files are read in the order of their names, which a clock that was set back must not change.
+        others = [file.name.split(".")[3] for file in folder.glob("events.out.tfevents.*")]
+        number = max([int(time.time()), *(int(other) + 1 for other in others if other.isdecimal())])
+        self._path = folder / f"events.out.tfevents.{number:010}.{os.getpid()}"
+        self._start = time.time() - time.monotonic()  # times within a file differ by what has passed, whatever is set
+        with named_errors(self._path):
+            self._file = self._path.open("wb")
+        self._records = RecordWriter(self._file)  # type: ignore[no-untyped-call]
+        self._add(Event(file_version="brain.Event:2"))
+        self._add(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of some curves at a step."""
+        named = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(Event(step=step, summary=Summary(value=named)))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = self._start + time.monotonic()
+        with named_errors(self._path):
+            self._records.write(event.SerializeToString())  # type: ignore[no-untyped-call]
+            self._file.flush()  # a run that is killed and goes on has no other chance to draw them
+
+    def close(self) -> None:
+        """End the file."""
+        with named_errors(self._path):
+            self._file.close()
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, oldest first; a last line cut short by a kill is left out."""
-    file = folder / LOG_FILE
+    return read_lines(folder / LOG_FILE)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON objects that have a step; what follows one that is not whole is left out."""
     if not file.exists():
         return []
     records: list[dict[str, Any]] = []

@@ -53,6 +53,14 @@ class Ranks:
                 totals[name] = totals.get(name, 0.0) + value
         return totals
 
+    def gather(self, values: list[Result]) -> list[Result]:
+        """Return the values of all ranks, one rank after another."""
+        if self.count == 1:
+            return values
+        of_ranks: list[list[Result]] = [[]] * self.count
+        dist.all_gather_object(of_ranks, values)
+        return [value for of_rank in of_ranks for value in of_rank]
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over ranks, in place and on its device."""
         if self.count > 1:
@@ -74,7 +82,7 @@ class Ranks:
         if self.is_first:
             try:
                 verdict[0] = decide()
-            except SpeechSSLError as error:
+            except (SpeechSSLError, OSError) as error:
                 verdict[1] = error
         dist.broadcast_object_list(verdict)
         result, failure = verdict
@@ -82,11 +90,6 @@ class Ranks:
             raise failure if self.is_first else SystemExit(1)  # one process says why
         decided: Result = result
         return decided
-
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.count > 1:
-            dist.barrier()
 
 
 @contextmanager

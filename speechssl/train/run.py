@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from speechssl import __version__
 from speechssl.checkpoint.reader import read_model
-from speechssl.checkpoint.training_state import Progress, load_progress, repair_links
+from speechssl.checkpoint.training_state import Progress, find_progress, repair_links
 from speechssl.config import Config, differences
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
@@ -36,8 +37,10 @@ FREE_SETTINGS = {
     "trainer.log_steps",
     "trainer.evaluate_steps",
     "trainer.checkpoint_steps",
+    "trainer.keep_last",
     "trainer.device",
     "trainer.on_warning",
+    "trainer.max_unreadable",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
@@ -84,19 +87,20 @@ def train_in_folder(
         prepare: What a new run needs before its first update; its model is on the rank's device.
 
     Raises:
-        TrainingError: the folder is in use or holds another run, the data are unfit, or as `train`.
+        TrainingError: the folder is in use, holds another run or cannot be written, the data are unfit, or as `train`.
         StoppedError: as `train`.
     """
     with (
         joined_ranks(config.trainer.device) as ranks,
         _locked(folder, ranks),
+        _explained_writing(folder),
         explained_shortage(lambda: f"{stage} on {ranks.device}"),
     ):
 
         def begin() -> tuple[Progress, Course]:
             progress, course = _begin_or_resume(folder, stage, config, inputs, ranks)
             if not progress.step:
-                _refuse(find_problems())
+                _refuse([problem for problem in find_problems() if not _is_skipped(problem, config)])
             return progress, course
 
         progress, course = ranks.first_decides(begin)
@@ -104,6 +108,8 @@ def train_in_folder(
             return
         torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
         task = make_task()
+        if config.trainer.max_unreadable:
+            task = replace(task, train=task.train.skipping_unreadable())
         if progress.step:
             saved = read_model(folder / "latest")
             saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
@@ -131,13 +137,27 @@ def _locked(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _explained_writing(folder: Path) -> Iterator[None]:
+    """Say which file of a run cannot be written, such as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or folder not in Path(error.filename).parents:
+            raise
+        raise TrainingError(
+            f"{error.filename}: cannot be written: {error.strerror}; all checkpoints are intact, run the same command "
+            "again to resume"
+        ) from None
+
+
 def _begin_or_resume(
     folder: Path, stage: str, config: RunConfig, inputs: Mapping[str, str], ranks: Ranks
 ) -> tuple[Progress, Course]:
     """Check that a run may go on with a configuration; note it, the course of the rate, and where it is trained."""
     record: dict[str, Any] = {"stage": stage, "config": config.to_dict(), "inputs": dict(inputs)}
     parts: list[dict[str, Any]] = []  # one a start, for a report
-    progress = load_progress(folder)
+    progress, damaged = find_progress(folder)
     file = folder / RUN_FILE
     num_steps = config.trainer.num_steps
     course = Course(length=num_steps, num_steps=num_steps)
@@ -150,7 +170,11 @@ def _begin_or_resume(
             raise TrainingError(
                 f"{folder}: this run was started with different settings ({listed}); use another folder or remove it"
             )
-        repair_links(folder, progress)
+        repair_links(folder, progress, config.trainer.keep_last)
+        if damaged:
+            print_status(f"warning: {'; '.join(damaged)}: falls back to the checkpoint after step {progress.step}")
+        if progress.step < course.first_step:  # it was extended after this checkpoint
+            course = course.model_copy(update={"first_step": progress.step})
         is_finished = progress.step >= num_steps
         state = "is finished after" if is_finished else "resumes after"
         print_status(f"{stage}: {folder} {state} step {progress.step}")
@@ -228,6 +252,13 @@ def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         rest = f", {_MOST_LISTED} of them listed" if len(problems) > _MOST_LISTED else ""
         raise TrainingError(f"{len(problems)} utterances are unfit for training{rest}; see `speechssl check`")
+
+
+def _is_skipped(problem: Problem, config: RunConfig) -> bool:
+    """Whether training can do without: it counts what cannot be read, once it comes to that."""
+    paths = config.data.train, getattr(config.data, "unlabeled", None)
+    is_trained_on = problem.where.rpartition(":")[0] in map(str, paths)
+    return config.trainer.max_unreadable > 0 and problem.kind == "unreadable" and is_trained_on
 
 
 def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:

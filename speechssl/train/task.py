@@ -1,13 +1,16 @@
 """What is trained: a model, its batches and what its losses mean, as values."""
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from torch import nn
 
-from speechssl.data.batches import BatchReader, Example, TaskBatch, load_batches
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.batch_reader import BatchReader
+from speechssl.data.batches import Example, TaskBatch, load_batches
 from speechssl.data.manifest import Manifest
 from speechssl.data.sampler import BatchConfig, BatchSampler
 from speechssl.objective.objective import AllReduce, Limit, Losses
@@ -24,6 +27,7 @@ class Batches(Generic[B]):
     collate: Callable[[list[Example]], B]  # runs in the loader's workers
     num_workers: int
     seed: int  # of crops
+    skips_unreadable: bool = False  # as for `BatchReader`
 
     @classmethod
     def of_manifest(
@@ -48,7 +52,12 @@ class Batches(Generic[B]):
     @property
     def reader(self) -> BatchReader[B]:
         """What reads a batch as planned."""
-        return BatchReader(self.manifest, self.collate, self.seed)
+        min_samples = math.ceil(self.sampler.config.min_seconds * SAMPLE_RATE)
+        return BatchReader(self.manifest, self.collate, self.seed, self.skips_unreadable, min_samples)
+
+    def skipping_unreadable(self) -> Self:
+        """Return the same batches, in which others take the place of utterances that cannot be read."""
+        return replace(self, skips_unreadable=True)
 
     def read(self, numbers: Iterable[int], *, pin_memory: bool = False) -> Generator[B, None, None]:
         """Read the batches with these numbers, counted across epochs."""

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from speechssl.checkpoint.training_state import load_progress, load_training_tensors, save_checkpoint
+from speechssl.checkpoint.training_state import Progress, load_progress, load_training_tensors, save_checkpoint
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
@@ -22,6 +22,7 @@ from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
+from speechssl.train.average import WeightAverage
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.health import CLIPPED, RISING, SOUND, Health
 from speechssl.train.log import MetricSums, RunLog, read_log
@@ -30,6 +31,7 @@ from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.sound import describe_sound, measure_sound
 from speechssl.train.task import Batches, Task
+from speechssl.train.unreadable import UnreadableCount
 
 
 class TrainerConfig(Config):
@@ -44,8 +46,15 @@ class TrainerConfig(Config):
     log_steps: int = Field(200, ge=1)  # updates between two lines of the log; each checkpoint has one too
     evaluate_steps: int = Field(5_000, ge=1)  # between two evaluations on the dev set, each followed by a checkpoint
     checkpoint_steps: int = Field(1_000, ge=1)
+    # Evaluate and save a moving average of the weights, in which each update weighs so many times as much as the next
+    # one (0.999, 0.9999); None takes the weights as they are.
+    average_decay: float | None = Field(None, gt=0, lt=1)
+    keep_last: int = Field(2, ge=1)  # checkpoints to fall back to if one is damaged; the best is kept besides
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
+    # The share of the utterances that may turn out to be unreadable: others take their place. With 0 the first ends the
+    # run: what a run has learned from does not depend on a disk or a network unless that is asked for.
+    max_unreadable: float = Field(0.0, ge=0, lt=1)
     on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
 
 
@@ -76,14 +85,20 @@ def train(
     optimizer = make_optimizer(optimizer_config, model.parameters())
     progress = load_progress(run)
     first_step = progress.step
+    average = WeightAverage(model, task.saved_module, config.average_decay) if config.average_decay else None
     if first_step:
-        parallel.restore(optimizer, model, load_training_tensors(run))
+        tensors = load_training_tensors(run)
+        if average:  # of which the model's files held the averages
+            average.restore(tensors)
+        parallel.restore(optimizer, model, tensors)
     dtype = resolve_precision(config.precision, ranks.device, trains=True)
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
     sums = MetricSums()
     limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
-    guard = FiniteGuard([stream.manifest for stream in task.train.streams])
+    manifests = [stream.manifest for stream in task.train.streams]
+    guard = FiniteGuard(manifests)
+    unreadable = UnreadableCount(run, manifests, config.max_unreadable, first_step)
     replica = model
     frozen: tuple[nn.Module, ...] | None = None
     with (
@@ -125,6 +140,7 @@ def train(
                     share = loss * ranks.count  # the exchange divides by the ranks
                     share.backward()  # type: ignore[no-untyped-call]
                 sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
+                unreadable.add(batch)
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
             if optimizer_config.max_gradient_norm is not None:
@@ -138,6 +154,8 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
             task.after_update(done, ranks.all_reduce)
+            if average:
+                average.follow(done)
             guard.watch_update(step, norm)
             guard.check()
 
@@ -154,19 +172,18 @@ def train(
                 if log:
                     log.write(done, "train", metrics)
                 ranks.first_decides(partial(health.check, done, "train", metrics))
+                ranks.first_decides(partial(unreadable.count, done, ranks.gather(unreadable.take())))
             if saves:
                 score = None
                 if evaluates:
-                    dev = _evaluate(task, done, ranks, dtype)
+                    with average.in_place() if average else nullcontext():
+                        dev = _evaluate(task, done, ranks, dtype)
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev)
                     ranks.first_decides(partial(health.check, done, "dev", dev))
                 progress = progress.advanced(done, score)
-                if ranks.is_first:
-                    tensors = parallel.training_tensors(optimizer, model, task.saved_module)
-                    save_checkpoint(run, progress, tensors, partial(task.write_model, done))
-                ranks.wait()
+                ranks.first_decides(partial(_save, task, optimizer, average, run, progress, config.keep_last))
             if must_stop and done < config.num_steps:
                 if not ranks.is_first:
                     raise SystemExit(STOPPED_STATUS)
@@ -204,6 +221,21 @@ def _freeze(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
 def _seed_noise(seed: int, number: int) -> None:
     """Make dropout and Gumbel noise a function of (seed, number of the batch): nothing of it needs saving."""
     torch.manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]))
+
+
+def _save(
+    task: Task[Any],
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    run: Path,
+    progress: Progress,
+    keep_last: int,
+) -> None:
+    tensors = parallel.training_tensors(optimizer, task.model, task.saved_module)
+    averages: AbstractContextManager[dict[str, Tensor]] = average.in_place() if average else nullcontext({})
+    with averages as learning:
+        tensors |= learning
+        save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
 
 
 @torch.inference_mode()

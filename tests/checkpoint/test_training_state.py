@@ -1,9 +1,11 @@
 """What a run needs to go on: the optimizer's state, links to checkpoints, and that no kill breaks them."""
 
+import errno
 import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 
 from speechssl.checkpoint.training_state import (
     Progress,
+    find_progress,
     load_progress,
     load_training_tensors,
     repair_links,
@@ -43,14 +46,14 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Non
     optimizer.zero_grad()
 
 
-def save(run: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save(run: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, keep_last: int = 2) -> None:
     """Save a model whose file says which step it is of."""
 
     def write_model(folder: Path) -> None:
         (folder / "config.json").write_text(str(progress.step))
         safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
 
-    save_checkpoint(run, progress, training_tensors(optimizer, model), write_model)
+    save_checkpoint(run, progress, training_tensors(optimizer, model), write_model, keep_last)
 
 
 def state_of(run: Path) -> dict[str, Any]:
@@ -112,7 +115,8 @@ def test_progress_comes_back(tmp_path: Path) -> None:
     assert load_progress(tmp_path) == progress
 
 
-def test_links_lead_to_the_latest_and_best_and_other_checkpoints_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+def test_links_lead_to_the_latest_and_best_and_other_checkpoints_go(tmp_path: Path, keep_last: int) -> None:
     model = make_model()
     optimizer = make_optimizer(model)
     seen = []
@@ -124,16 +128,21 @@ def test_links_lead_to_the_latest_and_best_and_other_checkpoints_go(tmp_path: Pa
         Progress(5, 5, 0.4),
         Progress(6, 5, 0.4),
     ):
-        save(tmp_path, progress, model, optimizer)
-        seen.append((state_of(tmp_path)["steps"], sorted(path.name for path in (tmp_path / "checkpoints").iterdir())))
-    assert seen == [
-        ({"latest": 1}, ["step_00000001"]),
-        ({"latest": 2, "best": 2}, ["step_00000002"]),
-        ({"latest": 3, "best": 2}, ["step_00000002", "step_00000003"]),
-        ({"latest": 4, "best": 2}, ["step_00000002", "step_00000004"]),
-        ({"latest": 5, "best": 5}, ["step_00000005"]),
-        ({"latest": 6, "best": 5}, ["step_00000005", "step_00000006"]),
+        save(tmp_path, progress, model, optimizer, keep_last)
+        steps = [int(path.name.removeprefix("step_")) for path in sorted((tmp_path / "checkpoints").iterdir())]
+        seen.append((state_of(tmp_path)["steps"], steps))
+    links = [
+        {"latest": 1},
+        *({"latest": step, "best": best} for step, best in ((2, 2), (3, 2), (4, 2), (5, 5), (6, 5))),
     ]
+    assert [found for found, _ in seen] == links
+    # What was the best when a checkpoint was saved is kept as long as that is.
+    kept = {
+        1: [[1], [2], [2, 3], [2, 4], [5], [5, 6]],
+        2: [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6]],
+        3: [[1], [1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4, 5], [2, 4, 5, 6]],
+    }
+    assert [steps for _, steps in seen] == kept[keep_last]
 
 
 def test_a_run_can_be_moved(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_repair_makes_best_agree_with_the_latest(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_00000009").mkdir()
     (tmp_path / "checkpoints" / ".step_00000003.partial").mkdir()
     (tmp_path / "checkpoints" / ".step_00000003.partial" / "half").write_text("")
-    repair_links(tmp_path, load_progress(tmp_path))
+    repair_links(tmp_path, load_progress(tmp_path), 2)
     assert state_of(tmp_path) == expected
 
 
@@ -173,9 +182,82 @@ def test_a_checkpoint_that_is_gone_is_no_fresh_start(tmp_path: Path) -> None:
     model = make_model()
     save(tmp_path, Progress(1), model, make_optimizer(model))
     (tmp_path / "checkpoints" / "step_00000001").rename(tmp_path / "elsewhere")
-    message = r"latest/training\.json: expected a checkpoint, found none behind the link to checkpoints/step_00000001$"
-    with pytest.raises(CheckpointError, match=message):
-        load_progress(tmp_path)
+    message = r"training\.json: expected the numbers of a training state, found no such file$"
+    for find in (load_progress, find_progress):
+        with pytest.raises(CheckpointError, match=message):
+            find(tmp_path)
+
+
+FILES = ("config.json", "model.safetensors", "training.safetensors", "training.json", "checksums.json")
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    before = Progress(2, 1, 0.5)
+    for progress in (Progress(1, 1, 0.5), before, Progress(3, 3, 0.4)):
+        save(tmp_path, progress, model, optimizer)
+    damage(tmp_path / "latest" / name)
+    if (name, damage) == ("checksums.json", Path.unlink):  # earlier versions wrote none
+        assert find_progress(tmp_path) == (Progress(3, 3, 0.4), [])
+        return
+    progress, [problem] = find_progress(tmp_path)
+    assert progress == before
+    assert problem.startswith(f"{tmp_path / 'checkpoints' / 'step_00000003'}/")
+    assert name in problem or damage is flip_a_bit, "a damaged checksum is that of another file"
+    assert (tmp_path / "latest").readlink().name == "step_00000003", "nothing has changed yet"
+    repair_links(tmp_path, progress, 2)
+    assert load_progress(tmp_path) == before
+    assert state_of(tmp_path)["steps"] == {"latest": 2, "best": 1}
+    assert not (tmp_path / "checkpoints" / "step_00000003").exists()
+    assert find_progress(tmp_path) == (before, [])
+
+
+def test_of_several_damaged_checkpoints_each_is_named_and_if_all_are_that_is_an_error(tmp_path: Path) -> None:
+    model = make_model()
+    for step in (1, 2, 3):
+        save(tmp_path, Progress(step), model, make_optimizer(model), 3)
+    for number, step in enumerate((3, 2, 1), 1):
+        truncate(tmp_path / "checkpoints" / f"step_0000000{step}" / "model.safetensors")
+        if step > 1:
+            progress, problems = find_progress(tmp_path)
+            assert (progress.step, len(problems)) == (step - 1, number)
+    with pytest.raises(CheckpointError, match=r"step_00000003/model\.safetensors: expected .* truncated or damaged$"):
+        find_progress(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    for step in (1, 2):
+        save(tmp_path, Progress(step), model, make_optimizer(model))
+    open_file = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        find_progress(tmp_path)
 
 
 @pytest.mark.parametrize("size", [None, 0, 100])
@@ -213,18 +295,17 @@ def test_everything_is_on_the_disk_before_what_it_replaces_goes(
 
         monkeypatch.setattr(module, attribute, noting)
 
-    save(tmp_path, Progress(1), model, optimizer)
+    save(tmp_path, Progress(1), model, optimizer, 1)
     note(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink())
     note(Path, "rename")
     note(Path, "replace")
     note(shutil, "rmtree")
-    save(tmp_path, Progress(2), model, optimizer)
+    save(tmp_path, Progress(2), model, optimizer, 1)
 
     new = "checkpoints/.step_00000002.partial"
     renamed, linked = events.index(("rename", new)), events.index(("replace", ".latest.partial"))
     removed = events.index(("rmtree", "checkpoints/step_00000001"))
-    files = ("config.json", "model.safetensors", "training.safetensors", "training.json")
-    assert {("fsync", f"{new}/{file}") for file in files} | {("fsync", new)} <= set(events[:renamed])
+    assert {("fsync", f"{new}/{file}") for file in FILES} | {("fsync", new)} <= set(events[:renamed])
     assert ("fsync", "checkpoints") in events[renamed:linked]
     assert ("fsync", ".") in events[linked:removed]
 
@@ -293,7 +374,7 @@ def test_a_kill_between_any_two_file_operations_leaves_a_whole_checkpoint(
         if before and before[-1].best_step:
             assert steps["best"] in {before[-1].best_step, last.best_step}
         if found.step:  # as a resumed run does
-            repair_links(run, found)
+            repair_links(run, found, 2)
             assert state_of(run)["steps"].get("best") == found.best_step
         save(run, last, model, optimizer)
         assert state_of(run) == expected, event_number
@@ -322,7 +403,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path: P
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match=r"cannot be written, the checkpoint before it is intact.*No space left"):
-        save_checkpoint(tmp_path, Progress(2), {}, write_model)
+        save_checkpoint(tmp_path, Progress(2), {}, write_model, 2)
     assert state_of(tmp_path) == before
 
 

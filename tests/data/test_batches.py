@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manifests import make_manifest
 
-from speechssl.data.batches import AudioBatch, Example, collate_audio, make_loader
+from speechssl.data.batch_reader import BatchReader, make_loader
+from speechssl.data.batches import AudioBatch, Example, collate_audio
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchConfig, BatchPlan, BatchSampler
 from speechssl.errors import AudioError, TrainingError
@@ -183,6 +186,52 @@ class TestWhole:
         assert collate_audio(examples).lengths is None
 
 
+class TestUnreadable:
+    """Utterances of 1000, 1100, ... samples, of which some are missing."""
+
+    @staticmethod
+    def read(folder: Path, missing: Iterable[int], plan: BatchPlan, **options: Any) -> list[Example]:
+        for number in set(range(20)) - set(missing):
+            soundfile.write(folder / f"{number}.wav", np.full(1000 + 100 * number, 0.1), RATE)
+        rows = [Utterance(str(folder / f"{number}.wav"), 1000 + 100 * number) for number in range(20)]
+        reader = BatchReader(make_manifest(folder / "a.tsv", rows), list, 3, **options)  # type: ignore[type-var]
+        return reader(plan)
+
+    def test_the_next_one_that_fits_takes_its_place(self, tmp_path: Path) -> None:
+        # 8 is in the batch already, 9 is missing too; with a crop of 1500 samples 0 to 4 are too short.
+        cases: tuple[tuple[tuple[int, int], int | None, list[int]], ...] = (
+            ((7, 8), 1500, [10, 8]),
+            ((19, 5), 1500, [6, 5]),
+            ((19, 18), 2800, [18, 18]),
+            ((7, 8), None, [0, 8]),
+        )
+        for indices, crop, found in cases:
+            examples = self.read(tmp_path, (7, 9, 19), BatchPlan(1, indices, crop), skips_unreadable=True)
+            assert [example.index for example in examples] == found
+            lengths = [len(example.waveform) for example in examples]
+            assert lengths == ([crop] * 2 if crop else [1000 + 100 * index for index in found])
+        first, second = self.read(tmp_path, (7, 9), BatchPlan(1, (7, 8), 1500), skips_unreadable=True)
+        assert [unreadable.index for unreadable in first.unreadable] == [7, 9]
+        assert first.unreadable[1].problem == f"{tmp_path / '9.wav'}: expected an audio file, found none"
+        assert second.unreadable == ()
+        assert collate_audio([second, first]).unreadable == first.unreadable
+
+    def test_it_is_none_that_the_batches_leave_out(self, tmp_path: Path) -> None:
+        plan = BatchPlan(1, (7, 8), None)
+        [example, _] = self.read(tmp_path, (7,), plan, skips_unreadable=True, min_samples=1300)
+        assert example.index == 3
+
+    def test_a_store_that_is_out_of_reach_is_an_error(self, tmp_path: Path) -> None:
+        plan = BatchPlan(1, (7, 8), 1500)
+        message = r"a\.tsv:10: .*7\.wav: expected an audio file, found none; nor can any of 11 others that fit"
+        with pytest.raises(AudioError, match=message):
+            self.read(tmp_path, range(20), plan, skips_unreadable=True)
+
+    def test_unless_asked_the_first_one_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(AudioError, match=r"7\.wav: expected an audio file, found none$"):
+            self.read(tmp_path, (7,), BatchPlan(1, (7, 8), 1500))
+
+
 @pytest.fixture(scope="module")
 def expected(manifest: Manifest) -> list[ContrastiveBatch]:
     """One and a half epochs, without workers."""
@@ -280,7 +329,8 @@ def test_workers_end_with_a_killed_training_process(tmp_path: Path) -> None:
     script.write_text(
         f"""
 import os, signal, subprocess
-from speechssl.data.batches import collate_audio, make_loader
+from speechssl.data.batch_reader import make_loader
+from speechssl.data.batches import collate_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.data.sampler import BatchPlan
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.data import remote, sources
-from speechssl.data.batches import Example, make_loader
+from speechssl.data.batch_reader import make_loader
+from speechssl.data.batches import Example
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, read_utterance, write_manifest
 from speechssl.data.recording import read_audio

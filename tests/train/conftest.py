@@ -133,6 +133,16 @@ class Corpus:
         write_manifest(path, utterances, ".")
         return path
 
+    def write_damaged(self, path: Path) -> Path:
+        """Write a copy of the training data in which the fifth recording has no numbers and the twelfth is missing."""
+        self.write(path, random_texts(16, seed=1), seed=1)
+        damaged, missing = path.with_suffix("") / "4.wav", path.with_suffix("") / "11.wav"
+        samples, rate = soundfile.read(damaged)
+        samples[:] = np.nan
+        soundfile.write(damaged, samples, rate, subtype="FLOAT")
+        missing.unlink()
+        return path
+
 
 def sing(text: str, generator: np.random.Generator, letter_samples: int) -> npt.NDArray[np.float32]:
     """A tone a letter, each with a random phase, over faint noise; gaps between letters, longer ones for spaces."""

@@ -1,7 +1,9 @@
 """What a run says: the console, the JSONL log, TensorBoard."""
 
+import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,18 @@ def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert [(r["step"], r["loss"]) for r in records if r["split"] == "train"] == list(enumerate(expected, 1))
     assert [(r["step"], -r["loss"]) for r in records if r["split"] == "dev"] == list(enumerate(expected, 1))
     assert curve(tmp_path, "train/loss") == list(enumerate(expected, 1)), "TensorBoard shows what was undone"
+
+
+def test_a_clock_that_jumps_back_changes_no_curve_and_no_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(2e9, -1e6)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    for first_step in (0, 1):
+        with RunLog(tmp_path, "pretrain", (), first_step, 100) as log:
+            for step in (1, 2):
+                log.write(first_step + step, "train", {"loss": first_step + 0.5})
+    assert curve(tmp_path, "train/loss") == [(1, 0.5), (2, 1.5), (3, 1.5)]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
+    assert 0 <= events[2].wall_time - events[1].wall_time < 60
 
 
 def test_a_run_begun_anew_has_a_new_log(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from speechssl.train.finetune import finetune
 from speechssl.train.log import read_log
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pretrain import pretrain
+from speechssl.train.unreadable import UNREADABLE_FILE
 
 # AdamW divides by the gradient's size, so that with its usual epsilon it would turn the rounding errors of gradients
 # that are 0 (such as those of biases of attention's keys) into whole steps.
@@ -31,6 +32,7 @@ SETTINGS = (
     "optimizer.epsilon=1e-3",
     "optimizer.learning_rate=1e-2",
 )
+UNREADABLE = "trainer.max_unreadable=0.5"
 HEAD_FIRST = ("head_only_steps=1", "feature_encoder_is_frozen=true")
 
 
@@ -39,8 +41,9 @@ def of_two(corpus: Any, pretrained: Path, tmp_path_factory: pytest.TempPathFacto
     """The runs "pretrain" and "finetune" of two processes each, at the same time because most of it is start-up."""
     folder = tmp_path_factory.mktemp("two")
     dev = corpus.write(folder / "dev.tsv", ["ab cd"])
+    damaged = corpus.write_damaged(folder / "damaged.tsv")
     settings = {
-        "pretrain": SETTINGS,
+        "pretrain": (*SETTINGS, UNREADABLE, f"data.train={damaged}"),
         "finetune": (*SETTINGS, *HEAD_FIRST, f"init={pretrained}", f"data.dev={dev}"),
     }
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -93,8 +96,8 @@ def initial_weights(run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, fo
 def test_two_processes_pretrain_as_one(
     of_two: Path, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Noise and dropout are on: they belong to the microbatch, not to the process.
-    config = corpus.pretrain_config(*SETTINGS)
+    # Noise and dropout are on: they belong to the microbatch, not to the process. Two recordings cannot be read.
+    config = corpus.pretrain_config(*SETTINGS, UNREADABLE, f"data.train={of_two / 'damaged.tsv'}")
     pretrain(config, tmp_path / "one")
     start = initial_weights(lambda: pretrain(config, tmp_path / "start"), monkeypatch, tmp_path / "start")
     found, expected = (
@@ -103,6 +106,9 @@ def test_two_processes_pretrain_as_one(
     )
     assert_close(found, expected, start)
     assert_same_logs(of_two / "pretrain", tmp_path / "one")
+    named = [(run / UNREADABLE_FILE).read_text("utf-8") for run in (of_two / "pretrain", tmp_path / "one")]
+    assert named[0] == named[1]
+    assert named[0].count("\n") == 2
 
 
 def test_two_processes_finetune_as_one(
@@ -126,12 +132,11 @@ def test_two_processes_finetune_as_one(
     assert load_progress(two).step == 4
 
 
-def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined_ranks("cpu") as ranks:
         assert ranks == Ranks(0, 1, torch.device("cpu"))
         assert ranks.is_first
-        ranks.wait()
         assert ranks.sum_named({"a": 1.0}) == {"a": 1.0}
         assert ranks.any(True)
         assert not ranks.any(False)

@@ -181,6 +181,7 @@ def arguments_of(stage: str, corpus: Any, pretrained: Path, num_steps: int) -> l
     overrides = [f"trainer.num_steps={num_steps}"]
     if stage == "finetune":
         overrides += [f"init={pretrained}", "head_only_steps=9", "feature_encoder_is_frozen=true"]
+        overrides += ["trainer.average_decay=0.9"]
     arguments: list[str] = corpus.arguments(stage, *overrides)
     return arguments
 
@@ -220,6 +221,22 @@ def test_fifty_kills_change_nothing(
     arguments = arguments_of(stage, corpus, pretrained, 150)
     train_through_kills(launcher, stage, tmp_path / "run", arguments, workers, 150, generator)
     assert_same_runs(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_a_truncated_checkpoint_changes_nothing(corpus: Any, tmp_path: Path) -> None:
+    run, arguments = tmp_path / "run", corpus.arguments("pretrain", "trainer.num_steps=6")
+    for folder in (run, tmp_path / "undisturbed"):
+        pretrain(corpus.pretrain_config("trainer.num_steps=6"), folder)
+    damaged = run / "checkpoints" / "step_00000006" / "training.safetensors"
+    os.truncate(damaged, 200)
+    result = CliRunner().invoke(app, ["pretrain", *arguments, "--output", str(run)])
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[:2] == [
+        f"warning: {damaged}: expected what was written, found it truncated or damaged: "
+        "falls back to the checkpoint after step 3",
+        f"pretrain: {run} resumes after step 3",
+    ]
+    assert_same_runs(run, tmp_path / "undisturbed")
 
 
 def descendants(process: int) -> set[int]:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from pydantic import AliasChoices, Field
 
+from speechssl.checkpoint.training_state import load_progress
 from speechssl.config import Config
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
@@ -49,6 +50,7 @@ class _Section(Config):
     log_steps: int = 1
     evaluate_steps: int = 1
     checkpoint_steps: int = 1
+    keep_last: int = 2
     microbatches: int = 2
     device: str | None = None
 
@@ -233,6 +235,29 @@ def test_a_run_notes_each_part_that_led_to_its_state(started: Path) -> None:
     pretend_progress(started, 3)
     assert begin(started, configuration())
     assert steps() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("on_extend", "position"), [("continue", 4.0), ("restart", 0.0)])
+def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(
+    started: Path, on_extend: str, position: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (started / "latest").unlink()
+    pretend_progress(started, 4)
+    longer = configuration(trainer={"num_steps": 10}, schedule={"on_extend": on_extend})
+    assert begin(started, longer)  # the rate of the updates after the fourth is decided
+    capsys.readouterr()
+    damaged = started / "checkpoints" / "step_00000004" / "training.json"
+    damaged.write_text("{")
+    with pytest.raises(TrainingError, match="different settings"):
+        begin(started, configuration(seed=1))
+    assert damaged.exists(), "what is refused changes nothing"
+    progress, course = _begin_or_resume(started, "pretrain", longer, {"train": "1a"}, ALONE)  # type: ignore[arg-type]
+    assert (progress.step, course.first_step, course.position) == (2, 2, position)
+    warning, resumes = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {damaged}: expected the numbers of a training state: ")
+    assert warning.endswith(": falls back to the checkpoint after step 2")
+    assert resumes == f"pretrain: {started} resumes after step 2"
+    assert load_progress(started).step == 2
 
 
 def test_a_run_becomes_no_shorter_than_planned(started: Path) -> None:

@@ -1,114 +1,23 @@
 """The loop, with a task whose every number is known."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from manifests import make_manifest
 from torch import Tensor, nn
+from toys import Toy, Toys, train_toys
 
 from speechssl.checkpoint.training_state import Progress, load_progress
-from speechssl.data.batches import AudioBatch, TaskBatch
-from speechssl.data.manifest import Utterance
+from speechssl.data.batches import TaskBatch
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Limit, Term
 from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
-from speechssl.train.schedule import ScheduleConfig
-from speechssl.train.task import Measured, Task
 from speechssl.train.trainer import TrainerConfig, train
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
-MANIFEST = make_manifest(Path("train.tsv"), [Utterance(f"{i}.wav", 16_000) for i in range(100)])
-
-
-class Toy(nn.Module):
-    """A loss whose gradient is known: the sum of the batch times a weight, as often as the batch counts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.calls: list[tuple[int, bool, float]] = []  # (step, training, a random number)
-
-    def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
-        self.calls.append((step, self.training, torch.rand(()).item()))
-        total = (self.weight * batch.audio.waveforms).sum()
-        return {"whole": Term(total, "rows", 1.0), "part": Term(total * 2, "rows")}
-
-
-class ToyBatches:
-    """Batch ``n`` has ``n % 3 + 1`` utterances of one sample of value ``values.get(n, n)``."""
-
-    manifest = MANIFEST
-
-    def __init__(self, values: Mapping[int, float]) -> None:
-        self.values = values
-        self.numbers: list[int] = []
-        self.streams = (self,)
-
-    def read(self, numbers: Iterable[int], *, pin_memory: bool) -> Generator[TaskBatch, None, None]:
-        assert not pin_memory
-        for number in numbers:
-            self.numbers.append(number)
-            rows = number % 3 + 1
-            waveforms = torch.full((rows, 1), float(self.values.get(number, number)))
-            yield TaskBatch(AudioBatch(waveforms, None, tuple(range(number, number + rows))), {"rows": rows})
-
-    def read_share(self, rank: int, count: int) -> Generator[TaskBatch, None, None]:
-        for number in range(2):
-            yield TaskBatch(AudioBatch(torch.ones(1, 1), None, (number,)), {"batches": 1})
-
-
-class Toys:
-    """A task of the two, and what was asked of it."""
-
-    def __init__(self, scores: Iterable[float] = (), values: Mapping[int, float] | None = None) -> None:
-        self.model = Toy()
-        self.limits: tuple[Limit, ...] = ()
-        self.scores = iter(scores)
-        self.batches = ToyBatches(values or {})
-        self.asked_steps: list[int] = []
-        self.updates: list[int] = []
-        self.evaluations: list[tuple[int, bool, bool]] = []
-        self.saved: list[int] = []
-
-    def frozen(self, step: int) -> tuple[nn.Module, ...]:
-        self.asked_steps.append(step)
-        return ()
-
-    def evaluate(self, batch: TaskBatch, step: int) -> Measured:
-        self.evaluations.append((step, self.model.training, torch.is_inference_mode_enabled()))
-        index = batch.audio.indices[0]
-        score = next(self.scores, 1.0) if index == 0 else 0.0
-        terms = {
-            "score": Term(torch.tensor(2 * score, dtype=torch.float64), "batches"),
-            "index": Term(torch.tensor(index), "batches"),
-        }
-        return Measured(terms, batch.counts)
-
-    def write_model(self, step: int, folder: Path) -> None:
-        self.saved.append(step)
-        (folder / "config.json").write_text(str(self.model.weight.item()))
-
-    def task(self) -> Task[Any]:
-        return Task(
-            stage="pretrain",
-            model=self.model,
-            saved_module=self.model,
-            train=self.batches,  # type: ignore[arg-type]
-            dev=self.batches,  # type: ignore[arg-type]
-            evaluate=self.evaluate,
-            best_metric="score",
-            shown_metrics=("loss", "score"),
-            frozen=self.frozen,
-            after_update=lambda step, all_reduce: self.updates.append(step),
-            write_model=self.write_model,
-            limits=self.limits,
-        )
 
 
 @pytest.fixture
@@ -121,33 +30,13 @@ def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "make_optimizer", make_descent)
 
 
-def run(
-    task: Toys,
-    folder: Path,
-    *,
-    max_gradient_norm: float | None = None,
-    limits: tuple[Limit, ...] = (),
-    **values: Any,
-) -> Toys:
-    settings = {"num_steps": 1, "microbatches": 1, "log_steps": 1, "evaluate_steps": 100, "checkpoint_steps": 100}
-    config = TrainerConfig(**(settings | values))
-    folder.mkdir(exist_ok=True)
-    task.limits = limits
-    optimizer = OptimizerConfig(learning_rate=0.5, max_gradient_norm=max_gradient_norm)
-    schedule = ScheduleConfig(warmup=0.5)
-    train(
-        task.task(), config, optimizer, lambda step: 0.5 * schedule.scale(step, config.num_steps), folder, ALONE, seed=7
-    )
-    return task
-
-
 def steps_of(folder: Path, split: str) -> list[int]:
     return [record["step"] for record in read_log(folder) if record["split"] == split]
 
 
 @pytest.mark.usefixtures("plain_descent")
 def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Path) -> None:
-    task = run(Toys(), tmp_path, microbatches=4)
+    task = train_toys(Toys(), tmp_path, microbatches=4)
     # Microbatches 0..3 with 1, 2, 3 and 1 utterances: not the mean of their means.
     gradient = (0 + 2 * 1 + 3 * 2 + 1 * 3) / (1 + 2 + 3 + 1)
     assert task.model.weight.item() == pytest.approx(-0.5 * gradient)
@@ -159,7 +48,7 @@ def test_an_update_follows_the_mean_gradient_of_all_its_utterances(tmp_path: Pat
 
 @pytest.mark.usefixtures("plain_descent")
 def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
-    task = run(Toys(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
+    task = train_toys(Toys(values={0: 5.0, 1: 7.0}), tmp_path, num_steps=2)
     rates = [record["learning_rate"] for record in read_log(tmp_path) if record["split"] == "train"]
     assert rates == [0.0, 0.5]  # the warm-up of one update, then the start of the decay
     assert task.model.weight.item() == pytest.approx(-0.5 * 7)
@@ -168,18 +57,18 @@ def test_gradients_do_not_leak_into_the_next_update(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("plain_descent")
 @pytest.mark.parametrize(("max_norm", "step_size"), [(1.0, 1.0), (8.0, 8.0), (9.0, 8.0), (None, 8.0)])
 def test_clipping_limits_the_norm_and_never_raises_it(tmp_path: Path, max_norm: float | None, step_size: float) -> None:
-    task = run(Toys(values={0: -8.0}), tmp_path, max_gradient_norm=max_norm)
+    task = train_toys(Toys(values={0: -8.0}), tmp_path, max_gradient_norm=max_norm)
     assert task.model.weight.item() == pytest.approx(0.5 * step_size)
     assert read_log(tmp_path)[0]["gradient_norm"] == pytest.approx(8.0), "the log has the norm before clipping"
 
 
 @pytest.mark.usefixtures("plain_descent")
 def test_a_gradient_of_zero_can_be_clipped(tmp_path: Path) -> None:
-    assert run(Toys(values={0: 0.0}), tmp_path, max_gradient_norm=1.0).model.weight.item() == 0
+    assert train_toys(Toys(values={0: 0.0}), tmp_path, max_gradient_norm=1.0).model.weight.item() == 0
 
 
 def test_lines_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
-    task = run(Toys(), tmp_path, num_steps=11, microbatches=2, log_steps=4, evaluate_steps=6, checkpoint_steps=5)
+    task = train_toys(Toys(), tmp_path, num_steps=11, microbatches=2, log_steps=4, evaluate_steps=6, checkpoint_steps=5)
     assert task.saved == [5, 6, 10, 11]
     assert steps_of(tmp_path, "dev") == [6, 11]
     # Before each checkpoint too, or a resumed run would not know the sums since the last line.
@@ -195,7 +84,7 @@ def test_lines_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path
 
 @pytest.mark.usefixtures("plain_descent")
 def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> None:
-    run(Toys(), tmp_path, num_steps=4, log_steps=2)
+    train_toys(Toys(), tmp_path, num_steps=4, log_steps=2)
     losses = [record["loss"] for record in read_log(tmp_path) if record["split"] == "train"]
     parts = [record["part"] for record in read_log(tmp_path) if record["split"] == "train"]
     # Update s has s % 3 + 1 utterances of value s, a gradient of s, and rates of 0, 0.25, 0.5, 0.25.
@@ -205,20 +94,20 @@ def test_logged_means_are_over_the_steps_since_the_last_line(tmp_path: Path) -> 
 
 
 def test_the_best_checkpoint_has_the_lowest_score(tmp_path: Path) -> None:
-    run(Toys(scores=[0.5, 0.3, 0.3, 0.4]), tmp_path, num_steps=8, evaluate_steps=2, checkpoint_steps=1)
+    train_toys(Toys(scores=[0.5, 0.3, 0.3, 0.4]), tmp_path, num_steps=8, evaluate_steps=2, checkpoint_steps=1)
     assert load_progress(tmp_path) == Progress(8, 4, 0.3)
     assert (tmp_path / "best").resolve().name == "step_00000004"
     assert (tmp_path / "latest").resolve().name == "step_00000008"
 
 
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
-    run(Toys(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
+    train_toys(Toys(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
     assert load_progress(tmp_path) == Progress(2, 1, 0.5)
 
 
 def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None:
     draws = [
-        [number for _, _, number in run(Toys(), tmp_path / name, **settings).model.calls]
+        [number for _, _, number in train_toys(Toys(), tmp_path / name, **settings).model.calls]
         for name, settings in {
             "one": {"num_steps": 6},
             "two": {"num_steps": 3, "microbatches": 2, "evaluate_steps": 1},
@@ -231,7 +120,7 @@ def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None
 @pytest.mark.parametrize("checkpoint_steps", [1, 2])
 def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps: int) -> None:
     settings = {"num_steps": 6, "microbatches": 2, "checkpoint_steps": checkpoint_steps, "evaluate_steps": 3}
-    through = run(Toys(), tmp_path / "through", **settings)
+    through = train_toys(Toys(), tmp_path / "through", **settings)
 
     class KilledError(Exception):
         pass
@@ -244,13 +133,13 @@ def test_a_run_goes_on_where_its_checkpoint_is(tmp_path: Path, checkpoint_steps:
 
     first = Killed()
     with pytest.raises(KilledError):
-        run(first, tmp_path / "resumed", **settings)
+        train_toys(first, tmp_path / "resumed", **settings)
     done = 5 if checkpoint_steps == 1 else 4
     assert load_progress(tmp_path / "resumed").step == done
     second = Toys()
     weight = float((tmp_path / "resumed" / "latest" / "config.json").read_text())
     nn.init.constant_(second.model.weight, weight)  # which is the task's part of resuming
-    run(second, tmp_path / "resumed", **settings)
+    train_toys(second, tmp_path / "resumed", **settings)
     assert second.batches.numbers == list(range(2 * done, 12))
     assert torch.equal(second.model.weight, through.model.weight)
     assert [call[2] for call in second.model.calls] == [call[2] for call in through.model.calls[2 * done :]]
@@ -261,11 +150,11 @@ def test_a_value_below_its_limit_ends_the_run_before_it_is_saved(tmp_path: Path,
     task = Toys(values={0: 1.0, 1: 1.0, 2: 1.5})
     limits = (Limit("gradient_norm", 1.5, from_step, "nothing learns"), Limit("gradient_norm", 1.5, 3, "nor later"))
     if from_step == 4:  # the third update has the least that is allowed
-        assert run(task, tmp_path, limits=limits, num_steps=3).saved == [3]
+        assert train_toys(task, tmp_path, limits=limits, num_steps=3).saved == [3]
         return
     message = f"step {from_step}: expected gradient_norm of at least 1.5, found 1: nothing learns"
     with pytest.raises(TrainingError, match=message):
-        run(task, tmp_path, limits=limits, num_steps=3, checkpoint_steps=1)
+        train_toys(task, tmp_path, limits=limits, num_steps=3, checkpoint_steps=1)
     assert steps_of(tmp_path, "train") == [*range(1, from_step + 1)]
     assert task.saved == [*range(1, from_step)]
 
@@ -290,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_utterances(
     nn.init.ones_(task.model.weight)
     message = r"^step 5: expected a finite loss, found (nan|-?inf) on train\.tsv:11, train\.tsv:12, train\.tsv:13$"
     with pytest.raises(TrainingError, match=message):
-        run(task, tmp_path, num_steps=6, microbatches=2, checkpoint_steps=checkpoint_steps)
+        train_toys(task, tmp_path, num_steps=6, microbatches=2, checkpoint_steps=checkpoint_steps)
     last = 4 - 4 % checkpoint_steps
     assert load_progress(tmp_path).step == last
     assert torch.isfinite(torch.tensor(float((tmp_path / "latest" / "config.json").read_text())))
@@ -301,7 +190,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path, checkpo
     task = Toys()
     task.model = Poisoned()
     with pytest.raises(TrainingError, match=r"^step 2: expected a finite gradient, found one of norm nan$"):
-        run(task, tmp_path, num_steps=6, checkpoint_steps=checkpoint_steps)
+        train_toys(task, tmp_path, num_steps=6, checkpoint_steps=checkpoint_steps)
     assert load_progress(tmp_path).step == (1 if checkpoint_steps == 1 else 0)
 
 
@@ -323,7 +212,7 @@ def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
         task = Toys()
         task.model = Precision()
         task.model.expected = expected
-        run(task, tmp_path / str(precision), precision=precision)
+        train_toys(task, tmp_path / str(precision), precision=precision)
 
 
 def enabled_libraries() -> tuple[bool, bool]:
@@ -356,6 +245,6 @@ def test_only_small_models_that_train_in_float32_convolve_by_plain_products(
 ) -> None:
     task = Toys()
     task.model = Convolving(dim)
-    run(task, tmp_path, num_steps=1, precision=precision)
+    train_toys(task, tmp_path, num_steps=1, precision=precision)
     assert task.model.libraries == [(expected, expected)] * 2
     assert enabled_libraries() == (True, True)
