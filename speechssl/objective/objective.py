@@ -142,6 +142,11 @@ class ObjectiveConfig(Config):
         return ()
 
     @property
+    def chance(self) -> Mapping[str, float]:
+        """Metrics of the log that a model would have which guesses, every answer as often as any other."""
+        return {}
+
+    @property
     def target_files(self) -> TargetFiles | None:
         """What has to be read for the objective to `Objective.take`."""
         return None

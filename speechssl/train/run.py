@@ -28,8 +28,8 @@ from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
 from speechssl.train.task import Task
 from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.writers import RUN_FILE
 
-RUN_FILE = "run.json"
 FREE_SETTINGS = {
     "trainer.num_steps",  # upwards, or to what is done
     "schedule.on_extend",  # the course of the learning rate is noted when it is decided
@@ -38,6 +38,7 @@ FREE_SETTINGS = {
     "trainer.checkpoint_steps",
     "trainer.device",
     "trainer.on_warning",
+    "trainer.writers",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",

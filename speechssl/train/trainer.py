@@ -29,7 +29,9 @@ from speechssl.train.memory import describe_batch, explained_shortage
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.sound import describe_sound, measure_sound
-from speechssl.train.task import Batches, Task
+from speechssl.train.task import Batches, Sample, Task
+from speechssl.train.throughput import DATA, RANKS, Throughput
+from speechssl.train.writers import LogStart, WriterName
 
 
 class TrainerConfig(Config):
@@ -47,6 +49,7 @@ class TrainerConfig(Config):
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
     on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
+    writers: tuple[WriterName, ...] = ("tensorboard",)  # of the log, beside the console and log.jsonl
 
 
 def train(
@@ -81,7 +84,8 @@ def train(
     dtype = resolve_precision(config.precision, ranks.device, trains=True)
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
-    sums = MetricSums()
+    sums, throughput = MetricSums(), Throughput(ranks, dtype)
+    start = LogStart(run, task.stage, task.shown_metrics, task.chance, first_step, config.num_steps)
     limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
     guard = FiniteGuard([stream.manifest for stream in task.train.streams])
     replica = model
@@ -91,9 +95,7 @@ def train(
         plain_convolutions(model, ranks.device, dtype),
         closing(reading),
         stop_requests() as stop,
-        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
-        if ranks.is_first
-        else nullcontext() as log,
+        RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,
     ):
         health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning)
         for step in range(first_step, config.num_steps):
@@ -102,15 +104,18 @@ def train(
                 frozen = task.frozen(step)
                 _freeze(model, frozen)
                 replica = parallel.spread(model, ranks)
+                throughput.count_flops_again()
             model.train()
 
             # The batches come first: what they count is known, and divides the losses, before anything is computed.
-            microbatches = list(islice(batches, own))
+            with throughput.waiting(DATA, guard.device_is_idle):
+                microbatches = list(islice(batches, own))
             counts: dict[str, float] = {}
             for _, batch in microbatches:
                 for name, count in batch.counts.items():
                     counts[name] = counts.get(name, 0.0) + count
-            totals = ranks.sum_named(counts)
+            with throughput.waiting(RANKS):
+                totals = ranks.sum_named(counts)
 
             # Gradients of the mean over everything in the update, on all ranks.
             for part, (number, batch) in enumerate(microbatches):
@@ -118,13 +123,14 @@ def train(
                 with (
                     _explained(step, ranks, batch, task.train),
                     parallel.without_exchange(replica, is_last=part == own - 1),
+                    throughput.computing(sum(audio.seconds for audio in batch.audios)),
                 ):
                     with autocast(ranks.device, dtype):
                         losses = replica(batch.to(ranks.device), step)
                     loss = weighted_sum(losses, totals)
                     share = loss * ranks.count  # the exchange divides by the ranks
                     share.backward()  # type: ignore[no-untyped-call]
-                sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
+                sums.add(losses, batch.counts)
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
             if optimizer_config.max_gradient_norm is not None:
@@ -140,15 +146,19 @@ def train(
             task.after_update(done, ranks.all_reduce)
             guard.watch_update(step, norm)
             guard.check()
+            if log:
+                log.advance()
 
             # Logs, evaluations and checkpoints are the only steps that wait for a GPU.
-            must_stop = ranks.any(stop.signal is not None)
+            with throughput.waiting(RANKS):
+                must_stop = ranks.any(stop.signal is not None)
             evaluates = done % config.evaluate_steps == 0 or done == config.num_steps
             saves = evaluates or must_stop or done % config.checkpoint_steps == 0
             if saves:
                 guard.check(wait=True)  # nothing that is not finite is saved
             if saves or done % config.log_steps == 0:  # a run that resumes there has no sums of the steps before
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
+                metrics |= throughput.means()
                 sound = measure_sound(audio for _, batch in microbatches for audio in batch.audios)
                 metrics |= describe_sound(ranks.sum_named(sound))
                 if log:
@@ -157,10 +167,10 @@ def train(
             if saves:
                 score = None
                 if evaluates:
-                    dev = _evaluate(task, done, ranks, dtype)
+                    dev, samples = _evaluate(task, done, ranks, dtype)
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
-                        log.write(done, "dev", dev)
+                        log.write(done, "dev", dev, samples)
                     ranks.first_decides(partial(health.check, done, "dev", dev))
                 progress = progress.advanced(done, score)
                 if ranks.is_first:
@@ -207,11 +217,13 @@ def _seed_noise(seed: int, number: int) -> None:
 
 
 @torch.inference_mode()
-def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
+def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> tuple[dict[str, float], list[Sample]]:
     task.model.eval()
     sums = MetricSums()
+    samples: list[Sample] = []
     for batch in task.dev.read_share(ranks.rank, ranks.count):
         with _explained(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
             measured = task.evaluate(batch.to(ranks.device), step)
         sums.add(measured.losses, measured.counts)
-    return sums.means(ranks)
+        samples += measured.samples
+    return sums.means(ranks), sorted(sample for of_rank in ranks.gather(samples) for sample in of_rank)
