@@ -41,7 +41,7 @@ _PEAKS: tuple[tuple[str, float | None, float], ...] = (
 _NAMESAKES = {"MIG", "LAPTOP", "D", "TI"}  # words of other GPUs, or of a part of one
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the FLOPs of what runs under it, forward and backward, except in inference mode.
 
     What is computed stays the same bit for bit. Attention counts as its matrix products, whichever kernel computes it
@@ -49,7 +49,7 @@ class FlopCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import count, print_status
+from speechssl.train.health import RollBackError, add_warning, read_warnings
 from speechssl.train.memory import explained_shortage
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
@@ -53,6 +55,7 @@ FREE_SETTINGS = {
 """What may differ between the parts of one run: what does not change its result, and the length."""
 
 _MOST_LISTED = 20
+_MOST_ROLL_BACKS = 3
 
 
 class RunConfig(Config):
@@ -100,21 +103,28 @@ def train_in_folder(
                 _refuse(find_problems())
             return progress, course
 
-        progress, course = ranks.first_decides(begin)
-        if progress.step >= config.trainer.num_steps:
-            return
-        torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
-        task = make_task()
-        if progress.step:
-            saved = read_model(folder / "latest")
-            saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
-        task.model.to(ranks.device)
-        if not progress.step:
-            prepare(task, ranks)
-        if ranks.is_first:
-            print_status(_describe(task, config, ranks))
-        rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
-        train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed)
+        while True:
+            progress, course = ranks.first_decides(begin)
+            if progress.step >= config.trainer.num_steps:
+                return
+            torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
+            task = make_task()
+            if progress.step:
+                saved = read_model(folder / "latest")
+                saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
+            task.model.to(ranks.device)
+            if not progress.step:
+                prepare(task, ranks)
+            if ranks.is_first:
+                print_status(_describe(task, config, ranks))
+            rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
+            watched_from = max(course.roll_backs, default=0)
+            try:
+                train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed, watched_from)
+                return
+            except RollBackError as error:
+                ranks.first_decides(partial(_roll_back, folder, type(config), str(error)))
+            del task  # one model at a time
 
 
 @contextmanager
@@ -162,6 +172,25 @@ def _begin_or_resume(
     record |= {"course": course.to_dict(), "parts": [*parts, {"step": progress.step, **_describe_machine(ranks)}]}
     write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
     return progress, course
+
+
+def _roll_back(folder: Path, kind: type[RunConfig], problem: str) -> None:
+    """Note that a run goes on from its latest checkpoint with half the learning rate.
+
+    Raises:
+        TrainingError: it has no checkpoint, or has gone back too often.
+    """
+    file = folder / RUN_FILE
+    record, course = read_record(file, kind)
+    step = load_progress(folder).step
+    if not step or len(course.roll_backs) == _MOST_ROLL_BACKS:
+        why = f"it has gone back {_MOST_ROLL_BACKS} times" if step else "it has no checkpoint to go back to"
+        raise TrainingError(f"{problem} ({why})")
+    course = course.model_copy(update={"roll_backs": (*course.roll_backs, step)})
+    record["course"] = course.to_dict()
+    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
+    message = f"went back to this step with half the learning rate, because of {problem}"
+    add_warning(folder, read_warnings(folder, step), step, "roll_back", message)
 
 
 def _describe_machine(ranks: Ranks) -> dict[str, Any]:

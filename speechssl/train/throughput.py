@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
@@ -36,10 +35,8 @@ class Throughput:
         self._start = time.monotonic()
 
     @contextmanager
-    def waiting(
-        self, what: Literal["waiting_for_data", "waiting_for_ranks"], is_idle: Callable[[], bool] = lambda: True
-    ) -> Iterator[None]:
-        """Count the time that something takes, unless the device still has something to do at its end."""
+    def waiting(self, what: str, is_idle: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Count the time that something takes as DATA or RANKS, unless the device is busy even at its end."""
         start = time.monotonic()
         yield
         if is_idle():

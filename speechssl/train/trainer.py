@@ -23,7 +23,7 @@ from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.guard import FiniteGuard, stop_requests
-from speechssl.train.health import CLIPPED, RISING, SOUND, Health
+from speechssl.train.health import CLIPPED, RISING, SOUND, Health, Response, RollBackError
 from speechssl.train.log import MetricSums, RunLog, read_log
 from speechssl.train.memory import describe_batch, explained_shortage
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
@@ -48,7 +48,9 @@ class TrainerConfig(Config):
     checkpoint_steps: int = Field(1_000, ge=1)
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
-    on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
+    # At what is suspicious, such as a rising loss. "roll_back": where a lower learning rate might help, the run goes
+    # back to its latest checkpoint and on with half of it, at most three times.
+    on_warning: Response = "warn"
     writers: tuple[WriterName, ...] = ("tensorboard",)  # of the log, beside the console and log.jsonl
 
 
@@ -60,12 +62,16 @@ def train(
     run: Path,
     ranks: Ranks,
     seed: int,
+    watched_from: int = 0,
 ) -> None:
     """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
 
     The learning rate is that of each update, from 0. Noise and dropout depend on (seed, number of the batch) alone.
 
+    Lines of the log count for warnings after ``watched_from``.
+
     Raises:
+        RollBackError: the run has to go back to its latest checkpoint.
         TrainingError: a loss or gradient is not finite, a value of the log is beyond a limit, a batch does not fit into
             memory, or the microbatches do not divide among the ranks.
         StoppedError: a signal asked for it; a checkpoint was saved.
@@ -97,7 +103,7 @@ def train(
         stop_requests() as stop,
         RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,
     ):
-        health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning)
+        health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning, watched_from)
         for step in range(first_step, config.num_steps):
             # What learns can change at any update; a replica over several ranks has to know.
             if task.frozen(step) != frozen:
@@ -163,7 +169,7 @@ def train(
                 metrics |= describe_sound(ranks.sum_named(sound))
                 if log:
                     log.write(done, "train", metrics)
-                ranks.first_decides(partial(health.check, done, "train", metrics))
+                _go_on_or_back(ranks.first_decides(partial(health.check, done, "train", metrics)), must_stop=must_stop)
             if saves:
                 score = None
                 if evaluates:
@@ -171,7 +177,7 @@ def train(
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
                         log.write(done, "dev", dev, samples)
-                    ranks.first_decides(partial(health.check, done, "dev", dev))
+                    _go_on_or_back(ranks.first_decides(partial(health.check, done, "dev", dev)), must_stop=must_stop)
                 progress = progress.advanced(done, score)
                 if ranks.is_first:
                     tensors = parallel.training_tensors(optimizer, model, task.saved_module)
@@ -183,6 +189,11 @@ def train(
                 by = "a signal" if stop.signal is None else stop.signal.name
                 where = f"stopped by {by} after step {done} of {config.num_steps}, which is saved"
                 raise StoppedError(f"{task.stage}: {where}; run the same command again to resume")
+
+
+def _go_on_or_back(problem: str | None, *, must_stop: bool) -> None:
+    if problem is not None and not must_stop:  # once it is resumed, it finds the problem again
+        raise RollBackError(problem)
 
 
 def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[int]:
