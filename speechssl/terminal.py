@@ -4,8 +4,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from speechssl.errors import SpeechSSLError, StoppedError
@@ -68,20 +69,65 @@ def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
     Yields:
         A function to call each time.
     """
-    from rich.console import Console
+    with _bar(description, total) as bar:
+        yield bar.advance
+
+
+@contextmanager
+def status_bar(description: str, total: int, done: int) -> Iterator["Bar | None"]:
+    """Show a bar of work of which a part is done already, as `progress`; None if stderr is no terminal.
+
+    The last state stays on the screen; what else is printed meanwhile stands above it.
+    """
+    with _bar(description, total, done, transient=False) as bar:
+        yield bar if bar.is_shown else None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar with lines of text above it.
+
+    Attributes:
+        advance: Moves it by one.
+        show: Replaces the lines.
+        is_shown: Whether there is a terminal.
+    """
+
+    advance: Callable[[], None]
+    show: Callable[[Iterable[str]], None]
+    is_shown: bool
+
+
+@contextmanager
+def _bar(description: str, total: int, done: int = 0, *, transient: bool = True) -> Iterator[Bar]:
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    text = Text()
+
+    class LinesAndBar(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            if text:
+                yield text
+            yield from super().get_renderables()
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(
+    is_shown = sys.stderr is not None and sys.stderr.isatty()
+    bar = LinesAndBar(
         *columns,
         console=Console(stderr=True),
-        transient=True,
+        transient=transient,
         redirect_stdout=False,  # stdout is for results: the bar's console would print them on stderr
-        disable=sys.stderr is None or not sys.stderr.isatty(),
+        disable=not is_shown,
     )
+
+    def show(lines: Iterable[str]) -> None:
+        text.plain = "\n".join(lines)
+
     with bar:
-        task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(description, total=total, completed=done)
+        yield Bar(lambda: bar.advance(task), show, is_shown)
 
 
 def format_duration(seconds: float) -> str:

@@ -5,8 +5,8 @@
 OUT/data holds the unpacked corpus. OUT/costs.tsv gets a row for each objective that it lacks (budget.py says what the
 columns are); by default, for all. What is measured is `speechssl pretrain` itself, on one core: a few updates of the
 reference and a few of the objective in turns, in one process, so that what else the machine does slows both. The
-median of the turns counts; the first one warms up. FLOPs are PyTorch's count of matrix products and convolutions in
-updates, forward and backward, those of teachers included. The peak of memory is that of a process of its own.
+median of the turns counts; the first one warms up. FLOPs are those of matrix products and convolutions in updates,
+forward and backward, those of teachers included. The peak of memory is that of a process of its own.
 """
 
 import argparse
@@ -29,33 +29,18 @@ tune_cpu()  # before torch is imported
 import sklearn.cluster  # noqa: E402, F401 # so that its import does not count
 import torch  # noqa: E402
 from budget import REFERENCE, Cost, objective_names, read_costs, settings_of  # noqa: E402
-from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils.flop_counter import flop_registry  # noqa: E402
 
 from speechssl.data.audio import SAMPLE_RATE  # noqa: E402
 from speechssl.data.manifest import read_manifest, write_manifest  # noqa: E402
 from speechssl.data.sampler import BatchSampler  # noqa: E402
 from speechssl.errors import ConfigError  # noqa: E402
+from speechssl.model.flops import FlopCounter  # noqa: E402
 from speechssl.terminal import exit_on_error, print_status  # noqa: E402
 from speechssl.train.log import read_log  # noqa: E402
 from speechssl.train.pretrain import PretrainConfig, pretrain  # noqa: E402
 
 NUM_DEV = 2  # utterances to evaluate on, which is not measured
 NUM_COUNTED = 4  # updates whose FLOPs are counted, and with which the peak of memory is measured
-
-
-class FlopCounter(TorchDispatchMode):
-    """Counts training as PyTorch's `FlopCounterMode`, which cannot watch modules during evaluation."""
-
-    flops = 0.0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function.overloadpacket)
-        if count and not torch.is_inference_mode_enabled():  # which evaluates
-            self.flops += count(*args, **(kwargs or {}), out_val=output)
-        return output
 
 
 class Measured:
@@ -97,8 +82,7 @@ class Measured:
 
     def count_flops(self, num_updates: int) -> float:
         """Do so many updates and return their FLOPs."""
-        # Attention as matrix products, since not every fused one is counted.
-        with FlopCounter() as counter, sdpa_kernel(SDPBackend.MATH):
+        with FlopCounter() as counter:
             self.advance(num_updates)
         return counter.flops
 

@@ -14,7 +14,7 @@ from speechssl.errors import ConfigError
 from speechssl.scoring.bootstrap import Interval
 from speechssl.terminal import count, format_duration
 from speechssl.train.log import read_log
-from speechssl.train.run import RUN_FILE
+from speechssl.train.writers import RUN_FILE
 
 # Those that the hub has a name for and that come with speech.
 _LICENSES = {"apache-2.0", "mit", "cc0-1.0", "gpl-2.0", "gpl-3.0", "odc-by", "pddl"} | {

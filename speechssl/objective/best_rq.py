@@ -9,6 +9,7 @@ for every objective here: frames from the context network, or samples from the f
 Shapes: B batch, T samples, S frames, D model dim, P width of the projection, G codebooks, V entries.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -41,6 +42,11 @@ class BestRqConfig(HidingConfig):
     codebook_size: int = Field(8192, ge=2)
     visible_weight: float = Field(0.0, ge=0)  # of a visible frame in the loss, where a hidden one has 1
     penalty_weight: float = Field(0.0, ge=0)  # of the mean square of the feature encoder's output
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Among the codes."""
+        return dict.fromkeys(("hidden_accuracy", "visible_accuracy"), 1 / self.codebook_size)
 
     @property
     def limits(self) -> tuple[Limit, ...]:

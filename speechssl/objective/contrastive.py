@@ -4,7 +4,7 @@ Shapes: B batch, S frames, C conv channels, D model dim, M places for hidden fra
 width of the comparison.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -53,6 +53,11 @@ class ContrastiveConfig(HidingConfig):
     target_dropout: float = Field(0.1, ge=0, lt=1)  # on the frames that become targets
     diversity_weight: float = Field(0.1, ge=0)  # of the share of the codebooks that is not used
     penalty_weight: float = Field(10.0, ge=0)  # of the mean square of the feature encoder's output
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Among a target and its distractors."""
+        return {"accuracy": 1 / (1 + self.num_distractors)}
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -6,7 +6,7 @@ the teacher's layers see the utterance's own frames only, and codebooks move onc
 Shapes: B batch, S frames, D model dim, M places for hidden frames (as in `hiding`), L target layers, V entries.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -45,6 +45,11 @@ class CodesConfig(SelfDistillationConfig):
     codebook_size: int = Field(256, ge=2)
     codebook_decay: float = Field(0.9, ge=0, lt=1)
     freeze_step: int | None = Field(200_000, ge=0)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Among the codes of a codebook."""
+        return {"accuracy": 1 / self.codebook_size}
 
     @property
     def limits(self) -> tuple[Limit, ...]:

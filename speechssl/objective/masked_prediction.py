@@ -11,7 +11,7 @@ visible frames is neither 0 nor 1.
 Shapes: B batch, T samples, S frames, D model dim, E width of the comparison, K clusters.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -45,6 +45,11 @@ class MaskedPredictionConfig(SpectralTargetsConfig):
     targets: LayerTargetsConfig | None = None  # instead of spectra, which then have no effect
     num_clusters: int = Field(100, ge=2)
     fit_seconds: float = Field(1200.0, gt=0)  # of audio, from which the clusters are found
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Among the clusters."""
+        return dict.fromkeys(("hidden_accuracy", "visible_accuracy"), 1 / self.num_clusters)
 
     @property
     def target_files(self) -> TargetFiles | None:

@@ -106,6 +106,7 @@ class Limit:
     from_share: float = 0.0  # likewise, as a share of the run's updates
     lines: int = 1  # of the log, one after the other, in which the value is beyond it
     is_fatal: bool = True  # ends the run; else the user decides whether it does
+    lower_rate_helps: bool = True  # perhaps, so that the user may let the run go back and learn more slowly
 
     def find_problem(self, metrics: Mapping[str, float], step: int) -> str | None:
         """Say what is wrong with a line of the log."""
@@ -140,6 +141,11 @@ class ObjectiveConfig(Config):
     def limits(self) -> tuple[Limit, ...]:
         """What each line of the log is compared with."""
         return ()
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Metrics of the log that a model would have which guesses, every answer as often as any other."""
+        return {}
 
     @property
     def target_files(self) -> TargetFiles | None:

@@ -3,7 +3,7 @@
 Shapes: B batch, S frames, C conv channels, D model dim, N prediction steps, K distractors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -31,6 +31,11 @@ class Wav2vecConfig(ObjectiveConfig):
     kind: Literal["wav2vec"] = "wav2vec"
     num_steps: int = Field(12, ge=1)  # following frames that are predicted, N
     num_distractors: int = Field(10, ge=1)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Among a target and its distractors."""
+        return {"accuracy": 1 / (1 + self.num_distractors)}
 
     def min_frames(self, geometry: FrameGeometry) -> int:
         """A first frame and the nearest that is predicted from it."""

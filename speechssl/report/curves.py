@@ -2,17 +2,25 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from speechssl.config import Config
 from speechssl.report.run import Run
 from speechssl.report.svg import Chart, Line
 from speechssl.train.curves import Curves, healthy_band, read_curves
-from speechssl.train.log import SPEED
+from speechssl.train.pretrain import PretrainConfig
+from speechssl.train.throughput import COMPUTED, DATA, METRICS, MFU, RANKS, SPEED
 
-_LAST = ("silence", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", SPEED)
-_TITLES = {SPEED: "seconds of audio a second", "wer": "word error rate", "cer": "character error rate"}
-_PERCENT = ("accuracy", "agreement", "wer", "cer", "left_out", "unused", "codebook_use", "silence", "nothing_said")
+_LAST = ("silence", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", *METRICS)
+_TITLES = {
+    "wer": "word error rate",
+    "cer": "character error rate",
+    SPEED: "seconds of audio a second",
+    COMPUTED: "GFLOP/s",
+    MFU: "MFU",
+}
+_PERCENT = (
+    *("accuracy", "agreement", "wer", "cer", "left_out", "unused", "codebook_use", "silence", "nothing_said"),
+    *(DATA, RANKS, MFU),
+)
 _MEANINGS = {
     "loss": "what training minimizes: the weighted sum of its terms",
     "prediction": "how hard it is to tell the right target from the others",
@@ -42,6 +50,10 @@ _MEANINGS = {
     "nothing_said": "the share of the dev set in which the model says nothing",
     "learning_rate": "of the last update before each line of the log",
     SPEED: "audio that training takes in, evaluations and saves included",
+    DATA: "the share of the time in which there was no batch to compute, the mean over the processes",
+    RANKS: "the share of the time in which a process waited for the batches of others, the mean over the processes",
+    COMPUTED: "matrix products and convolutions, forward and backward, by all processes",
+    MFU: "these, as a share of what the GPUs can do at most (model FLOPs utilization)",
 }
 
 
@@ -64,7 +76,7 @@ def make_charts(runs: Sequence[Run], references: Mapping[Path, Curves]) -> dict[
                 bands=[band for curves in references.values() for band in _bands(curves, metric)],
                 levels=_levels(runs, metric),
                 is_percent=metric.rpartition(".")[2].endswith(_PERCENT),
-                from_zero=metric.rpartition(".")[2].endswith((*_PERCENT, SPEED, "learning_rate", "perplexity")),
+                from_zero=metric.rpartition(".")[2].endswith((*_PERCENT, *METRICS, "learning_rate", "perplexity")),
             )
     return charts
 
@@ -108,14 +120,9 @@ def _levels(runs: Sequence[Run], metric: str) -> list[tuple[float, str]]:
 
 
 def _level(run: Run, metric: str) -> tuple[float, str] | None:
-    objective: Any = getattr(run.config, "objective", None)
     limit = run.config.optimizer.max_gradient_norm
     if metric == "gradient_norm" and limit is not None:
         return limit, f"clipped above {limit:g}"
-    if metric in ("accuracy", "hidden_accuracy") and isinstance(objective, Config):
-        settings = objective.to_dict()
-        if "num_clusters" in settings:
-            return 1 / settings["num_clusters"], "chance"
-        if settings.get("kind") == "contrastive":
-            return 1 / (1 + settings["num_distractors"]), "chance"
+    if isinstance(run.config, PretrainConfig) and metric in run.config.objective.chance:
+        return run.config.objective.chance[metric], "chance"
     return None

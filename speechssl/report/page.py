@@ -18,6 +18,7 @@ from speechssl.report.results import (
     find_results,
 )
 from speechssl.report.run import Run, read_runs
+from speechssl.report.samples import describe_samples
 from speechssl.report.setup import describe_data, describe_machines, describe_settings
 from speechssl.report.style import STYLE
 from speechssl.report.summary import describe_remarks, describe_run, find_remarks
@@ -43,6 +44,7 @@ def make_page(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:
     sections = [
         ("Warnings", "warnings", describe_remarks(runs, remarks, references)),
         *((f"Curves: {stage}", f"curves-{stage}", _curves(group, references)) for stage, group in by_stage.items()),
+        ("Transcripts over time", "samples", describe_samples(runs)),
         ("Scores", "scores", describe_scores(results) + describe_differences(results)),
         ("Transcripts", "transcripts", describe_transcripts(results)),
         ("Most frequent mistakes", "mistakes", describe_confusions(results)),

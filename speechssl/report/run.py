@@ -16,10 +16,12 @@ from speechssl.errors import ConfigError, SpeechSSLError, TrainingError
 from speechssl.train.finetune import STAGE as FINETUNE
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.health import WARNINGS_FILE
-from speechssl.train.log import SPEED, read_log
+from speechssl.train.log import read_log, read_samples
 from speechssl.train.pretrain import STAGE as PRETRAIN
 from speechssl.train.pretrain import PretrainConfig
-from speechssl.train.run import RUN_FILE, RunConfig, read_record
+from speechssl.train.run import RunConfig, read_record
+from speechssl.train.throughput import SPEED
+from speechssl.train.writers import RUN_FILE
 
 _CONFIGS: dict[str, type[RunConfig]] = {PRETRAIN: PretrainConfig, FINETUNE: FinetuneConfig}
 
@@ -69,6 +71,11 @@ class Run:
         """The lines of its warnings, oldest first."""
         file = self.folder / WARNINGS_FILE
         return [_parse(line, file) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """What it said of a few utterances of the dev set at each evaluation, oldest first."""
+        return read_samples(self.folder)
 
     @cached_property
     def evaluations(self) -> dict[Path, list[dict[str, Any]]]:

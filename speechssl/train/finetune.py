@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,10 +36,11 @@ from speechssl.train.parallel import Ranks
 from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.schedule import ScheduleConfig
-from speechssl.train.task import Batches, Measured, Task
+from speechssl.train.task import Batches, Measured, Sample, Task
 from speechssl.train.trainer import TrainerConfig
 
 STAGE = "finetune"
+_NUM_SAMPLES = 8  # utterances of the dev set whose transcripts are kept at each evaluation
 
 
 class FinetuneDataConfig(DataConfig):
@@ -117,8 +118,8 @@ class FinetuneModel(nn.Module):
             terms["consistency"] = Term(consistency_losses(output).sum(), "utterances", self.consistency)
         return terms
 
-    def evaluate(self, batch: LabeledBatch, vocabulary: Units) -> Measured:
-        """Measure the loss and the errors of the greedy path over a dev batch."""
+    def evaluate(self, batch: LabeledBatch, vocabulary: Units, sampled: Collection[int] = ()) -> Measured:
+        """Measure the loss and the errors of the greedy path over a dev batch; tell the texts of ``sampled``."""
         output = self.ctc(batch.audio.waveforms, batch.audio.lengths)
         loss = ctc_losses(output, batch.labels, batch.num_frames, batch.num_labels, self.blank_id).sum()
         rows = zip(output.log_probs.cpu(), batch.num_frames, strict=True)
@@ -134,7 +135,9 @@ class FinetuneModel(nn.Module):
             phonemes = sum_counts(count_phonemes(batch.texts, hypotheses))
             losses["per"] = Term(torch.tensor(phonemes.total), "phonemes")
             lengths["phonemes"] = phonemes.reference_length
-        return Measured(losses, {**batch.counts, **lengths})
+        spoken = map(Sample, batch.audio.indices, batch.texts, hypotheses)
+        samples = tuple(sample for sample in spoken if sample.utterance in sampled)
+        return Measured(losses, {**batch.counts, **lengths}, samples)
 
 
 def make_task(
@@ -190,6 +193,8 @@ def make_task(
         model, train = JointModel(labeled, parts), JointBatches(**vars(train), others=streams)
 
     agreement = length_agreement(train_manifest)
+    with_text = [number for number, utterance in enumerate(dev_manifest) if utterance.text]
+    sampled = with_text[:: max(len(with_text) // _NUM_SAMPLES, 1)][:_NUM_SAMPLES]
 
     def after_update(step: int, all_reduce: AllReduce) -> None:
         for part in parts:
@@ -201,7 +206,7 @@ def make_task(
         saved_module=ctc,
         train=train,
         dev=batches_of(dev_manifest, everything, None),
-        evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary),
+        evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),
         best_metric=config.best_metric,
         shown_metrics=(
             "loss",

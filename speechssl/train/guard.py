@@ -43,6 +43,10 @@ class FiniteGuard:
         self._pending.append(_Numbers(step, tuple(self._indices), *_copy_to_host(values)))
         self._losses, self._indices = [], []
 
+    def device_is_idle(self) -> bool:
+        """Whether all updates are computed, without waiting for them."""
+        return not self._pending or self._pending[-1].have_arrived()
+
     def check(self, *, wait: bool = False) -> None:
         """Look at the numbers that have arrived, or wait for all.
 

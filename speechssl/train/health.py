@@ -15,9 +15,10 @@ from speechssl.files import write_text_file
 from speechssl.objective.objective import Limit
 from speechssl.terminal import print_status
 from speechssl.train.guard import check_limits
-from speechssl.train.log import read_lines
+from speechssl.train.writers import read_lines
 
 WARNINGS_FILE = "warnings.jsonl"
+Response = Literal["warn", "stop", "roll_back"]
 _WINDOW = 5  # lines of the log, over which a loss is averaged
 _MOST_LISTED = 200_000  # utterances that lengths are compared of
 _LEAST_SPREAD = 0.3  # of lengths, over their mean: those that are all alike say nothing
@@ -28,6 +29,7 @@ SOUND = (
         at_most=0.9,
         lines=3,
         is_fatal=False,
+        lower_rate_helps=False,
         meaning="nearly all of the audio is silence; usual causes: recordings that were decoded "
         "wrongly or to the wrong scale, a channel that nobody speaks on, spans of a manifest "
         "beside the speech; `speechssl check` names them",
@@ -37,6 +39,7 @@ SOUND = (
         at_least=2.0,
         lines=3,
         is_fatal=False,
+        lower_rate_helps=False,
         meaning="the level of the recordings hardly changes (dB), as that of noise, not of speech; "
         "usual causes: a wrong sample format or byte order, compressed bytes read as samples, "
         "noise louder than the speech; listen to some",
@@ -48,6 +51,7 @@ CLIPPED = Limit(
     lines=5,
     from_share=0.1,
     is_fatal=False,
+    lower_rate_helps=False,
     meaning="gradients are cut to a small part of their length, nearly all of them, so that a hard "
     "batch counts no more than an easy one; try optimizer.max_gradient_norm near the gradient_norm "
     "of the log, or a lower learning rate if that norm is growing",
@@ -68,6 +72,7 @@ BLANK = Limit(
     lines=2,
     from_share=0.25,
     is_fatal=False,
+    lower_rate_helps=False,
     meaning="the model says nothing about nearly all recordings of the dev set: CTC stays on its "
     "blank plateau; try fewer time masks and less dropout (regularization), a higher learning rate or "
     "a longer training, and look whether the texts belong to the recordings",
@@ -76,17 +81,22 @@ SHIFTED = Limit(
     "length_agreement",
     at_least=0.5,
     is_fatal=False,
+    lower_rate_helps=False,
     meaning="longer recordings do not have longer texts (the correlation over the training manifest): "
     "do the texts belong to other recordings, as by a line that is missing in one of two "
     "lists?",
 )
 
 
+class RollBackError(Exception):
+    """A run has to go back to its latest checkpoint and learn more slowly; the message says why."""
+
+
 class Health:
     """Looks at each line of a run's log, once it is written; resumes with the lines that stand there already.
 
     A limit that is not fatal is said once in a run, on stderr and in ``warnings.jsonl``, or ends the run if
-    ``response`` is "stop".
+    ``response`` is "stop". With "roll_back", the caller is told of any that a lower learning rate might keep.
 
     Args:
         run: Its folder.
@@ -95,6 +105,7 @@ class Health:
         facts: Values for limits that do not change in a run.
         num_steps: Planned updates.
         response: To what is not fatal.
+        since: Only lines after this step count, the run having gone back to it.
     """
 
     def __init__(
@@ -104,32 +115,38 @@ class Health:
         limits: Sequence[Limit],
         facts: Mapping[str, float],
         num_steps: int,
-        response: Literal["warn", "stop"],
+        response: Response,
+        since: int = 0,
     ) -> None:
         self.limits, self.facts, self.num_steps, self.response = limits, facts, num_steps, response
-        self._file = run / WARNINGS_FILE
-        last = max((line["step"] for line in history), default=0)
-        self._warnings = [warning for warning in read_lines(self._file) if warning["step"] <= last]
+        self._run = run
+        self._warnings = read_warnings(run, max((line["step"] for line in history), default=0))
         self._losses: list[float] = []
         self._in_a_row = dict.fromkeys(limits, 0)
-        for line in history:
+        for line in (line for line in history if line["step"] > since):
             self._find_problems(line["step"], line["split"], line)
 
-    def check(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Look at a line of the log.
+    def check(self, step: int, split: str, metrics: Mapping[str, float]) -> str | None:
+        """Look at a line of the log; return why the run has to go back, if it has.
 
         Raises:
             TrainingError: a value is out of a limit that is fatal, or out of any if that is the response.
         """
-        check_limits([limit for limit in self.limits if limit.is_fatal and limit.split == split], metrics, step)
+        try:
+            check_limits([limit for limit in self.limits if limit.is_fatal and limit.split == split], metrics, step)
+        except TrainingError as error:
+            if self.response == "roll_back":
+                return str(error)
+            raise
         said = {warning["kind"] for warning in self._warnings}
         for limit, problem in self._find_problems(step, split, metrics):
             if self.response == "stop":
                 raise TrainingError(f"step {step}: {problem}")
+            if self.response == "roll_back" and limit.lower_rate_helps:
+                return f"step {step}: {problem}"
             if limit.metric not in said:
-                print_status(f"warning: step {step}: {problem}")
-                self._warnings.append({"step": step, "kind": limit.metric, "message": problem})
-                write_text_file(self._file, "".join(json.dumps(warning) + "\n" for warning in self._warnings))
+                self._warnings = add_warning(self._run, self._warnings, step, limit.metric, problem)
+        return None
 
     def _find_problems(self, step: int, split: str, metrics: Mapping[str, Any]) -> list[tuple[Limit, str]]:
         """Return the limits that were left for as many lines as they bear."""
@@ -146,6 +163,21 @@ class Health:
             if problem and self._in_a_row[limit] >= limit.lines:
                 found.append((limit, problem))
         return found
+
+
+def read_warnings(run: Path, last_step: int) -> list[dict[str, Any]]:
+    """Return what a run was warned of up to a step."""
+    return [warning for warning in read_lines(run / WARNINGS_FILE) if warning["step"] <= last_step]
+
+
+def add_warning(
+    run: Path, warnings: Sequence[dict[str, Any]], step: int, kind: str, message: str
+) -> list[dict[str, Any]]:
+    """Print a warning, and write it behind others, which it returns with it."""
+    print_status(f"warning: step {step}: {message}")
+    added = [*warnings, {"step": step, "kind": kind, "message": message}]
+    write_text_file(run / WARNINGS_FILE, "".join(json.dumps(warning) + "\n" for warning in added))
+    return added
 
 
 def loss_rise(losses: Sequence[float]) -> float:

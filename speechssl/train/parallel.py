@@ -43,23 +43,19 @@ class Ranks:
 
     def sum_named(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the sums over ranks, by name; a rank with nothing to add may lack the names."""
-        if self.count == 1:
-            return dict(values)
-        of_ranks: list[Mapping[str, float]] = [{}] * self.count
-        dist.all_gather_object(of_ranks, values)
         totals: dict[str, float] = {}
-        for of_rank in of_ranks:
+        for of_rank in self.gather(values):
             for name, value in of_rank.items():
                 totals[name] = totals.get(name, 0.0) + value
         return totals
 
-    def gather(self, values: list[Result]) -> list[Result]:
-        """Return the values of all ranks, one rank after another."""
+    def gather(self, value: Result) -> list[Result]:
+        """Return what every rank has, in their order."""
         if self.count == 1:
-            return values
-        of_ranks: list[list[Result]] = [[]] * self.count
-        dist.all_gather_object(of_ranks, values)
-        return [value for of_rank in of_ranks for value in of_rank]
+            return [value]
+        of_ranks: list[Any] = [None] * self.count
+        dist.all_gather_object(of_ranks, value)
+        return of_ranks
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over ranks, in place and on its device."""

@@ -152,6 +152,7 @@ def make_task(
         frozen=lambda step: model.objective.frozen(model.encoder, step),
         after_update=after_update,
         limits=config.objective.limits,
+        chance=config.objective.chance,
         write_model=write_model,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from speechssl import __version__
 from speechssl.checkpoint.reader import read_model
-from speechssl.checkpoint.training_state import Progress, find_progress, repair_links
+from speechssl.checkpoint.training_state import Progress, find_progress, load_progress, repair_links
 from speechssl.config import Config, differences
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
@@ -23,14 +24,15 @@ from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock, write_text_file
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import count, print_status
+from speechssl.train.health import RollBackError, add_warning, read_warnings
 from speechssl.train.memory import explained_shortage
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
 from speechssl.train.task import Task
 from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.writers import RUN_FILE
 
-RUN_FILE = "run.json"
 FREE_SETTINGS = {
     "trainer.num_steps",  # upwards, or to what is done
     "schedule.on_extend",  # the course of the learning rate is noted when it is decided
@@ -41,6 +43,7 @@ FREE_SETTINGS = {
     "trainer.device",
     "trainer.on_warning",
     "trainer.max_unreadable",
+    "trainer.writers",
     "data.num_workers",
     "data.train",  # the path: the content is compared instead
     "data.dev",
@@ -55,6 +58,7 @@ FREE_SETTINGS = {
 """What may differ between the parts of one run: what does not change its result, and the length."""
 
 _MOST_LISTED = 20
+_MOST_ROLL_BACKS = 3
 
 
 class RunConfig(Config):
@@ -103,23 +107,30 @@ def train_in_folder(
                 _refuse([problem for problem in find_problems() if not _is_skipped(problem, config)])
             return progress, course
 
-        progress, course = ranks.first_decides(begin)
-        if progress.step >= config.trainer.num_steps:
-            return
-        torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
-        task = make_task()
-        if config.trainer.max_unreadable:
-            task = replace(task, train=task.train.skipping_unreadable())
-        if progress.step:
-            saved = read_model(folder / "latest")
-            saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
-        task.model.to(ranks.device)
-        if not progress.step:
-            prepare(task, ranks)
-        if ranks.is_first:
-            print_status(_describe(task, config, ranks))
-        rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
-        train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed)
+        while True:
+            progress, course = ranks.first_decides(begin)
+            if progress.step >= config.trainer.num_steps:
+                return
+            torch.manual_seed(config.seed)  # for the initialization; the trainer seeds all noise
+            task = make_task()
+            if config.trainer.max_unreadable:
+                task = replace(task, train=task.train.skipping_unreadable())
+            if progress.step:
+                saved = read_model(folder / "latest")
+                saved.fill(task.saved_module, dict(saved.weights) | split_weights(task.saved_module)[1])
+            task.model.to(ranks.device)
+            if not progress.step:
+                prepare(task, ranks)
+            if ranks.is_first:
+                print_status(_describe(task, config, ranks))
+            rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
+            watched_from = max(course.roll_backs, default=0)
+            try:
+                train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed, watched_from)
+                return
+            except RollBackError as error:
+                ranks.first_decides(partial(_roll_back, folder, type(config), str(error)))
+            del task  # one model at a time
 
 
 @contextmanager
@@ -185,6 +196,25 @@ def _begin_or_resume(
     record |= {"course": course.to_dict(), "parts": [*parts, {"step": progress.step, **_describe_machine(ranks)}]}
     write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
     return progress, course
+
+
+def _roll_back(folder: Path, kind: type[RunConfig], problem: str) -> None:
+    """Note that a run goes on from its latest checkpoint with half the learning rate.
+
+    Raises:
+        TrainingError: it has no checkpoint, or has gone back too often.
+    """
+    file = folder / RUN_FILE
+    record, course = read_record(file, kind)
+    step = load_progress(folder).step
+    if not step or len(course.roll_backs) == _MOST_ROLL_BACKS:
+        why = f"it has gone back {_MOST_ROLL_BACKS} times" if step else "it has no checkpoint to go back to"
+        raise TrainingError(f"{problem} ({why})")
+    course = course.model_copy(update={"roll_backs": (*course.roll_backs, step)})
+    record["course"] = course.to_dict()
+    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
+    message = f"went back to this step with half the learning rate, because of {problem}"
+    add_warning(folder, read_warnings(folder, step), step, "roll_back", message)
 
 
 def _describe_machine(ranks: Ranks) -> dict[str, Any]:

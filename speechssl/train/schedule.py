@@ -72,6 +72,7 @@ class Course(Config):
     position: float = 0.0
     length: int
     num_steps: int
+    roll_backs: tuple[int, ...] = ()  # the updates that the run went back to; after each its rate is half as high
 
     def position_of(self, step: int) -> float:
         """Return where in the schedule an update is: in a run that was never extended, exactly at its own number."""
@@ -81,8 +82,10 @@ class Course(Config):
     def extended(self, step: int, num_steps: int, on_extend: Literal["continue", "restart"]) -> "Course":
         """Return the course of a run that gets more updates after ``step``."""
         if on_extend == "restart":
-            return Course(first_step=step, length=num_steps - step, num_steps=num_steps)
-        return Course(first_step=step, position=self.position_of(step), length=self.length, num_steps=num_steps)
+            changes = {"position": 0.0, "length": num_steps - step}
+        else:
+            changes = {"position": self.position_of(step)}
+        return self.model_copy(update={"first_step": step, "num_steps": num_steps, **changes})
 
 
 @dataclass(frozen=True)
@@ -95,4 +98,5 @@ class LearningRate:
 
     def __call__(self, step: int) -> float:
         """Return the rate of update ``step``, from 0."""
-        return self.peak * self.schedule.scale(self.course.position_of(step), self.course.length)
+        slower = 0.5 ** sum(step >= back for back in self.course.roll_backs)
+        return slower * self.peak * self.schedule.scale(self.course.position_of(step), self.course.length)

@@ -69,12 +69,22 @@ class Batches(Generic[B]):
         return load_batches(self.reader, self.sampler.epoch(0)[rank::count], num_workers=0)
 
 
+@dataclass(frozen=True, order=True)
+class Sample:
+    """What a model says of an utterance of the dev set, which has this number in the manifest."""
+
+    utterance: int
+    reference: str
+    hypothesis: str
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a batch of the dev set gives."""
 
     losses: Losses
     counts: Mapping[str, float]  # what the sums of the losses are divided by
+    samples: tuple[Sample, ...] = ()  # of a few utterances, the same ones in every evaluation
 
 
 @dataclass(frozen=True)
@@ -94,3 +104,4 @@ class Task(Generic[B]):
     write_model: Callable[[int, Path], None]  # after so many updates, into a folder
     limits: tuple[Limit, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)  # values for limits that no update changes
+    chance: Mapping[str, float] = field(default_factory=dict)  # metrics of a model that guesses

@@ -24,14 +24,16 @@ from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.average import WeightAverage
 from speechssl.train.guard import FiniteGuard, stop_requests
-from speechssl.train.health import CLIPPED, RISING, SOUND, Health
+from speechssl.train.health import CLIPPED, RISING, SOUND, Health, Response, RollBackError
 from speechssl.train.log import MetricSums, RunLog, read_log
 from speechssl.train.memory import describe_batch, explained_shortage
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.sound import describe_sound, measure_sound
-from speechssl.train.task import Batches, Task
+from speechssl.train.task import Batches, Sample, Task
+from speechssl.train.throughput import DATA, RANKS, Throughput
 from speechssl.train.unreadable import UnreadableCount
+from speechssl.train.writers import LogStart, WriterName
 
 
 class TrainerConfig(Config):
@@ -55,7 +57,10 @@ class TrainerConfig(Config):
     # The share of the utterances that may turn out to be unreadable: others take their place. With 0 the first ends the
     # run: what a run has learned from does not depend on a disk or a network unless that is asked for.
     max_unreadable: float = Field(0.0, ge=0, lt=1)
-    on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
+    # At what is suspicious, such as a rising loss. "roll_back": where a lower learning rate might help, the run goes
+    # back to its latest checkpoint and on with half of it, at most three times.
+    on_warning: Response = "warn"
+    writers: tuple[WriterName, ...] = ("tensorboard",)  # of the log, beside the console and log.jsonl
 
 
 def train(
@@ -66,12 +71,16 @@ def train(
     run: Path,
     ranks: Ranks,
     seed: int,
+    watched_from: int = 0,
 ) -> None:
     """Train until ``num_steps`` updates are done, from the latest checkpoint of the run if there is one.
 
     The learning rate is that of each update, from 0. Noise and dropout depend on (seed, number of the batch) alone.
 
+    Lines of the log count for warnings after ``watched_from``.
+
     Raises:
+        RollBackError: the run has to go back to its latest checkpoint.
         TrainingError: a loss or gradient is not finite, a value of the log is beyond a limit, a batch does not fit into
             memory, or the microbatches do not divide among the ranks.
         StoppedError: a signal asked for it; a checkpoint was saved.
@@ -94,7 +103,8 @@ def train(
     dtype = resolve_precision(config.precision, ranks.device, trains=True)
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
-    sums = MetricSums()
+    sums, throughput = MetricSums(), Throughput(ranks, dtype)
+    start = LogStart(run, task.stage, task.shown_metrics, task.chance, first_step, config.num_steps)
     limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
     manifests = [stream.manifest for stream in task.train.streams]
     guard = FiniteGuard(manifests)
@@ -106,26 +116,27 @@ def train(
         plain_convolutions(model, ranks.device, dtype),
         closing(reading),
         stop_requests() as stop,
-        RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
-        if ranks.is_first
-        else nullcontext() as log,
+        RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,
     ):
-        health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning)
+        health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning, watched_from)
         for step in range(first_step, config.num_steps):
             # What learns can change at any update; a replica over several ranks has to know.
             if task.frozen(step) != frozen:
                 frozen = task.frozen(step)
                 _freeze(model, frozen)
                 replica = parallel.spread(model, ranks)
+                throughput.count_flops_again()
             model.train()
 
             # The batches come first: what they count is known, and divides the losses, before anything is computed.
-            microbatches = list(islice(batches, own))
+            with throughput.waiting(DATA, guard.device_is_idle):
+                microbatches = list(islice(batches, own))
             counts: dict[str, float] = {}
             for _, batch in microbatches:
                 for name, count in batch.counts.items():
                     counts[name] = counts.get(name, 0.0) + count
-            totals = ranks.sum_named(counts)
+            with throughput.waiting(RANKS):
+                totals = ranks.sum_named(counts)
 
             # Gradients of the mean over everything in the update, on all ranks.
             for part, (number, batch) in enumerate(microbatches):
@@ -133,13 +144,14 @@ def train(
                 with (
                     _explained(step, ranks, batch, task.train),
                     parallel.without_exchange(replica, is_last=part == own - 1),
+                    throughput.computing(sum(audio.seconds for audio in batch.audios)),
                 ):
                     with autocast(ranks.device, dtype):
                         losses = replica(batch.to(ranks.device), step)
                     loss = weighted_sum(losses, totals)
                     share = loss * ranks.count  # the exchange divides by the ranks
                     share.backward()  # type: ignore[no-untyped-call]
-                sums.add(losses, batch.counts, sum(audio.seconds for audio in batch.audios))
+                sums.add(losses, batch.counts)
                 unreadable.add(batch)
                 guard.watch_loss(loss, batch)
             norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
@@ -158,30 +170,35 @@ def train(
                 average.follow(done)
             guard.watch_update(step, norm)
             guard.check()
+            if log:
+                log.advance()
 
             # Logs, evaluations and checkpoints are the only steps that wait for a GPU.
-            must_stop = ranks.any(stop.signal is not None)
+            with throughput.waiting(RANKS):
+                must_stop = ranks.any(stop.signal is not None)
             evaluates = done % config.evaluate_steps == 0 or done == config.num_steps
             saves = evaluates or must_stop or done % config.checkpoint_steps == 0
             if saves:
                 guard.check(wait=True)  # nothing that is not finite is saved
             if saves or done % config.log_steps == 0:  # a run that resumes there has no sums of the steps before
                 metrics = sums.means(ranks) | {"gradient_norm": norm.item(), "learning_rate": rate}
+                metrics |= throughput.means()
                 sound = measure_sound(audio for _, batch in microbatches for audio in batch.audios)
                 metrics |= describe_sound(ranks.sum_named(sound))
                 if log:
                     log.write(done, "train", metrics)
-                ranks.first_decides(partial(health.check, done, "train", metrics))
-                ranks.first_decides(partial(unreadable.count, done, ranks.gather(unreadable.take())))
+                _go_on_or_back(ranks.first_decides(partial(health.check, done, "train", metrics)), must_stop=must_stop)
+                found = [item for of_rank in ranks.gather(unreadable.take()) for item in of_rank]
+                ranks.first_decides(partial(unreadable.count, done, found))
             if saves:
                 score = None
                 if evaluates:
                     with average.in_place() if average else nullcontext():
-                        dev = _evaluate(task, done, ranks, dtype)
+                        dev, samples = _evaluate(task, done, ranks, dtype)
                     score = -float(done) if task.best_metric is None else dev[task.best_metric]
                     if log:
-                        log.write(done, "dev", dev)
-                    ranks.first_decides(partial(health.check, done, "dev", dev))
+                        log.write(done, "dev", dev, samples)
+                    _go_on_or_back(ranks.first_decides(partial(health.check, done, "dev", dev)), must_stop=must_stop)
                 progress = progress.advanced(done, score)
                 ranks.first_decides(partial(_save, task, optimizer, average, run, progress, config.keep_last))
             if must_stop and done < config.num_steps:
@@ -190,6 +207,11 @@ def train(
                 by = "a signal" if stop.signal is None else stop.signal.name
                 where = f"stopped by {by} after step {done} of {config.num_steps}, which is saved"
                 raise StoppedError(f"{task.stage}: {where}; run the same command again to resume")
+
+
+def _go_on_or_back(problem: str | None, *, must_stop: bool) -> None:
+    if problem is not None and not must_stop:  # once it is resumed, it finds the problem again
+        raise RollBackError(problem)
 
 
 def _numbers(config: TrainerConfig, ranks: Ranks, first_step: int) -> Iterator[int]:
@@ -239,11 +261,13 @@ def _save(
 
 
 @torch.inference_mode()
-def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
+def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> tuple[dict[str, float], list[Sample]]:
     task.model.eval()
     sums = MetricSums()
+    samples: list[Sample] = []
     for batch in task.dev.read_share(ranks.rank, ranks.count):
         with _explained(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
             measured = task.evaluate(batch.to(ranks.device), step)
         sums.add(measured.losses, measured.counts)
-    return sums.means(ranks)
+        samples += measured.samples
+    return sums.means(ranks), sorted(sample for of_rank in ranks.gather(samples) for sample in of_rank)

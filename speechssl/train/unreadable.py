@@ -9,7 +9,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
 from speechssl.files import write_text_file
 from speechssl.terminal import print_status
-from speechssl.train.log import read_lines
+from speechssl.train.writers import read_lines
 
 UNREADABLE_FILE = "unreadable.jsonl"
 _MOST_LISTED = 3

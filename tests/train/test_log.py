@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speechssl.objective.objective import Losses, Term
-from speechssl.train.log import MetricSums, RunLog, read_log
+from speechssl.train.log import MetricSums, RunLog, read_log, read_samples
 from speechssl.train.parallel import Ranks
+from speechssl.train.task import Sample
+from speechssl.train.writers import LogStart
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def open_log(
+    folder: Path, stage: str, shown: Sequence[str] = (), first_step: int = 0, num_steps: int = 100, **chance: float
+) -> RunLog:
+    return RunLog(LogStart(folder, stage, shown, chance, first_step, num_steps), ["tensorboard"])
 
 
 def losses(total: float, accuracy: float) -> Losses:
@@ -32,16 +41,12 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 def test_means_are_over_everything_counted_since_the_last_report() -> None:
     sums = MetricSums()
-    sums.add(losses(10.0, 1.0), {"frames": 3, "utterances": 1}, 2.0)
-    sums.add(losses(2.0, 1.0), {"frames": 1, "utterances": 1}, 2.0)
-    means = sums.means(ALONE)
-    assert list(means) == ["loss", "whole", "other", "accuracy", "audio_seconds_per_second"]
-    assert [means[name] for name in ("loss", "whole", "other", "accuracy")] == [4.0, 3.0, 2.0, 0.5]
-    assert means["audio_seconds_per_second"] > 0
+    sums.add(losses(10.0, 1.0), {"frames": 3, "utterances": 1})
+    sums.add(losses(2.0, 1.0), {"frames": 1, "utterances": 1})
+    assert sums.means(ALONE) == {"loss": 4.0, "whole": 3.0, "other": 2.0, "accuracy": 0.5}
     sums.add(losses(5.0, 0.0), {"frames": 5, "utterances": 2})
     means = sums.means(ALONE)
     assert (means["loss"], means["other"]) == (1.5, 1.0)
-    assert "audio_seconds_per_second" not in means
 
 
 def test_of_nothing_counted_the_mean_is_0() -> None:
@@ -52,14 +57,14 @@ def test_of_nothing_counted_the_mean_is_0() -> None:
 
 def test_sums_hold_no_graph() -> None:
     sums = MetricSums()
-    sums.add(losses(1.0, 0.0), {"frames": 1, "utterances": 1}, 1.0)
+    sums.add(losses(1.0, 0.0), {"frames": 1, "utterances": 1})
     assert not any(value.requires_grad for value in sums._sums.values())
 
 
 def test_the_log_is_json_a_line_and_tensorboard_has_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLog(tmp_path, "pretrain", ("loss", "wer"), 0, 100) as log:
+    with open_log(tmp_path, "pretrain", ("loss", "wer"), 0, 100) as log:
         log.write(10, "train", {"loss": 0.1 + 0.2, "gradient_norm": 1e-9, "audio_seconds_per_second": 12.3})
         log.write(10, "dev", {"wer": 0.5, "loss": 2.0})
         # On the disk at once: a killed run must find here everything up to its checkpoint.
@@ -88,14 +93,14 @@ def test_the_log_is_json_a_line_and_tensorboard_has_the_same(
 
 
 def test_small_values_are_shown_with_an_exponent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path, "finetune", ("a", "b", "c", "d"), 0, 2) as log:
+    with open_log(tmp_path, "finetune", ("a", "b", "c", "d"), 0, 2) as log:
         log.write(1, "train", {"a": 0.00123, "b": 0.0, "c": -0.00456, "d": math.inf})
     assert "a 1.23e-03  b 0  c -4.56e-03  d inf" in capsys.readouterr().err
 
 
 def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     def write(steps: range, first_step: int, value: float) -> None:
-        with RunLog(tmp_path, "pretrain", (), first_step, 100) as log:
+        with open_log(tmp_path, "pretrain", (), first_step, 100) as log:
             for step in steps:
                 log.write(step, "train", {"loss": value * step})
                 log.write(step, "dev", {"loss": -value * step})
@@ -114,7 +119,7 @@ def test_a_clock_that_jumps_back_changes_no_curve_and_no_cost(tmp_path: Path, mo
     clock = itertools.count(2e9, -1e6)
     monkeypatch.setattr(time, "time", lambda: next(clock))
     for first_step in (0, 1):
-        with RunLog(tmp_path, "pretrain", (), first_step, 100) as log:
+        with open_log(tmp_path, "pretrain", first_step=first_step) as log:
             for step in (1, 2):
                 log.write(first_step + step, "train", {"loss": first_step + 0.5})
     assert curve(tmp_path, "train/loss") == [(1, 0.5), (2, 1.5), (3, 1.5)]
@@ -122,9 +127,35 @@ def test_a_clock_that_jumps_back_changes_no_curve_and_no_cost(tmp_path: Path, mo
     assert 0 <= events[2].wall_time - events[1].wall_time < 60
 
 
+def test_samples_of_steps_that_were_undone_are_deleted(tmp_path: Path) -> None:
+    def write(steps: range, first_step: int, text: str) -> None:
+        with open_log(tmp_path, "finetune", first_step=first_step) as log:
+            for step in steps:
+                log.write(step, "dev", {"wer": 1.0}, [Sample(3, "a *b*", f"{text} {step}"), Sample(5, "é\t", "")])
+
+    write(range(1, 4), 0, "old")
+    write(range(3, 5), 2, "new")
+    lines = read_samples(tmp_path)
+    assert [line["hypothesis"] for line in lines[::2]] == ["old 1", "old 2", "new 3", "new 4"]
+    assert lines[-1] == {"step": 4, "utterance": 5, "reference": "é\t", "hypothesis": ""}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (shown,) = [event for event in events.Tensors("transcripts/3/text_summary") if event.step == 4]
+    assert shown.tensor_proto.string_val == [b"    a *b*\n    new 4"]
+
+
+def test_what_a_guess_would_reach_is_shown_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"accuracy": 0.5, "loss": 2.0, "waiting_for_data": 0.099}
+    with open_log(tmp_path, "pretrain", ("loss", "accuracy"), accuracy=1 / 101) as log:
+        log.write(1, "train", metrics)
+        log.write(2, "train", metrics | {"waiting_for_data": 0.25})
+    first, second = capsys.readouterr().err.splitlines()
+    assert "  loss 2  accuracy 0.5 (chance 9.90e-03)  left " in first
+    assert "  25% of the time waiting for data  left " in second
+
+
 def test_a_run_begun_anew_has_a_new_log(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        with RunLog(tmp_path, "pretrain", (), 0, 10) as log:
+        with open_log(tmp_path, "pretrain", (), 0, 10) as log:
             log.write(1, "train", {"loss": value})
     assert [record["loss"] for record in read_log(tmp_path)] == [2.0]
 
@@ -134,7 +165,7 @@ def test_a_line_that_a_kill_cut_short_is_no_line(tmp_path: Path, torn: str) -> N
     whole = '{"step": 1, "split": "train", "loss": 1.0}\n'
     (tmp_path / "log.jsonl").write_text(whole + torn)
     assert read_log(tmp_path)[0] == {"step": 1, "split": "train", "loss": 1.0}
-    with RunLog(tmp_path, "pretrain", (), 1, 10) as log:
+    with open_log(tmp_path, "pretrain", (), 1, 10) as log:
         log.write(2, "train", {"loss": 2.0})
     assert (tmp_path / "log.jsonl").read_text() == whole + '{"step": 2, "split": "train", "loss": 2.0}\n'
 

@@ -201,6 +201,8 @@ def test_the_log_has_what_tells_a_collapse(pretrained: Path) -> None:
     train, dev = read_log(pretrained)[-2:]
     of_training = {
         "audio_seconds_per_second",
+        "waiting_for_data",
+        "gflop_per_second",
         "gradient_norm",
         "learning_rate",
         "clip_scale",

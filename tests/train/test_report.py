@@ -23,6 +23,7 @@ from speechssl.train.finetune import finetune
 from speechssl.train.pretrain import PretrainConfig, pretrain
 
 _VOID = {"meta", "br"}
+RENAMED = {"step", "split", "wer", "cer", "audio_seconds_per_second", "gflop_per_second"}  # which have other titles
 
 
 class Page(HTMLParser):
@@ -117,7 +118,7 @@ def test_a_page_tells_what_the_folders_hold(runs: list[Path], corpus: Any, tmp_p
     page = Page(tmp_path / "report.html")
     for run in runs:
         for line in (run / "log.jsonl").read_text("utf-8").splitlines():
-            for metric in json.loads(line).keys() - {"step", "split", "wer", "cer", "audio_seconds_per_second"}:
+            for metric in json.loads(line).keys() - RENAMED:
                 assert metric.replace("_", " ") in page.titles
     assert "6 of 6" in page.text
     assert "optimizer.max_gradient_norm" in page.text  # differs from the default
@@ -126,6 +127,7 @@ def test_a_page_tells_what_the_folders_hold(runs: list[Path], corpus: Any, tmp_p
     assert f"{100 * scores['wer']['value']:.1f} [" in page.text
     assert all(utterance["reference"] in page.text for utterance in scores["utterances"])
     assert "finetune_1 against finetune_0" in page.text
+    assert {"GFLOP/s", "seconds of audio a second"} <= set(page.titles)
     assert f"torch {torch.__version__}" in page.text
     assert str(corpus.train) in page.text
 
@@ -194,6 +196,38 @@ def test_mistakes_are_marked_by_letter() -> None:
     assert mark("", "<b>") == "<ins>&lt;b&gt;</ins>"
     assert mark("a<b", "") == "<del>a&lt;b</del>"
     assert mark("a", "<") == '<mark class=changed title="instead of a">&lt;</mark>'
+
+
+def test_transcripts_over_time_show_each_change(runs: list[Path], tmp_path: Path) -> None:
+    samples = [("ab c", 5, "a"), ("ab c", 10, "ab"), ("ab c", 15, "ab"), ("ab c", 1200, "ab c")]
+    copies = []
+    for name, of_run in (("x", samples), ("y", samples[:2])):
+        run = tmp_path / name
+        run.mkdir()
+        for file in ("run.json", "log.jsonl"):
+            (run / file).write_bytes((runs[2] / file).read_bytes())
+        keys = ("reference", "step", "hypothesis")
+        lines = [{"utterance": 7, **dict(zip(keys, sample, strict=True))} for sample in of_run]
+        (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        copies.append(run)
+    write_report(copies[:1], tmp_path / "report.html")
+    content = (tmp_path / "report.html").read_text("utf-8")
+    rows = re.findall(r"<tr>?<td>(updates? [^<]*)</td><td>(.*?)</td></tr>", content)
+    assert rows == [
+        ("update 5", "a<del>b␣c</del>"),
+        ("updates 10 to 15", "ab<del>␣c</del>"),
+        ("update 1,200", "ab c"),
+    ]
+    write_report(copies, tmp_path / "report.html")
+    text = Page(tmp_path / "report.html").text
+    assert text.count("referenceab c") == 1  # both runs below it
+    assert "x, updates 10 to 15" in text
+    assert "y, update 10" in text
+    many = [{"step": step, "utterance": 7, "reference": "a", "hypothesis": "b" * step} for step in range(1, 100)]
+    (copies[0] / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in many), "utf-8")
+    write_report(copies[:1], tmp_path / "report.html")
+    steps = re.findall(r"<td>update (\d+)</td>", (tmp_path / "report.html").read_text("utf-8"))
+    assert (len(steps), steps[0], steps[-1]) == (8, "1", "99")
 
 
 def test_samples_go_from_the_best_to_the_worst() -> None:

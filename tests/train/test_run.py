@@ -170,7 +170,7 @@ def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.Captur
         "stage": "pretrain",
         "config": config.to_dict(),
         "inputs": {"train": "1a"},
-        "course": {"first_step": 0, "position": 0.0, "length": 4, "num_steps": 4},
+        "course": {"first_step": 0, "position": 0.0, "length": 4, "num_steps": 4, "roll_backs": []},
     }
     # Nothing is done yet, so that anything may still change.
     assert begin(tmp_path / "run", configuration(seed=4))
