@@ -105,7 +105,7 @@ def _find_cells(content: Array, num_columns: int) -> tuple[Array, Array]:
     ends = ends.reshape(-1, num_columns).T.copy()
     if (content[ends[:-1]] != _TAB).any() or (content[ends[-1]] != _LINE_END).any():
         raise ValueError
-    ends[-1] -= (ends[-1] > starts[-1]) & (content[ends[-1] - 1] == _RETURN)
+    ends[-1] -= content[ends[-1] - 1] == _RETURN
     return starts, ends
 
 

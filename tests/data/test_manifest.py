@@ -164,6 +164,10 @@ HEADER = "path\tnum_samples\ttext\n"
             f".\n{HEADER}a.wav\t1\tx\ty\n",
             ":3: expected 3 tab-separated columns (path, num_samples, text), found 4",
         ),
+        (
+            f".\n{HEADER}a.wav\t1\tx\tb.wav\t1\tx\n",
+            ":3: expected 3 tab-separated columns (path, num_samples, text), found 6",
+        ),
         (f".\n{HEADER}\n", ":3: expected 3 tab-separated columns (path, num_samples, text), found 1"),
         (
             ".\npath\tnum_samples\twords\na.wav\t1\tx\n",

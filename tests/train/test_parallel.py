@@ -235,7 +235,7 @@ def test_ranks_have_batches_of_one_length_in_each_update(corpus: Any, tmp_path: 
         f"data.train={corpus.write(tmp_path / 'train.tsv', texts, letter_samples=4_800)}",
         "trainer.microbatches=4",
         "trainer.num_steps=12",
-        "batches={seconds=2, min_seconds=0.5, num_buckets=4}",
+        "batches={seconds=4, min_seconds=0.5, max_seconds=30, num_buckets=4}",
     ]
     task = make_task(corpus.pretrain_config(*settings), *map(read_manifest, (tmp_path / "train.tsv", corpus.dev)))
     assert task.dev.sampler.microbatches == 1
@@ -250,7 +250,7 @@ def test_ranks_have_batches_of_one_length_in_each_update(corpus: Any, tmp_path: 
 
 
 def test_every_stream_knows_the_size_of_an_update(corpus: Any) -> None:
-    for section in ("joint={labeled_too=true, batches={min_seconds=0.5}}", "pseudo_labels={}"):
+    for section in ("joint={labeled_too=true, batches={min_seconds=0.5}}", "pseudo_labels={start_step=1}"):
         config = corpus.finetune_config(
             f"data.unlabeled={corpus.train}", "trainer.microbatches=6", section, stage="scratch"
         )
