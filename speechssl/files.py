@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from speechssl.errors import ManifestError, SpeechSSLError
 
@@ -140,11 +141,19 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def read_table(path: Path) -> bytes:
-    """Read a manifest or a file of labels as a whole; a `ManifestError` says why that is impossible."""
+@contextmanager
+def open_table(path: Path) -> Iterator[BinaryIO]:
+    """Open a manifest or a file of labels; a `ManifestError` says why it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise ManifestError(f"{path}: expected a file, found none") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from None
+
+
+def read_table(path: Path) -> bytes:
+    """Read a manifest or a file of labels as a whole, as `open_table`."""
+    with open_table(path) as file:
+        return file.read()

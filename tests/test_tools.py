@@ -1,12 +1,15 @@
 """The programs that measure transcription run, with models of no size, and say what they measured."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import torch
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription
+from speechssl.data.manifest import read_manifest
 from speechssl.data.units import Letters
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams
@@ -211,3 +215,26 @@ def test_onnx_runtime_beside_pytorch(load: Callable[[str], ModuleType], say: Say
     assert float(peaks["PyTorch"]) > float(peaks["ONNX Runtime"]) > 10
     assert errors[""] == "CER % on few.tsv"
     assert errors["PyTorch"] == errors["ONNX Runtime"]
+
+
+def test_the_costs_of_a_manifest(
+    load: Callable[[str], ModuleType], say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = load("bench_manifest")
+    program.write_rows(tmp_path / "a.tsv", 30)
+    manifest = read_manifest(tmp_path / "a.tsv")
+    assert len({utterance.path for utterance in manifest}) == 30
+    assert 5 < manifest.seconds.mean() < 20
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, program.__file__, "--measure"]
+        costs = program.measure(Path(command[3]), 0)
+        assert costs.shared_megabytes > costs.megabytes > 0
+        return subprocess.CompletedProcess(command, 0, json.dumps(asdict(costs)))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(program.multiprocessing, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
+    first, second, predicted = rows(say(program, "--rows", "5000", "20000"))
+    assert [row["rows"] for row in (first, second, predicted)] == ["5,000", "20,000", "200,000"]
+    assert float(predicted["shared MB"]) == pytest.approx(10 * float(second["shared MB"]), rel=0.05)
+    assert predicted["worker MB"] == second["worker MB"]

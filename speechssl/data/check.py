@@ -1,14 +1,16 @@
 """The pre-flight check: what would go wrong, or is suspicious, in the data of a training."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from unicodedata import category
 
+import numpy as np
+
 from speechssl.data.copies import Copies, listen
 from speechssl.data.headers import Header, read_headers, read_size
-from speechssl.data.manifest import Manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.paths import is_url, real_path, split_range
 from speechssl.data.scan import parallel_map
 from speechssl.data.spans import Spans
@@ -48,14 +50,20 @@ def check_before_training(
 ) -> list[Problem]:
     """Find the errors that show without decoding audio: of ``min_samples`` at 16 kHz an utterance is long enough.
 
-    The header of each distinct file is read once. Of what states no length (MP3 without a tag, what only PyAV reads)
-    the manifest's word is taken: whoever wrote it had decoded the recording. So it is of URLs, of which only the sizes
-    of the objects are asked for: the headers of a million clips in an object store would be most of the clips.
+    The header of each distinct file among 10,000 utterances is read once. Of what states no length (MP3 without a tag,
+    what only PyAV reads) the manifest's word is taken: whoever wrote it had decoded the recording. So it is of URLs, of
+    which only the sizes of the objects are asked for: the headers of a million clips in an object store would be most
+    of the clips.
     Without a vocabulary, training needs no labels.
     """
-    paths = (utterance.path for utterance in manifest if not is_url(utterance.path))
+    problems: list[Problem] = []
+    reported: set[str] = set()
+    for first in range(0, len(manifest), _AT_ONCE):  # there may be more headers than memory has room for
+        rows = list(enumerate(manifest.rows(first, min(first + _AT_ONCE, len(manifest))), first))
+        headers = read_headers((row.path for _, row in rows if not is_url(row.path)), decode=False)
+        problems += _find_file_problems(manifest, rows, headers, reported)
     return [
-        *_find_file_problems(manifest, read_headers(paths, decode=False)),
+        *problems,
         *_find_object_problems(manifest),
         *_find_short_utterances(manifest, min_samples),
         *([] if vocabulary is None else _find_label_problems(manifest, geometry, vocabulary)),
@@ -71,7 +79,7 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
     problems: list[Problem] = []
     copies = Copies()
     for number, manifest in enumerate(manifests):
-        file_problems = list(_find_file_problems(manifest, headers))
+        file_problems = list(_find_file_problems(manifest, enumerate(manifest), headers, set()))
         problems += file_problems
         problems += _find_differing_lengths(manifest, headers)
         problems += _find_short_utterances(manifest, geometry.receptive_field_samples)
@@ -95,9 +103,11 @@ def check_manifests(manifests: Sequence[Manifest], geometry: FrameGeometry, voca
     ]
 
 
-def _find_file_problems(manifest: Manifest, headers: Mapping[str, Header]) -> Iterator[Problem]:
-    reported: set[str] = set()
-    for i, utterance in enumerate(manifest):
+def _find_file_problems(
+    manifest: Manifest, rows: Iterable[tuple[int, Utterance]], headers: Mapping[str, Header], reported: set[str]
+) -> Iterator[Problem]:
+    """What headers say of numbered rows; a recording that is ``reported`` as unreadable is not reported again."""
+    for i, utterance in rows:
         header, where = headers.get(utterance.path), manifest.where(i)
         stop = utterance.start + utterance.num_samples
         if header is None:
@@ -143,10 +153,10 @@ def _find_differing_lengths(manifest: Manifest, headers: Mapping[str, Header]) -
 
 
 def _find_short_utterances(manifest: Manifest, min_samples: int) -> Iterator[Problem]:
-    for i, utterance in enumerate(manifest):
-        if utterance.num_output_samples < min_samples:
-            detail = f"expected at least {min_samples} samples at 16 kHz, found {utterance.num_output_samples}"
-            yield Problem("too short", manifest.where(i), detail)
+    lengths = manifest.num_output_samples
+    for i in np.flatnonzero(lengths < min_samples).tolist():
+        detail = f"expected at least {min_samples} samples at 16 kHz, found {lengths[i]}"
+        yield Problem("too short", manifest.where(i), detail)
 
 
 def _find_label_problems(manifest: Manifest, geometry: FrameGeometry, vocabulary: Units) -> Iterator[Problem]:

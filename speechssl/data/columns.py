@@ -4,29 +4,33 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Layout = tuple[tuple[str, str, int], ...]  # the name, the type and the length of each array
 
-_NONE = "\udcff"  # a byte that is no UTF-8, as Python writes it
+NO_TEXT = 0xFF
+"""The byte that stands for a text that is none; it is no UTF-8."""
+
+_NONE = chr(0xDC00 + NO_TEXT)  # as Python writes such a byte
 _ALIGNMENT = 8
 
 
 class Columns:
     """Arrays of one dimension by name, which pickle as the place of one block of memory.
 
-    The loader's workers get a manifest by pickling. A million objects would be sent to each of them and held by each.
-    The block is written once, when it is first asked for, and mapped by all. It is a file without a name (memfd), so
-    that a killed run leaves nothing behind; it can be unpickled as long as the table lives where it was pickled.
+    Other processes, the loader's workers and the other ranks of a machine, get a manifest by pickling. Millions of
+    objects would be sent to each of them and held by each. The block is written once, when it is first asked for, and
+    mapped by all. It is a file without a name (memfd), so that a killed run leaves nothing behind; it can be unpickled
+    as long as the table lives where it was pickled.
     """
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, arrays: Mapping[str, Array], block: int | None = None) -> None:
         self.arrays = dict(arrays)
-        self._block: int | None = None
+        self._block = block  # the descriptor of the file that they are mapped from, if they are
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -49,14 +53,15 @@ class Columns:
     def __reduce__(self) -> tuple[Any, ...]:
         if not hasattr(os, "memfd_create"):  # not Linux
             return Columns, (self.arrays,)
+        layout = tuple((name, array.dtype.str, len(array)) for name, array in self.arrays.items())
         if self._block is None:
             self._block = os.memfd_create("columns")
             with os.fdopen(self._block, "wb", closefd=False) as file:
                 for array in self.arrays.values():
                     file.write(bytes(-file.tell() % _ALIGNMENT))
                     file.write(array.data)
-        layout = tuple((name, array.dtype.str, len(array)) for name, array in self.arrays.items())
-        return _map, (f"/proc/{os.getpid()}/fd/{self._block}", layout)
+            self.arrays = _map(self._block, layout)  # not there twice
+        return _open, (f"/proc/{os.getpid()}/fd/{self._block}", layout)
 
     def __del__(self) -> None:
         if self._block is not None:
@@ -76,23 +81,29 @@ def pack_texts(name: str, cells: Iterable[str | None]) -> dict[str, Array]:
 
 def join_parts(parts: Iterable[Mapping[str, Array]]) -> Columns:
     """Return the columns of a table of which each part has some rows."""
-    parts = list(parts)
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for name in arrays:
-        if f"{name} ends" in arrays:
-            starts = np.cumsum([0, *(len(part[name]) for part in parts[:-1])])
-            lengths = [len(part[f"{name} ends"]) for part in parts]
-            arrays[f"{name} ends"] += np.repeat(starts, lengths)
+    parts = [dict(part) for part in parts]
+    arrays: dict[str, Array] = {}
+    for name in list(parts[0]):
+        if f"{name} ends" in parts[0]:
+            start = 0
+            for part in parts:
+                part[f"{name} ends"] = part[f"{name} ends"] + start
+                start += len(part[name])
+        arrays[name] = np.concatenate([part.pop(name) for part in parts])  # only one column is there twice at a time
     return Columns(arrays)
 
 
-def _map(place: str, layout: tuple[tuple[str, str, int], ...]) -> Columns:
-    with Path(place).open("rb") as file:
-        block = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _open(place: str, layout: Layout) -> Columns:
+    block = os.open(place, os.O_RDONLY)
+    return Columns(_map(block, layout), block)
+
+
+def _map(block: int, layout: Layout) -> dict[str, Array]:
+    content = mmap.mmap(block, 0, access=mmap.ACCESS_READ)
     arrays: dict[str, Array] = {}
     position = 0
     for name, dtype, length in layout:
         position += -position % _ALIGNMENT
-        arrays[name] = np.frombuffer(block, dtype, length, position)
+        arrays[name] = np.frombuffer(content, dtype, length, position)
         position += arrays[name].nbytes
-    return Columns(arrays)
+    return arrays

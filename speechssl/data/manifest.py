@@ -10,17 +10,19 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from speechssl.data.audio import SAMPLE_RATE, Waveform, join, resample_blocks, resampled_length
-from speechssl.data.columns import Array, Columns, join_parts, pack_texts
+from speechssl.data.columns import NO_TEXT, Array, Columns, join_parts, pack_texts
 from speechssl.data.paths import absolute_root, is_url, join_root, path_below
 from speechssl.data.recording import read_span
+from speechssl.data.rows import Digest, parse_rows, read_blocks, split_lines
 from speechssl.errors import ManifestError
-from speechssl.files import read_table, write_text_file
+from speechssl.files import write_text_file
 
 IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
 """Tabs, line breaks, and what stands for the bytes of a file name that is no UTF-8."""
@@ -31,9 +33,10 @@ _INTEGERS = {  # with the least and the largest value allowed
     "start": (0, 10**15, np.int64),
     "sample_rate": (1, 2**31 - 1, np.int32),
 }
-_DEFAULTS = {"start": 0, "sample_rate": SAMPLE_RATE, "text": None, "speaker": None, "language": None}
+_DEFAULT_INTEGERS = {"start": 0, "sample_rate": SAMPLE_RATE}
+_DEFAULTS = {**_DEFAULT_INTEGERS, "text": None, "speaker": None, "language": None}
 _COLUMNS = (*_REQUIRED, *_DEFAULTS)
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_INTEGER = re.compile(r"[0-9]{1,18}")
 _ROWS_AT_ONCE = 1 << 14  # of which there are objects at a time
 
 
@@ -75,13 +78,14 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Utterance:
         row = range(len(self))[index]
-        return next(self._rows(row, row + 1))
+        return next(self.rows(row, row + 1))
 
     def __iter__(self) -> Iterator[Utterance]:
         for first in range(0, len(self), _ROWS_AT_ONCE):
-            yield from self._rows(first, min(first + _ROWS_AT_ONCE, len(self)))
+            yield from self.rows(first, min(first + _ROWS_AT_ONCE, len(self)))
 
-    def _rows(self, first: int, stop: int) -> Iterator[Utterance]:
+    def rows(self, first: int, stop: int) -> Iterator[Utterance]:
+        """Yield the utterances [first, stop); there are objects of all of them for a while."""
         columns = self.columns
         paths = (join_root(self.root, path or "") for path in columns.texts("path", first, stop))
         numbers = (columns[name][first:stop].tolist() for name in _INTEGERS)
@@ -113,29 +117,26 @@ class Manifest:
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Read a manifest, of this package's form or fairseq's; the recordings are not looked at."""
     path = Path(path)
-    content, lines = _read_lines(path)
-    if not lines:
+    digest = hashlib.sha256()
+    blocks = read_blocks(path, digest)
+    _, first = next(blocks, (1, b""))
+    if not first:
         raise ManifestError(f"{path}: expected a manifest, found an empty file")
-    root = absolute_root(path.parent, lines[0])
-    if not lines[0] or not (is_url(root) or Path(root).is_dir()):
-        raise ManifestError(f"{path}:1: expected the root folder of the recordings, found {lines[0]!r}")
-    has_header = len(lines) > 1 and not re.fullmatch(r"[^\t]+\t[0-9]+", lines[1])
-    first_line = 3 if has_header else 2
-    rows = lines[first_line - 1 :]
+    [line] = split_lines(first)
+    root = absolute_root(path.parent, line)
+    if not line or not (is_url(root) or Path(root).is_dir()):
+        raise ManifestError(f"{path}:1: expected the root folder of the recordings, found {line!r}")
+    _, second = next(blocks, (2, b""))
+    has_header = not re.fullmatch(rb"[^\t]+\t[0-9]+\r?\n", second)
+    rest = blocks if has_header else chain([(2, second)], blocks)
+    number, rows = next(rest, (3, b""))
     if not rows:
         raise ManifestError(f"{path}: expected at least one utterance, found none")
-    names = _parse_header(path, lines[1]) if has_header else _REQUIRED
-    columns = join_parts(
-        _parse_rows(path, first_line + first, names, rows[first : first + _ROWS_AT_ONCE])
-        for first in range(0, len(rows), _ROWS_AT_ONCE)
-    )
+    names = _parse_header(path, *split_lines(second)) if has_header else _REQUIRED
+    columns = join_parts(_parse_block(path, names, *block) for block in chain([(number, rows)], rest))
     if not has_header:
-        labels, texts = _read_fairseq_texts(path, len(rows))
-        content += labels
-        if texts is not None:
-            columns.arrays |= pack_texts("text", (text or None for text in texts))
-    prefix = "" if root == "." else root
-    return Manifest(path, prefix, hashlib.sha256(content).hexdigest(), first_line, columns)
+        columns.arrays |= _read_fairseq_texts(path, len(columns["num_samples"]), digest)
+    return Manifest(path, "" if root == "." else root, digest.hexdigest(), number, columns)
 
 
 def is_manifest(path: str | os.PathLike[str]) -> bool:
@@ -184,20 +185,6 @@ def read_utterance(utterance: Utterance) -> Waveform:
     return join(resample_blocks([waveform], utterance.sample_rate))
 
 
-def _read_lines(path: Path) -> tuple[bytes, list[str]]:
-    content = read_table(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"{path}:{line}: expected UTF-8, found the byte 0x{content[error.start]:02x}") from None
-    # Not splitlines(), which also splits at separators that a text may contain.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if not lines[-1]:
-        del lines[-1]
-    return content, lines
-
-
 def _parse_header(path: Path, line: str) -> list[str]:
     columns = line.split("\t")
     for column in columns:
@@ -211,38 +198,17 @@ def _parse_header(path: Path, line: str) -> list[str]:
     return columns
 
 
-def _parse_rows(path: Path, first_line: int, names: Sequence[str], rows: Sequence[str]) -> dict[str, Array]:
-    """Return the columns of some rows."""
-    cells = [row.split("\t") for row in rows]
+def _parse_block(path: Path, names: Sequence[str], first_line: int, block: bytes) -> dict[str, Array]:
+    """Return the columns of some lines."""
     try:
-        columns = dict(zip(names, zip(*cells, strict=True), strict=True))
-        if not all(columns["path"]) or any("\0" in cell for cell in columns["path"]):
+        columns = parse_rows(block, names, _INTEGERS, _DEFAULT_INTEGERS)
+        if columns["path"].min() == 0 or columns["path"].max() == NO_TEXT:
             raise ValueError
-        arrays = {name: _parse_integers(name, columns.get(name, ("",) * len(rows))) for name in _INTEGERS}
-    except ValueError:  # somewhere: a column at a time is fast, and the first line that is wrong is to be named
-        for number, row in enumerate(cells, first_line):
-            _check_row(f"{path}:{number}", names, row)
+    except ValueError:  # somewhere: a block at a time is fast, and the first line that is wrong is to be named
+        for number, line in enumerate(split_lines(block), first_line):
+            _check_row(f"{path}:{number}", names, line.split("\t"))
         raise
-    for name in columns.keys() - _INTEGERS.keys():
-        arrays |= pack_texts(name, (cell or None for cell in columns[name]))
-    return arrays
-
-
-def _parse_integers(name: str, cells: Sequence[str]) -> Array:
-    """Return the numbers of a column.
-
-    Raises:
-        ValueError: one is not an integer in the column's range.
-    """
-    least, most, dtype = _INTEGERS[name]
-    if name in _DEFAULTS:
-        cells = [cell or str(_DEFAULTS[name]) for cell in cells]
-    if not all(map(_INTEGER.fullmatch, cells)):
-        raise ValueError
-    values = np.fromiter(map(int, cells), np.int64, len(cells))
-    if values.min() < least or values.max() > most:
-        raise ValueError
-    return values.astype(dtype)
+    return columns
 
 
 def _check_row(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
@@ -255,26 +221,29 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
         if name == "path" and "\0" in cell:
             raise ManifestError(f"{where}: expected a path, found {cell!r}")
         if name in _INTEGERS:
-            try:
-                _parse_integers(name, [cell])
-            except ValueError:
-                least, most, _ = _INTEGERS[name]
+            least, most, _ = _INTEGERS[name]
+            value = int(cell) if _INTEGER.fullmatch(cell) else None if cell else _DEFAULT_INTEGERS.get(name)
+            if value is None or not least <= value <= most:
                 bound = f"at most {most}" if cell.isdecimal() and int(cell) > most else f"at least {least}"
-                raise ManifestError(f"{where}: expected {name} to be an integer of {bound}, found {cell!r}") from None
+                raise ManifestError(f"{where}: expected {name} to be an integer of {bound}, found {cell!r}")
 
 
-def _read_fairseq_texts(path: Path, num_rows: int) -> tuple[bytes, list[str] | None]:
-    """Return the labels beside a fairseq manifest: their bytes, and a text a row; None if there are none."""
-    for suffix in (".ltr", ".wrd"):
+def _read_fairseq_texts(path: Path, num_rows: int, digest: Digest) -> dict[str, Array]:
+    """Return the labels beside a fairseq manifest, if there are any, as a column with a text a row."""
+    for suffix, plain in ((".ltr", _join_letters), (".wrd", str.strip)):
         labels = path.with_suffix(suffix)
         if labels.exists():
-            content, lines = _read_lines(labels)
-            if len(lines) != num_rows:
-                raise ManifestError(f"{labels}: expected {num_rows} lines, one a row of {path}, found {len(lines)}")
-            if suffix == ".ltr":
-                lines = [line.replace(" ", "").replace("|", " ") for line in lines]
-            return content, [line.strip() for line in lines]
-    return b"", None
+            parts = (map(plain, split_lines(block)) for _, block in read_blocks(labels, digest))
+            columns = join_parts(pack_texts("text", (text or None for text in part)) for part in chain([()], parts))
+            found = len(columns["text ends"])
+            if found != num_rows:
+                raise ManifestError(f"{labels}: expected {num_rows} lines, one a row of {path}, found {found}")
+            return columns.arrays
+    return {}
+
+
+def _join_letters(line: str) -> str:
+    return line.replace(" ", "").replace("|", " ").strip()
 
 
 def _checked_cell(manifest: Path, cell: str) -> str:

@@ -1,8 +1,11 @@
-"""Decide which utterances go into which batch: a pure function of (lengths, seed, epoch)."""
+"""Decide which utterances go into which batch: a pure function of (lengths, seed, epoch).
+
+All of it is arrays: an epoch of 10^7 utterances is shuffled at once, and a batch is cut out when it is asked for.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from speechssl.errors import ManifestError
 from speechssl.rng import keyed_generator
 
 Lengths = npt.NDArray[np.int64]  # in samples at 16 kHz
+Numbers = npt.NDArray[np.signedinteger[Any]]
 _ORDER = 0  # the purpose of the generator that shuffles, beside those of masks and crops
 _MOST_BUCKETS = 256
 _MOST_SECONDS = float(2**31)  # whose samples can be counted
@@ -61,31 +65,48 @@ class _Bucket:
     length: int
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """The order of one pass over the data."""
+
+    number: int
+    utterances: Numbers  # their numbers in the manifest, one batch after another
+    batches: Numbers  # which of these is at each position of the epoch
+
+
 class BatchSampler:
     """The endless sequence of batches of a data set, indexed by number across epochs.
 
     Every epoch has the same number of batches and every utterance once. What is left over in one bucket moves to the
     next in which it loses least: to a shorter crop in pretraining, to a longer padding otherwise.
 
+    The batches of an update, those with the numbers from i * ``microbatches`` on, come from one bucket, so that
+    processes which share them have the same to do and need not wait for each other. What the buckets have left over
+    for this joins in the order of length: an update of it has neighboring buckets.
+
     Args:
         lengths: Samples at 16 kHz of each utterance.
         config: Bounds.
         seed: Of the shuffling.
         crop: Whether utterances are cropped to their bucket's length (pretraining) or padded (fine-tuning).
+        microbatches: Batches in an update.
 
     Raises:
         ManifestError: no utterance has an admitted length.
     """
 
-    def __init__(self, lengths: npt.ArrayLike, config: BatchConfig, seed: int, *, crop: bool) -> None:
+    def __init__(
+        self, lengths: npt.ArrayLike, config: BatchConfig, seed: int, *, crop: bool, microbatches: int = 1
+    ) -> None:
         self.seed = seed
         self.crop = crop
         self.config = config
+        self.microbatches = microbatches
         all_lengths = np.asarray(lengths, dtype=np.int64)
         shortest, longest = config.min_seconds * SAMPLE_RATE, round(config.max_seconds * SAMPLE_RATE)
         admitted = (all_lengths >= shortest) & (crop | (all_lengths <= longest))
-        self.left_out: tuple[int, ...] = tuple(np.flatnonzero(~admitted).tolist())  # by their number in the manifest
-        kept = np.flatnonzero(admitted)
+        self.left_out = np.flatnonzero(~admitted)  # by their number in the manifest
+        kept = np.flatnonzero(admitted).astype(np.min_scalar_type(-len(all_lengths)))
         if not kept.size:
             raise ManifestError(
                 f"expected utterances of {config.min_seconds} to {config.max_seconds} seconds, found none "
@@ -95,37 +116,71 @@ class BatchSampler:
         order = np.argsort(usable, kind="stable")
         self._by_length = kept[order]
         self._buckets = self._choose_buckets(usable[order])
+        self._firsts, self._bucket_numbers = self._cut()
+        self.num_batches = len(self._bucket_numbers)
+        self._grouped = self._group()
         num_samples = int(all_lengths[kept].sum())
         in_batches = self._samples_in_batches(self._buckets) if crop else num_samples
         self.cropped_share = 1 - in_batches / num_samples  # of the audio that is not left out
         self.seconds_per_epoch = in_batches / SAMPLE_RATE  # without padding
-        self._current = self.epoch(0)
-        self.num_batches = len(self._current)
+        self._current = self._shuffle(0)
 
     def __getitem__(self, number: int) -> BatchPlan:
         epoch, position = divmod(number, self.num_batches)
-        if self._current[0].epoch != epoch:
-            self._current = self.epoch(epoch)
-        return self._current[position]
+        if self._current.number != epoch:
+            self._current = self._shuffle(epoch)
+        return self._plan(self._current, position)
 
     def epoch(self, epoch: int) -> list[BatchPlan]:
         """Return all batches of one pass over the data, in order."""
-        generator = keyed_generator(self.seed, epoch, _ORDER)
-        plans: list[BatchPlan] = []
-        waiting: list[int] = []
-        for bucket in self._buckets:
-            waiting += generator.permutation(self._by_length[bucket.first : bucket.stop]).tolist()
-            size = self._batch_size(bucket)
-            num_full = len(waiting) // size * size
-            plans += [self._plan(epoch, waiting[first : first + size], bucket) for first in range(0, num_full, size)]
-            del waiting[:num_full]
-        if waiting:
-            plans.append(self._plan(epoch, waiting, self._buckets[-1]))
-        return [plans[number] for number in generator.permutation(len(plans))]
+        shuffled = self._shuffle(epoch)
+        return [self._plan(shuffled, position) for position in range(self.num_batches)]
 
-    def _plan(self, epoch: int, indices: list[int], bucket: _Bucket) -> BatchPlan:
-        fixed_samples = bucket.length if self.config.fixed_shapes else None
-        return BatchPlan(epoch, tuple(indices), bucket.length if self.crop else None, fixed_samples)
+    def _plan(self, epoch: _Epoch, position: int) -> BatchPlan:
+        batch = epoch.batches[position]
+        indices = epoch.utterances[self._firsts[batch] : self._firsts[batch + 1]]
+        length = self._buckets[self._bucket_numbers[batch]].length
+        fixed_samples = length if self.config.fixed_shapes else None
+        return BatchPlan(epoch.number, tuple(indices.tolist()), length if self.crop else None, fixed_samples)
+
+    def _shuffle(self, epoch: int) -> _Epoch:
+        """Shuffle the utterances of each bucket, and then the updates.
+
+        An epoch begins and ends within an update if its batches are no multiple of one. It gives to both from the end
+        of the order of length, so that these updates have similar lengths too.
+        """
+        generator = keyed_generator(self.seed, epoch, _ORDER)
+        buckets = [generator.permutation(self._by_length[bucket.first : bucket.stop]) for bucket in self._buckets]
+        num_before = min(-epoch * self.num_batches % self.microbatches, self.num_batches)
+        num_whole = (self.num_batches - num_before) // self.microbatches * self.microbatches
+        whole, rest = np.split(self._grouped, [num_whole])
+        order = generator.permutation(num_whole // self.microbatches)
+        whole = whole.reshape(-1, self.microbatches)[order].ravel()
+        batches = np.concatenate([rest[:num_before], whole, rest[num_before:]])
+        return _Epoch(epoch, np.concatenate(buckets), batches)
+
+    def _cut(self) -> tuple[Numbers, Numbers]:
+        """Return where each batch begins in the order of the buckets, and where the last one ends; and its bucket."""
+        firsts: list[Numbers] = []
+        waiting = position = 0
+        for bucket in self._buckets:
+            waiting += bucket.stop - bucket.first
+            size = self._batch_size(bucket)
+            firsts.append(position + size * np.arange(waiting // size))
+            position += waiting // size * size
+            waiting %= size
+        if waiting:
+            firsts[-1] = np.append(firsts[-1], position)
+        counts = [len(of_bucket) for of_bucket in firsts]
+        return np.append(np.concatenate(firsts), position + waiting), np.repeat(np.arange(len(counts)), counts)
+
+    def _group(self) -> Numbers:
+        """Return the batches in the order of the buckets, those that are not enough for an update of one behind."""
+        counts = np.bincount(self._bucket_numbers, minlength=len(self._buckets))
+        starts = np.cumsum(counts) - counts
+        within = np.arange(self.num_batches) - starts[self._bucket_numbers]
+        is_over = within >= (counts // self.microbatches * self.microbatches)[self._bucket_numbers]
+        return np.concatenate([np.flatnonzero(~is_over), np.flatnonzero(is_over)])
 
     def _batch_size(self, bucket: _Bucket) -> int:
         size = max(int(self.config.seconds * SAMPLE_RATE // bucket.length), 1)
@@ -147,10 +202,10 @@ class BatchSampler:
 
     def _make_buckets(self, sorted_lengths: Lengths, num_buckets: int) -> list[_Bucket]:
         """Make groups of about equal total duration, in the order in which leftovers move; equal lengths share one."""
-        shares = np.cumsum(sorted_lengths) / sorted_lengths.sum()
+        distinct = np.flatnonzero(np.diff(sorted_lengths, prepend=-1))  # the first utterance of each length
+        shares = np.cumsum(sorted_lengths)[distinct] / sorted_lengths.sum()
         numbers = np.minimum((shares * num_buckets).astype(np.int64), num_buckets - 1)
-        numbers = numbers[np.searchsorted(sorted_lengths, sorted_lengths, side="left")]
-        starts = np.unique(numbers, return_index=True)[1].tolist()
+        starts = distinct[np.flatnonzero(np.diff(numbers, prepend=-1))].tolist()
         bounds = zip(starts, [*starts[1:], len(sorted_lengths)], strict=True)
         if self.crop:
             return [_Bucket(first, stop, int(sorted_lengths[first])) for first, stop in bounds][::-1]

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,7 +33,7 @@ from speechssl.train.joint import JointBatches, JointModel, Part
 from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig
 from speechssl.train.optimizer import OptimizerConfig
-from speechssl.train.parallel import Ranks
+from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.schedule import ScheduleConfig
@@ -160,11 +161,19 @@ def make_task(
     everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
 
     def batches_of(
-        manifest: Manifest, batches: BatchConfig, regularization: RegularizationConfig | None
+        manifest: Manifest, batches: BatchConfig, regularization: RegularizationConfig | None, microbatches: int
     ) -> Batches[LabeledBatch]:
         mask_dim = ctc.encoder.config.mask_dim
         collate = LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed)
-        return Batches.of_manifest(manifest, batches, collate, config.data.num_workers, config.seed, crop=False)
+        return Batches.of_manifest(
+            manifest,
+            batches,
+            collate,
+            config.data.num_workers,
+            config.seed,
+            crop=False,
+            microbatches=microbatches,
+        )
 
     def frozen(step: int) -> tuple[nn.Module, ...]:
         """The head alone learns at first, then the encoder too, less its convolutions if they are frozen."""
@@ -174,7 +183,7 @@ def make_task(
         return (*own, *(module for part in parts for module in part.frozen(ctc, step)))
 
     def data_of(manifest: Manifest, *, labeled: bool) -> TrainingData:
-        hours = sum(utterance.seconds for utterance in manifest) / 3600
+        hours = float(manifest.seconds.sum()) / 3600
         return TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=labeled)
 
     def write_model(step: int, folder: Path) -> None:
@@ -186,7 +195,7 @@ def make_task(
         save_model(folder, description, ctc.state_dict(), vocabulary)
 
     model: FinetuneModel | JointModel = labeled
-    train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization)
+    train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization, config.trainer.microbatches)
     parts: list[Part] = []
     if unlabeled_manifest is not None:
         parts, streams = _make_parts(config, ctc, vocabulary, train, unlabeled_manifest)
@@ -205,7 +214,7 @@ def make_task(
         model=model,
         saved_module=ctc,
         train=train,
-        dev=batches_of(dev_manifest, everything, None),
+        dev=batches_of(dev_manifest, everything, None, 1),
         evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),
         best_metric=config.best_metric,
         shown_metrics=(
@@ -234,7 +243,7 @@ def _make_parts(
         parts.append(JointObjective(config.joint, ctc.encoder.config))
         streams |= make_streams(config.joint, train, unlabeled, ctc.encoder.geometry, config.seed)
     if config.pseudo_labels is not None:
-        has_texts = any(utterance.text for utterance in unlabeled)
+        has_texts = unlabeled.has_texts and any(utterance.text for utterance in unlabeled)
         parts.append(
             PseudoLabels(
                 config.pseudo_labels, ctc, config.regularization, vocabulary, config.trainer, has_texts=has_texts
@@ -251,7 +260,12 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
         SpeechSSLError: the data, the folder or the configuration do not fit, the loss is not finite, or a signal
             stopped the run.
     """
-    manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    with joined_ranks(config.trainer.device) as ranks:
+        manifests = ranks.share(lambda: (read_manifest(config.data.train), read_manifest(config.data.dev)))
+        _finetune(config, folder, ranks, *manifests)
+
+
+def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Manifest) -> None:
     inputs = {"train": manifests[0].digest, "dev": manifests[1].digest}
     for manifest in manifests:
         if all(utterance.text is None for utterance in manifest):
@@ -280,7 +294,7 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
 
     unlabeled = None
     if config.data.unlabeled is not None:
-        unlabeled = read_manifest(config.data.unlabeled)
+        unlabeled = ranks.share(partial(read_manifest, config.data.unlabeled))
         inputs["unlabeled"] = unlabeled.digest
 
     def find_problems() -> Sequence[Problem]:
@@ -298,6 +312,7 @@ def finetune(config: FinetuneConfig, folder: Path) -> None:
         folder,
         STAGE,
         config,
+        ranks,
         inputs,
         find_problems,
         lambda: make_task(config, saved, vocabulary, *manifests, unlabeled),

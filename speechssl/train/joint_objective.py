@@ -107,5 +107,13 @@ def make_streams(
     for name, manifest in manifests.items():
         own_seed = stream_seed(seed, name)
         collate = config.objective.make_collate(geometry, own_seed)
-        streams[name] = Batches.of_manifest(manifest, config.batches, collate, labeled.num_workers, own_seed, crop=True)
+        streams[name] = Batches.of_manifest(
+            manifest,
+            config.batches,
+            collate,
+            labeled.num_workers,
+            own_seed,
+            crop=True,
+            microbatches=labeled.sampler.microbatches,
+        )
     return streams

@@ -5,6 +5,8 @@ time-out; gradients go over NCCL.
 """
 
 import os
+import pickle
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -56,6 +58,31 @@ class Ranks:
         of_ranks: list[Any] = [None] * self.count
         dist.all_gather_object(of_ranks, value)
         return of_ranks
+
+    def share(self, make: Callable[[], Result]) -> Result:
+        """Return what the first rank of each machine makes; the others there get it by pickling, as manifests do best.
+
+        An error is raised on the first rank that has one, and ends the others too.
+        """
+        if self.count == 1:
+            return make()
+        machine = socket.gethostname()
+        maker = self.gather(machine).index(machine)
+        content, failure = b"", None
+        if maker == self.rank:
+            try:
+                made = make()
+                content = pickle.dumps(made)
+            except SpeechSSLError as error:
+                failure = error
+        of_ranks = self.gather((content, failure is not None))
+        failed = [rank for rank, (_, has_failed) in enumerate(of_ranks) if has_failed]
+        if failed:
+            raise failure if failure is not None and failed[0] == self.rank else SystemExit(1)  # one process says why
+        if maker != self.rank:
+            made = pickle.loads(of_ranks[maker][0])
+        self.gather(None)  # until nobody has to find it any more
+        return made
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over ranks, in place and on its device."""

@@ -27,7 +27,7 @@ from speechssl.objective.kinds import AnyObjective
 from speechssl.objective.objective import AllReduce, Losses, Objective, ObjectiveConfig, TargetSource
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
-from speechssl.train.parallel import Ranks
+from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.task import Batches, Measured, Task
 
@@ -118,8 +118,19 @@ def make_task(
     if config.mixing is not None:
         train_collate = MixingCollate(collate, config.mixing, config.mixing.read_noise(), config.seed)
     train, dev = (
-        Batches.of_manifest(manifest, config.batches, of_split, config.data.num_workers, config.seed, crop=True)
-        for manifest, of_split in ((train_manifest, train_collate), (dev_manifest, collate))
+        Batches.of_manifest(
+            manifest,
+            config.batches,
+            of_split,
+            config.data.num_workers,
+            config.seed,
+            crop=True,
+            microbatches=microbatches,
+        )
+        for manifest, of_split, microbatches in (
+            (train_manifest, train_collate, config.trainer.microbatches),
+            (dev_manifest, collate, 1),
+        )
     )
 
     def evaluate(batch: TaskBatch, step: int) -> Measured:
@@ -129,7 +140,7 @@ def make_task(
         model.objective.after_update(model.encoder, step, all_reduce)
 
     def write_model(step: int, folder: Path) -> None:
-        hours = sum(utterance.seconds for utterance in train_manifest) / 3600
+        hours = float(train_manifest.seconds.sum()) / 3600
         data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=False)
         description = ModelDescription(
             kind="pretrained",
@@ -164,7 +175,12 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         SpeechSSLError: the data, the folder or the configuration do not fit, the loss is not finite, or a signal
             stopped the run.
     """
-    manifests = read_manifest(config.data.train), read_manifest(config.data.dev)
+    with joined_ranks(config.trainer.device) as ranks:
+        manifests = ranks.share(lambda: (read_manifest(config.data.train), read_manifest(config.data.dev)))
+        _pretrain(config, folder, ranks, *manifests)
+
+
+def _pretrain(config: PretrainConfig, folder: Path, ranks: Ranks, *manifests: Manifest) -> None:
     inputs = {"train": manifests[0].digest, "dev": manifests[1].digest}
     saved = None
     if config.init is not None:
@@ -191,6 +207,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> None:
         folder,
         STAGE,
         config,
+        ranks,
         inputs,
         lambda: [problem for manifest in to_check for problem in check_before_training(manifest, geometry, None, 0)],
         lambda: make_task(config, *manifests, saved, source),
@@ -208,8 +225,9 @@ def prepare_objective(
     seconds = objective.prepare_seconds
     if seconds and ranks.is_first:
         print_status(f"{stage}: finding targets in up to {seconds:.0f} s of audio")
-    number = min(math.ceil(seconds / train.sampler.config.seconds), train.sampler.num_batches)
-    with closing(train.read(range(number))) as batches:
+    # The first batch of each update, then the second: those of one update are of one length.
+    numbers = sorted(range(train.sampler.num_batches), key=lambda number: number % train.sampler.microbatches)
+    with closing(train.read(numbers[: math.ceil(seconds / train.sampler.config.seconds)])) as batches:
         objective.prepare(encoder, batches, seed)
 
 

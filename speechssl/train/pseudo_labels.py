@@ -172,7 +172,10 @@ def make_stream(
     own_seed = stream_seed(seed, STREAM)
     collate = PseudoCollate(replace(labeled.collate, seed=own_seed))
     batches = config.batches or labeled.sampler.config
-    return Batches.of_manifest(unlabeled, batches, collate, labeled.num_workers, own_seed, crop=False)
+    microbatches = labeled.sampler.microbatches
+    return Batches.of_manifest(
+        unlabeled, batches, collate, labeled.num_workers, own_seed, crop=False, microbatches=microbatches
+    )
 
 
 def _best(output: CTCOutput) -> Tensor:

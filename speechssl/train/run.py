@@ -27,7 +27,7 @@ from speechssl.terminal import count, print_status
 from speechssl.train.health import RollBackError, add_warning, read_warnings
 from speechssl.train.memory import explained_shortage
 from speechssl.train.optimizer import OptimizerConfig
-from speechssl.train.parallel import Ranks, joined_ranks
+from speechssl.train.parallel import Ranks
 from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
 from speechssl.train.task import Task
 from speechssl.train.trainer import TrainerConfig, train
@@ -76,6 +76,7 @@ def train_in_folder(
     folder: Path,
     stage: str,
     config: RunConfig,
+    ranks: Ranks,
     inputs: Mapping[str, str],
     find_problems: Callable[[], Sequence[Problem]],
     make_task: Callable[[], Task[Any]],
@@ -84,7 +85,7 @@ def train_in_folder(
     """Train into a run's folder, from its latest checkpoint if it has one.
 
     Args:
-        folder, stage, config: The run's.
+        folder, stage, config, ranks: The run's.
         inputs: Digests of the files that the run reads, by setting.
         find_problems: Looks at the data before a new run, in the first process.
         make_task: Makes the task with its first weights; called with PyTorch's generator seeded.
@@ -95,7 +96,6 @@ def train_in_folder(
         StoppedError: as `train`.
     """
     with (
-        joined_ranks(config.trainer.device) as ranks,
         _locked(folder, ranks),
         _explained_writing(folder),
         explained_shortage(lambda: f"{stage} on {ranks.device}"),
@@ -303,7 +303,7 @@ def _describe(task: Task[Any], config: RunConfig, ranks: Ranks) -> str:
 
 
 def _describe_epoch(sampler: BatchSampler) -> str:
-    left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out else ""
+    left_out = f", {len(sampler.left_out)} utterances of other lengths left out" if sampler.left_out.size else ""
     cropped = f", {sampler.cropped_share:.1%} of the audio cropped away" if sampler.crop else ""
     hours = sampler.seconds_per_epoch / 3600
     return f"{hours:.2f} hours in {sampler.num_batches} batches an epoch{cropped}{left_out}"

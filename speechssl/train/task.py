@@ -39,10 +39,11 @@ class Batches(Generic[B]):
         seed: int,
         *,
         crop: bool,
+        microbatches: int = 1,
     ) -> "Batches[B]":
-        """Put the utterances of a manifest together, cropped to equal lengths or padded."""
-        lengths = [utterance.num_output_samples for utterance in manifest]
-        return cls(manifest, BatchSampler(lengths, config, seed, crop=crop), collate, num_workers, seed)
+        """Put the utterances of a manifest together, cropped to equal lengths or padded, as `BatchSampler`."""
+        sampler = BatchSampler(manifest.num_output_samples, config, seed, crop=crop, microbatches=microbatches)
+        return cls(manifest, sampler, collate, num_workers, seed)
 
     @property
     def streams(self) -> "tuple[Batches[Any], ...]":

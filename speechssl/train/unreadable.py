@@ -50,13 +50,16 @@ class UnreadableCount:
             TrainingError: it is more than allowed.
         """
         known = {line["where"] for line in self._lines}
-        new = [pair for pair in sorted(set(found)) if pair[0] not in known]
+        problems: dict[str, str] = {}  # the first of each utterance, whose crops may have several
+        for where, problem in sorted(found):
+            problems.setdefault(where, problem)
+        new = [(where, problem) for where, problem in problems.items() if where not in known]
         if not new:
             return
         self._lines += [{"step": step, "where": where, "problem": problem} for where, problem in new]
         write_text_file(self._file, "".join(json.dumps(line) + "\n" for line in self._lines))
         total = sum(map(len, self.manifests))
-        number = len({line["where"] for line in self._lines})
+        number = len(self._lines)
         listed = "; ".join(f"{where}: {problem}" for where, problem in new[:_MOST_LISTED])
         rest = f" and {len(new) - _MOST_LISTED} more" if len(new) > _MOST_LISTED else ""
         said = f"step {step}: {number} of {total} utterances cannot be read, {self._file} names them"

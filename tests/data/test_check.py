@@ -1,14 +1,15 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data import copies, decoder, headers
+from speechssl.data import check, copies, decoder, headers
 from speechssl.data.check import BASE_GEOMETRY, Problem, check_before_training, check_manifests
 from speechssl.data.check_report import format_report, make_report
+from speechssl.data.headers import Header, read_headers
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.recording import audio_info
 from speechssl.data.units import Letters
@@ -99,6 +100,26 @@ def test_each_header_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
     rows = [Utterance(str(folder / "a.wav"), 1000, start=start, text="a") for start in range(0, 15_000, 100)]
     assert check_before_training(make_manifest(folder, rows), BASE_GEOMETRY, VOCABULARY, 0) == []
     assert read == [str(folder / "a.wav")]
+
+
+def test_headers_are_looked_at_some_rows_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        Utterance(str(folder / name), 16_000, start=n) for n, name in enumerate(["broken.wav", "a.wav", "b.wav"] * 2)
+    ]
+    manifest = make_manifest(folder, rows)
+    expected = check_before_training(manifest, BASE_GEOMETRY, None, 0)
+    assert kinds(expected) == [("unreadable", "3"), *(("too long", str(line)) for line in (4, 5, 7, 8))]
+    asked: list[int] = []
+
+    def note(paths: Iterable[str], **options: bool) -> dict[str, Header]:
+        found = read_headers(paths, **options)
+        asked.append(len(found))
+        return found
+
+    monkeypatch.setattr(check, "read_headers", note)
+    monkeypatch.setattr(check, "_AT_ONCE", 2)
+    assert check_before_training(manifest, BASE_GEOMETRY, None, 0) == expected
+    assert asked == [2, 2, 2]
 
 
 def test_what_states_no_length_is_not_decoded_before_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.data import rows as rows_module
 from speechssl.data.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechssl.data.recording import read_audio
 from speechssl.data.scan import scan_folder
@@ -37,6 +39,67 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, utter
     assert list(manifest) == utterances
     assert manifest.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert manifest.where(len(utterances) - 1) == f"{path}:{2 + len(utterances)}"
+
+
+CELL = st.text(st.sampled_from("aé😀 \x85\u2028\0\r\x1f|"), max_size=4)
+
+
+def read_plainly(content: str) -> list[Utterance]:
+    """What a reader of lines finds; a ValueError where something is wrong."""
+    lines = content.removesuffix("\n").split("\n")
+    _, header, *rows = [line.removesuffix("\r") for line in lines]
+    utterances = []
+    for row in rows:
+        cells = dict(zip(header.split("\t"), row.split("\t"), strict=True))
+        number, start = cells["num_samples"], cells.get("start") or "0"
+        is_right = all(re.fullmatch("[0-9]{1,18}", cell) for cell in (number, start))
+        if not (is_right and int(number) and cells["path"]) or "\0" in cells["path"]:
+            raise ValueError(row)
+        path = str(ROOT / "x" / cells["path"])[: -len(cells["path"])] + cells["path"]
+        utterances.append(Utterance(path, int(number), int(start), text=cells.get("text") or None))
+    return utterances
+
+
+@given(
+    st.permutations(["path", "num_samples", "start", "text"]),
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "path": st.sampled_from(["a", "a", "é.wav", "b:1:2", "\0", ""]),
+                "num_samples": st.sampled_from(["1", "16000", "007", "9" * 15, "0", "", "x"]),
+                "start": st.sampled_from(["", "0", "5", "1" * 15, "-0"]),
+                "text": CELL,
+            }
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_blocks_of_bytes_hold_what_lines_do(
+    tmp_path_factory: pytest.TempPathFactory,
+    names: list[str],
+    rows: list[dict[str, str]],
+    line_end: str,
+    is_whole: bool,
+    num_bytes: int,
+) -> None:
+    lines = [str(ROOT / "x"), "\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
+    content = line_end.join(lines) + line_end * is_whole
+    path = tmp_path_factory.getbasetemp() / "blocks.tsv"
+    path.write_text(content, "utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "_BYTES_AT_ONCE", num_bytes)
+        patch.setattr(Path, "is_dir", lambda path: True)
+        try:
+            expected = read_plainly(content)
+        except ValueError:
+            with pytest.raises(ManifestError, match=r"blocks.tsv:[0-9]+: expected "):
+                read_manifest(path)
+        else:
+            assert list(read_manifest(path)) == expected
 
 
 def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -100,6 +163,10 @@ HEADER = "path\tnum_samples\ttext\n"
         (
             f".\n{HEADER}a.wav\t1\tx\ty\n",
             ":3: expected 3 tab-separated columns (path, num_samples, text), found 4",
+        ),
+        (
+            f".\n{HEADER}a.wav\t1\tx\tb.wav\t1\tx\n",
+            ":3: expected 3 tab-separated columns (path, num_samples, text), found 6",
         ),
         (f".\n{HEADER}\n", ":3: expected 3 tab-separated columns (path, num_samples, text), found 1"),
         (

@@ -24,7 +24,7 @@ from speechssl.objective.hiding import MaskedBatch, MaskedCollate
 from speechssl.objective.objective import AllReduce, Losses, Objective, Term
 from speechssl.objective.teacher import Teacher, split_weights
 from speechssl.terminal import exit_on_error
-from speechssl.train.parallel import Ranks
+from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pretrain import PretrainConfig
 from speechssl.train.run import train_in_folder
 from speechssl.train.task import Batches, Measured, Task
@@ -118,7 +118,8 @@ def main(file: str, folder: str, *options: str) -> None:
     def prepare(task: Task[Any], ranks: Ranks) -> None:
         task.model.objective.prepare(task.model.encoder, task.train.read([0]), config.seed)
 
-    train_in_folder(Path(folder), "pretrain", config, {}, list, make_task, prepare)
+    with joined_ranks(config.trainer.device) as ranks:
+        train_in_folder(Path(folder), "pretrain", config, ranks, {}, list, make_task, prepare)
 
 
 if __name__ == "__main__":

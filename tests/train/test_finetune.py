@@ -304,7 +304,7 @@ def test_the_best_checkpoint_is_chosen_by_the_configured_rate(
 ) -> None:
     rates = iter([{"wer": 0.5, "cer": 0.1}, {"wer": 0.4, "cer": 0.2}])
 
-    def evaluate(self: FinetuneModel, batch: LabeledBatch, vocabulary: Letters) -> Measured:
+    def evaluate(self: FinetuneModel, batch: LabeledBatch, *_: Any) -> Measured:
         return Measured({name: Term(torch.tensor(rate), "sets") for name, rate in next(rates).items()}, {"sets": 1})
 
     monkeypatch.setattr(FinetuneModel, "evaluate", evaluate)

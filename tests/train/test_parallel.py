@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.errors import CheckpointError, ConfigError
-from speechssl.train import parallel
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.units import Letters
+from speechssl.errors import CheckpointError, ConfigError, ManifestError
+from speechssl.train import parallel, trainer
 from speechssl.train.finetune import finetune
+from speechssl.train.finetune import make_task as make_finetune_task
 from speechssl.train.log import read_log
 from speechssl.train.parallel import Ranks, joined_ranks
-from speechssl.train.pretrain import pretrain
+from speechssl.train.pretrain import make_task, pretrain
 from speechssl.train.throughput import METRICS
 from speechssl.train.unreadable import UNREADABLE_FILE
 
@@ -174,3 +179,89 @@ def test_a_process_touches_no_gpu_but_its_own(device: str | None, monkeypatch: p
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(CheckpointError, match="device teapot: not available"), joined_ranks("teapot"):
         pass
+
+
+def in_threads(monkeypatch: pytest.MonkeyPatch, count: int, run: Callable[[Ranks], Any]) -> list[Any]:
+    """What each rank returns, or the error that ends it; they are threads that gather through a list."""
+    barrier, values = threading.Barrier(count, timeout=30), [None] * count
+
+    def gather(self: Ranks, value: Any) -> list[Any]:
+        values[self.rank] = value
+        barrier.wait()
+        of_ranks = list(values)
+        barrier.wait()
+        return of_ranks
+
+    def outcome(rank: int) -> Any:
+        try:
+            return run(Ranks(rank, count, torch.device("cpu")))
+        except BaseException as error:
+            return error
+
+    monkeypatch.setattr(Ranks, "gather", gather)
+    with ThreadPoolExecutor(count) as executor:
+        return list(executor.map(outcome, range(count)))
+
+
+def test_one_process_of_a_machine_reads_the_manifest_for_all(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = {0: "one", 1: "one", 2: "two", 3: "two", 4: "one"}
+    place, readers = threading.local(), []
+
+    def run(ranks: Ranks) -> Manifest:
+        place.rank = ranks.rank
+
+        def read() -> Manifest:
+            readers.append(ranks.rank)
+            return read_manifest(corpus.train)
+
+        return ranks.share(read)
+
+    monkeypatch.setattr(parallel.socket, "gethostname", lambda: machines[place.rank])
+    manifests = in_threads(monkeypatch, len(machines), run)
+    assert sorted(readers) == [0, 2]
+    for manifest in manifests:
+        assert list(manifest) == list(manifests[0])
+        assert manifest.digest == manifests[0].digest
+    blocks = [os.fstat(manifest.columns._block).st_ino for manifest in manifests]
+    assert blocks == [blocks[rank] for rank in (0, 0, 2, 2, 0)]
+
+
+def test_a_manifest_that_cannot_be_read_ends_all_and_one_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel.socket, "gethostname", lambda: "one")
+    first, second = in_threads(monkeypatch, 2, lambda ranks: ranks.share(lambda: read_manifest("nowhere.tsv")))
+    assert isinstance(first, ManifestError)
+    assert isinstance(second, SystemExit)
+    assert second.code == 1
+
+
+def test_ranks_have_batches_of_one_length_in_each_update(corpus: Any, tmp_path: Path) -> None:
+    texts = ["abcd"[: 1 + number % 4] * 2 for number in range(48)]
+    settings = [
+        f"data.train={corpus.write(tmp_path / 'train.tsv', texts, letter_samples=4_800)}",
+        "trainer.microbatches=4",
+        "trainer.num_steps=12",
+        "batches={seconds=4, min_seconds=0.5, max_seconds=30, num_buckets=4}",
+    ]
+    task = make_task(corpus.pretrain_config(*settings), *map(read_manifest, (tmp_path / "train.tsv", corpus.dev)))
+    assert task.dev.sampler.microbatches == 1
+    config = corpus.pretrain_config(*settings).trainer
+    own = []
+    for rank in range(2):
+        numbers = trainer._numbers(config, Ranks(rank, 2, torch.device("cpu")), 0)
+        own.append([task.train.sampler[number].crop_samples for number in numbers])
+    updates = [{*own[0][first : first + 2], *own[1][first : first + 2]} for first in range(0, len(own[0]), 2)]
+    assert len(set.union(*updates)) > 2
+    assert sum(len(lengths) == 1 for lengths in updates) >= 0.6 * len(updates)
+
+
+def test_every_stream_knows_the_size_of_an_update(corpus: Any) -> None:
+    for section in ("joint={labeled_too=true, batches={min_seconds=0.5}}", "pseudo_labels={start_step=1}"):
+        config = corpus.finetune_config(
+            f"data.unlabeled={corpus.train}", "trainer.microbatches=6", section, stage="scratch"
+        )
+        task = make_finetune_task(
+            config, None, Letters.from_texts(["abcd"]), *map(read_manifest, (corpus.train, corpus.dev, corpus.train))
+        )
+        assert len(task.train.streams) > 1
+        assert {stream.sampler.microbatches for stream in task.train.streams} == {6}
+        assert task.dev.sampler.microbatches == 1
