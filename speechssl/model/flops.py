@@ -68,8 +68,8 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor) -> int:
     """FLOPs of the scores and of the sums of values; a backward pass has two products for each of them."""
-    num_rows, num_heads, num_queries, dim = query.shape
-    return 2 * num_rows * num_heads * num_queries * key.shape[-2] * (dim + value.shape[-1])
+    dim = query.shape[-1]
+    return 2 * (query.numel() // dim) * key.shape[-2] * (dim + value.shape[-1])
 
 
 def peak_flops(gpu: str, dtype: torch.dtype) -> float | None:

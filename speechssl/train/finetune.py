@@ -203,7 +203,8 @@ def make_task(
 
     agreement = length_agreement(train_manifest)
     with_text = [number for number, utterance in enumerate(dev_manifest) if utterance.text]
-    sampled = with_text[:: max(len(with_text) // _NUM_SAMPLES, 1)][:_NUM_SAMPLES]
+    num_samples = min(_NUM_SAMPLES, len(with_text))
+    sampled = [with_text[part * len(with_text) // num_samples] for part in range(num_samples)]
 
     def after_update(step: int, all_reduce: AllReduce) -> None:
         for part in parts:

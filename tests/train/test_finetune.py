@@ -22,7 +22,7 @@ from speechssl.scoring.error_rates import score
 from speechssl.train.finetune import FinetuneConfig, FinetuneModel, finetune
 from speechssl.train.finetune import make_task as make
 from speechssl.train.labeled import LabeledBatch
-from speechssl.train.log import MetricSums, read_log
+from speechssl.train.log import MetricSums, read_log, read_samples
 from speechssl.train.parallel import Ranks
 from speechssl.train.task import Measured, Task
 
@@ -100,6 +100,22 @@ def test_eight_utterances_are_learnt_to_the_letter(
         path = greedy_path([log_probs], checkpoint.vocabulary.blank_id)
         found.append(checkpoint.vocabulary.decode(token.symbol_id for token in path))
     assert found == texts
+    samples = read_samples(tmp_path / "run")
+    assert [line["step"] for line in samples[:: len(texts)]] == list(range(20, num_steps + 1, 20))
+    for line, text in zip(samples[-len(texts) :], texts, strict=True):
+        assert line["reference"] == line["hypothesis"] == text
+    assert any(line["reference"] != line["hypothesis"] for line in samples)
+
+
+def test_a_few_utterances_are_sampled_all_over_the_dev_set(corpus: Any, tmp_path: Path) -> None:
+    texts = [*["ab"] * 4, "", *["cd"] * 15]
+    manifest = corpus.write(tmp_path / "dev.tsv", texts)
+    task = make_task(corpus.finetune_config("batches.seconds=1", f"data.dev={manifest}", stage="scratch"))
+    with torch.no_grad():
+        measured = [task.evaluate(batch, 0) for batch in task.dev.read_share(0, 1)]
+    chosen = sorted(sample for of_batch in measured for sample in of_batch.samples)
+    assert [sample.utterance for sample in chosen] == [0, 2, 5, 8, 10, 12, 15, 17]
+    assert all(sample.reference == texts[sample.utterance] for sample in chosen)
 
 
 def test_a_run_is_a_ctc_model_with_its_history(corpus: Any, pretrained: Path, tmp_path: Path) -> None:
@@ -304,7 +320,7 @@ def test_the_best_checkpoint_is_chosen_by_the_configured_rate(
 ) -> None:
     rates = iter([{"wer": 0.5, "cer": 0.1}, {"wer": 0.4, "cer": 0.2}])
 
-    def evaluate(self: FinetuneModel, batch: LabeledBatch, *_: Any) -> Measured:
+    def evaluate(self: FinetuneModel, batch: LabeledBatch, vocabulary: Letters, sampled: Any) -> Measured:
         return Measured({name: Term(torch.tensor(rate), "sets") for name, rate in next(rates).items()}, {"sets": 1})
 
     monkeypatch.setattr(FinetuneModel, "evaluate", evaluate)
