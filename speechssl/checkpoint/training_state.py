@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, SpeechSSLError
 from speechssl.files import ordinary_permissions, replace_link, replaced_folder
 
 _NUMBERS, _TENSORS, _CHECKSUMS = "training.json", "training.safetensors", "checksums.json"
@@ -96,6 +96,7 @@ def find_progress(run: Path) -> tuple[Progress, Sequence[str]]:
 
     Raises:
         CheckpointError: all checkpoints are damaged, or gone.
+        SpeechSSLError: one may not be read.
     """
     link = run / "latest"
     if not link.is_symlink():
@@ -145,7 +146,8 @@ def _check(folder: Path) -> None:
     """Compare the files of a checkpoint with their checksums, if it has some: earlier versions wrote none.
 
     Raises:
-        CheckpointError: one differs, is missing or cannot be read.
+        CheckpointError: one differs, or is missing.
+        SpeechSSLError: one may not be read.
     """
     file = folder / _CHECKSUMS
     if not file.exists():
@@ -160,7 +162,7 @@ def _check(folder: Path) -> None:
         raise CheckpointError(f"{file}: expected checksums, found it truncated or damaged") from None
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EIO):  # it may be whole, and is not given up
-            raise
+            raise SpeechSSLError(f"{file}: cannot be read: {error.strerror}") from None
         raise CheckpointError(f"{file}: expected what was written: {error.strerror}") from None
 
 

@@ -22,7 +22,7 @@ from speechssl.checkpoint.training_state import (
     repair_links,
     save_checkpoint,
 )
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, SpeechSSLError
 from speechssl.train.parallel import restore, training_tensors
 
 KILLED = 9
@@ -256,8 +256,9 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(tmp_path: Path, mo
         return open_file(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(SpeechSSLError, match=r"model\.safetensors: cannot be read: Permission denied$") as caught:
         find_progress(tmp_path)
+    assert not isinstance(caught.value, CheckpointError)
 
 
 @pytest.mark.parametrize("size", [None, 0, 100])
