@@ -7,7 +7,8 @@ import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -27,6 +28,7 @@ from speechssl.cpu import tune_cpu
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchPlan
+from speechssl.data.stuck import ended_if_stuck
 from speechssl.errors import SpeechSSLError, TrainingError
 from speechssl.rng import keyed_generator
 
@@ -149,19 +151,33 @@ def make_loader(
 ) -> Generator[BatchType, None, None]:
     """Read batches of a manifest in the given order, as `load_batches`."""
     read = BatchReader(manifest, collate, seed)
-    return load_batches(read, plans, num_workers=num_workers, pin_memory=pin_memory)
+    return load_batches(read, read.where, plans, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def load_batches(
-    read: Callable[[Plan], BatchType], plans: Iterable[Plan], *, num_workers: int, pin_memory: bool = False
+    read: Callable[[Plan], BatchType],
+    where: Callable[[Plan], str],
+    plans: Iterable[Plan],
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
 ) -> Generator[BatchType, None, None]:
     """Read batches in the given order, ahead of their use if there are workers, in which ``read`` runs.
 
-    Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU.
+    Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU. A batch
+    that does not arrive ends the process, which says ``where`` its recordings are: neither a worker nor a thread that
+    waits for a file server can be ended otherwise.
     """
+    waiting: deque[Plan] = deque()  # of those that workers were given
+
+    def noted() -> Iterator[Plan]:
+        for plan in plans:
+            waiting.append(plan)
+            yield plan
+
     loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
         _PlannedBatches(read),
-        sampler=plans,
+        sampler=noted(),
         batch_size=None,  # a plan is a whole batch
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -173,7 +189,9 @@ def load_batches(
     try:
         while True:
             try:
-                batch = next(batches)
+                with ended_if_stuck(lambda: where(waiting[0])):
+                    batch = next(batches)
+                waiting.popleft()
             except StopIteration:
                 return
             except (ConnectionError, EOFError, FileNotFoundError) as error:  # killed after it announced a batch
@@ -246,6 +264,10 @@ class BatchReader(Generic[BatchType]):
     def __call__(self, plan: BatchPlan) -> BatchType:
         """Read the recordings and make the batch of them."""
         return self.collate([self._read(plan, index) for index in plan.indices])
+
+    def where(self, plan: BatchPlan) -> str:
+        """Return where the recordings of a batch stand in the manifest."""
+        return ", ".join(self.manifest.where(index) for index in plan.indices)
 
     def _read(self, plan: BatchPlan, index: int) -> Example:
         utterance = self.manifest[index]
