@@ -23,9 +23,9 @@ PRINT = 'echo "$FROM $TO $NODES $GPUS $HEAD $RESTARTS $OUT" "$@" >said\n'
 def submit(folder: Path, run: str, **settings: str) -> subprocess.Popen[str]:
     """Run the script as Slurm does, from a copy elsewhere, in a folder with a recipe of these lines."""
     for name, lines in COMMANDS.items():
-        command = folder / name
-        command.write_text(f"#!/bin/bash\n{lines}\n")
-        command.chmod(0o755)
+        stand_in = folder / name
+        stand_in.write_text(f"#!/bin/bash\n{lines}\n")
+        stand_in.chmod(0o755)
     recipe = folder / "recipes" / "mine"
     recipe.mkdir(parents=True)
     (recipe / "run.sh").write_text(run)

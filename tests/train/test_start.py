@@ -10,6 +10,11 @@ from speechssl.errors import TrainingError
 from speechssl.train import start
 
 
+@pytest.fixture(autouse=True)
+def _fails_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_LONGEST_SECONDS", 20.0)
+
+
 @pytest.mark.parametrize("last", [0, 2])
 def test_every_start_has_a_name_of_its_own(last: int) -> None:
     store = dist.HashStore()
