@@ -1,5 +1,5 @@
 # What every run.sh shares. It sets `recipe` (its folder) and `stages` (their names in order), then sources this file,
-# which reads FROM, TO, OUT, GPUS, NODES, HEAD, TRIALS and ROUNDS; `extras` may name extras of the package that it
+# which reads FROM, TO, OUT, GPUS, NODES, HEAD, RESTARTS, TRIALS and ROUNDS; `extras` may name extras of the package that it
 # needs. It gives OUT, the functions `wanted STAGE`, `require_one_of SETTING VALUE EXPECTED...`,
 # `check REPORT MANIFEST...`, `evaluate RUN MANIFEST...`, `language_model RUN DEV TEST TEXTS_AND_OPTIONS...`,
 # `self_train RUN UNLABELED LABELED DEV TEST TEXTS_AND_OPTIONS...` if the recipe has `fine_tune RUN MANIFEST`,
@@ -9,6 +9,7 @@ root=$(dirname -- "$(dirname -- "$recipe")")
 OUT=${OUT:-$root/exp/$(basename -- "$recipe")}
 GPUS=${GPUS:-1}
 NODES=${NODES:-1}
+RESTARTS=${RESTARTS:-0}
 TRIALS=${TRIALS:-40}
 ROUNDS=${ROUNDS:-0}
 FROM=${FROM:-${stages[0]}}
@@ -39,6 +40,7 @@ require_count GPUS "$GPUS"
 require_count NODES "$NODES"
 require_count TRIALS "$TRIALS"
 [[ $ROUNDS == 0 ]] || require_count ROUNDS "$ROUNDS"
+[[ $RESTARTS == 0 ]] || require_count RESTARTS "$RESTARTS"
 
 if ((NODES > 1)); then # started on each node, one stage at a time; HEAD is the name of one of them
     if [[ -z ${HEAD:-} ]]; then
@@ -75,9 +77,10 @@ prepare_commands() { # installs the package on first use: after the settings wer
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300} # seconds for an update and its save
     if ((NODES > 1)); then
         train=(run_training "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS"
-            --rdzv-backend c10d --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
+            --max-restarts "$RESTARTS" --rdzv-backend c10d --rdzv-id "$OUT:$FROM" --rdzv-endpoint "$HEAD" -m speechssl)
     elif ((GPUS > 1)); then
-        train=(run_training "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m speechssl)
+        train=(run_training "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS"
+            --max-restarts "$RESTARTS" -m speechssl)
     fi
 }
 

@@ -103,7 +103,7 @@ def measure(path: Path, num_workers: int) -> Costs:
     plans = [plan] + [sampler[number + i] for i in range(1, 8 * max(num_workers, 1))]
 
     start = time.monotonic()
-    batches = load_batches(Look(manifest), plans, num_workers=num_workers)
+    batches = load_batches(Look(manifest), str, plans, num_workers=num_workers)
     clock_seconds = 0.0
     grown: list[float] = []
     for batch in batches:

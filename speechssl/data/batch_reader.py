@@ -29,7 +29,7 @@ def make_loader(
 ) -> Generator[BatchType, None, None]:
     """Read batches of a manifest in the given order, as `load_batches`."""
     read = BatchReader(manifest, collate, seed)
-    return load_batches(read, plans, num_workers=num_workers, pin_memory=pin_memory)
+    return load_batches(read, read.where, plans, num_workers=num_workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class BatchReader(Generic[BatchType]):
     def __call__(self, plan: BatchPlan) -> BatchType:
         """Read the recordings and make the batch of them; an AudioError says that they cannot be read."""
         return self.collate([self._read_or_replace(plan, index) for index in plan.indices])
+
+    def where(self, plan: BatchPlan) -> str:
+        """Return where the recordings of a batch stand in the manifest."""
+        return ", ".join(self.manifest.where(index) for index in plan.indices)
 
     def _read_or_replace(self, plan: BatchPlan, index: int) -> Example:
         try:

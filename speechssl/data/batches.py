@@ -7,7 +7,8 @@ import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.config import Config
 from speechssl.cpu import tune_cpu
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.stuck import ended_if_stuck
 from speechssl.errors import SpeechSSLError, TrainingError
 
 
@@ -145,15 +147,29 @@ def _stack(waveforms: Sequence[npt.NDArray[np.float32]], num_samples: int) -> Te
 
 
 def load_batches(
-    read: Callable[[Plan], BatchType], plans: Iterable[Plan], *, num_workers: int, pin_memory: bool = False
+    read: Callable[[Plan], BatchType],
+    where: Callable[[Plan], str],
+    plans: Iterable[Plan],
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
 ) -> Generator[BatchType, None, None]:
     """Read batches in the given order, ahead of their use if there are workers, in which ``read`` runs.
 
-    Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU.
+    Closing the iterator ends them. With ``pin_memory`` batches land in page-locked memory, for copies to a GPU. A batch
+    that does not arrive ends the process, which says ``where`` its recordings are: neither a worker nor a thread that
+    waits for a file server can be ended otherwise.
     """
+    waiting: deque[Plan] = deque()  # of those that workers were given
+
+    def noted() -> Iterator[Plan]:
+        for plan in plans:
+            waiting.append(plan)
+            yield plan
+
     loader: DataLoader[BatchType | SpeechSSLError] = DataLoader(
         _PlannedBatches(read),
-        sampler=plans,
+        sampler=noted(),
         batch_size=None,  # a plan is a whole batch
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -165,7 +181,9 @@ def load_batches(
     try:
         while True:
             try:
-                batch = next(batches)
+                with ended_if_stuck(lambda: where(waiting[0])):
+                    batch = next(batches)
+                waiting.popleft()
             except StopIteration:
                 return
             except (ConnectionError, EOFError, FileNotFoundError) as error:  # killed after it announced a batch

@@ -65,6 +65,11 @@ class _JointReader:
         pairs = zip(self.others.items(), others, strict=True)
         return JointBatch.of(self.labeled(labeled), {stream: read(plan) for (stream, read), plan in pairs})
 
+    def where(self, plans: Sequence[BatchPlan]) -> str:
+        """Return where the recordings of a batch stand in their manifests."""
+        readers = (self.labeled, *self.others.values())
+        return ", ".join(reader.where(plan) for reader, plan in zip(readers, plans, strict=True))
+
 
 @dataclass(frozen=True)
 class JointBatches(Batches[Any]):
@@ -86,7 +91,7 @@ class JointBatches(Batches[Any]):
         """Read the batches of all streams with these numbers, counted across epochs."""
         reader = _JointReader(self.reader, {name: stream.reader for name, stream in self.others.items()})
         plans = (tuple(stream.sampler[number] for stream in self.streams) for number in numbers)
-        return load_batches(reader, plans, num_workers=self.num_workers, pin_memory=pin_memory)
+        return load_batches(reader, reader.where, plans, num_workers=self.num_workers, pin_memory=pin_memory)
 
 
 class Part(nn.Module):

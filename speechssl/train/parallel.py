@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
 from speechssl.objective.teacher import weights_beside
+from speechssl.train.start import fresh_store
+from speechssl.train.watch import watched_processes
 
 _HOST_TIMEOUT = timedelta(hours=24)  # while the first rank looks at a large corpus
 _BESIDE = "teacher"  # of weights beside the saved model, the first of which were teachers'
@@ -117,7 +119,7 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(device: str | None) -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` announces, if it does.
+    """Join the processes that ``torchrun`` announces, if it does; if one of them dies, all end.
 
     Args:
         device: By name; None is this rank's GPU if there is one, else the CPU.
@@ -125,6 +127,7 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
     Raises:
         ConfigError: one GPU is named for several processes.
         CheckpointError: there is no such device.
+        TrainingError: another process is gone, or not there in half an hour.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -137,12 +140,14 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks(0, 1, resolved)
         return
-    dist.init_process_group("gloo", timeout=_HOST_TIMEOUT)
+    store, rank, count = fresh_store()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=_HOST_TIMEOUT)
     try:
         gradients: Any = None
         if resolved.type == "cuda":
             gradients = dist.new_group(backend="nccl", timeout=_GPU_TIMEOUT)
-        yield Ranks(dist.get_rank(), count, resolved, gradients)
+        with watched_processes(rank, count):
+            yield Ranks(rank, count, resolved, gradients)
     finally:
         dist.destroy_process_group()
 

@@ -63,11 +63,12 @@ class Batches(Generic[B]):
     def read(self, numbers: Iterable[int], *, pin_memory: bool = False) -> Generator[B, None, None]:
         """Read the batches with these numbers, counted across epochs."""
         plans = (self.sampler[number] for number in numbers)
-        return load_batches(self.reader, plans, num_workers=self.num_workers, pin_memory=pin_memory)
+        return load_batches(self.reader, self.reader.where, plans, num_workers=self.num_workers, pin_memory=pin_memory)
 
     def read_share(self, rank: int, count: int) -> Generator[B, None, None]:
         """Read a rank's share of the first epoch: the same crops and masks each time."""
-        return load_batches(self.reader, self.sampler.epoch(0)[rank::count], num_workers=0)
+        plans = self.sampler.epoch(0)[rank::count]
+        return load_batches(self.reader, self.reader.where, plans, num_workers=0)
 
 
 @dataclass(frozen=True, order=True)

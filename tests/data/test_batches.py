@@ -309,6 +309,40 @@ def test_a_batch_that_cannot_be_sent_is_an_error_and_no_endless_wait(manifest: M
         next(batches)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_recording_that_never_comes_ends_the_process(tmp_path: Path, num_workers: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+    (tmp_path / "a.tsv").write_text(".\npath\tnum_samples\n" + 4 * "a.wav\t16000\n", "utf-8")
+    script = tmp_path / "read.py"
+    script.write_text(
+        f"""
+import time
+from speechssl.data import stuck
+from speechssl.data.batch_reader import make_loader
+from speechssl.data.manifest import read_manifest
+from speechssl.data.sampler import BatchPlan
+
+def collate(examples):
+    if len(examples) == 2:
+        time.sleep(100)
+    return examples
+
+if __name__ == "__main__":
+    plans = [BatchPlan(0, indices, 1600) for indices in [(0,), (1, 2), (3,)]]
+    manifest = read_manifest({str(tmp_path / "a.tsv")!r})
+    batches = make_loader(manifest, plans, collate, seed=0, num_workers={num_workers})
+    next(batches)
+    stuck.LONGEST_SECONDS = 0.5
+    next(batches)
+""",
+        "utf-8",
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    where = f"{tmp_path / 'a.tsv'}:4, {tmp_path / 'a.tsv'}:5"
+    message = f"error: {where}: nothing was read for 0.5 seconds; does its storage answer?\n"
+    assert (ended.returncode, ended.stderr[: len(message)]) == (1, message), ended.stderr
+
+
 def test_a_batch_moves_as_one(manifest: Manifest) -> None:
     sampler = make_sampler(manifest, crop=False)
     [batch] = make_loader(manifest, [sampler[0]], COLLATE, seed=0, num_workers=0)

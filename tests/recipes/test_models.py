@@ -28,10 +28,12 @@ MODELS = {
     "wav2vec_large": (29_390_848, 32_537_088),
     "tera_base": (30_580_864, 30_703_904),
     "wavlm_base": (94_381_936, 94_604_400),
+    "xlsr_1b": (962_497_408, 965_514_752),
+    "xlsr_2b": (2_159_259_648, 2_162_932_352),
 }
 
 
-BEHIND = {"hubert_base_second": "hubert_base"}
+BEHIND = {"hubert_base_second": "hubert_base", "xlsr_1b": "wav2vec2_large", "xlsr_2b": "wav2vec2_large"}
 """Files that state what differs from another, which is given before them."""
 
 
@@ -56,6 +58,23 @@ def test_sizes_are_as_stated(name: str) -> None:
     with torch.device("meta"):
         model = PretrainModel(config.encoder, config.objective)
     assert (num_parameters(model.encoder), num_parameters(model)) == MODELS[name]
+
+
+def test_xlsr_1b_has_the_encoder_of_which_omnilingual_asr_publishes_counts() -> None:
+    """The counts are of models with a CTC head, without the mask's embedding; the head has as many symbols in both."""
+    counts = {"wav2vec2_large": 325_494_996, "xlsr_1b": 975_065_300}
+    num_symbols = set()
+    for name, count in counts.items():
+        width = load(name).encoder.context.model_dim
+        symbols, rest = divmod(count - (MODELS[name][0] - width), width + 1)
+        assert rest == 0
+        num_symbols.add(symbols)
+    assert num_symbols == {9812}
+
+
+def test_xlsr_has_16_heads() -> None:
+    widths = {name: load(name).encoder.context for name in ("xlsr_1b", "xlsr_2b")}
+    assert [(one.num_heads, one.model_dim // one.num_heads) for one in widths.values()] == [(16, 80), (16, 120)]
 
 
 def test_base_is_the_default_but_for_its_masks_and_normalization() -> None:

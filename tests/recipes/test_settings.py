@@ -149,15 +149,16 @@ def test_gpus_and_nodes_become_processes_of_the_trainings_alone(recipe: str, run
     single = ["-m", "speechssl", "pretrain"]
     assert [call[:3] for call in alone].count(single) == 1
 
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "0"]
     expected = [[*several, *call] if call[2] in ("pretrain", "finetune") else call for call in alone]
     assert run(recipe, GPUS="2").calls == expected
 
     (pretrain,) = (call for call in alone if call[:3] == single)
     ran = run(recipe, FROM="pretrain", TO="pretrain", GPUS="2")
     assert ran.calls == [[*several, *pretrain]]
-    ran = run(recipe, FROM="pretrain", TO="pretrain", GPUS="4", NODES="2", HEAD="h")
-    nodes = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "4", "--rdzv-backend", "c10d"]
+    ran = run(recipe, FROM="pretrain", TO="pretrain", GPUS="4", NODES="2", HEAD="h", RESTARTS="3")
+    nodes = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "4", "--max-restarts", "3"]
+    nodes += ["--rdzv-backend", "c10d"]
     nodes += ["--rdzv-id", f"{ran.out}:pretrain", "--rdzv-endpoint", "h"]
     assert ran.calls == [[*nodes, *pretrain]]
 
