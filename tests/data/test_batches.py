@@ -126,7 +126,7 @@ class TestCrops:
             return np.zeros(part.num_output_samples, np.float32)
 
         manifest = make_manifest(Path("a.tsv"), [utterance])
-        with patch("speechssl.data.batches.read_utterance", read):
+        with patch("speechssl.data.batch_reader.read_utterance", read):
             [[example]] = load_examples(manifest, BatchPlan(0, (0,), length), seed=seed)
         assert example.waveform.shape == (length,)
 
