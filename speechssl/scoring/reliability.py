@@ -54,12 +54,12 @@ def measure_reliability(
     if not counts.any():
         return None
     statistics = np.column_stack((bins[:, 1] - bins[:, 2], bins[:, 0].sum(axis=1)))  # (N, B + 1)
-    error = _error(statistics.sum(axis=0))
-    interval = percentiles(error, _error(resample(statistics, clusters)))
-    low, high = (max(2 * error - end, 0.0) for end in (interval.high, interval.low))
+    resampled = percentiles(_error(statistics.sum(axis=0)), _error(resample(statistics, clusters)))
+    error = resampled.value
+    low, high = (max(2 * error - end, 0.0) for end in (resampled.high, resampled.low))
     filled = np.flatnonzero(counts)
     return Reliability(
-        Interval(float(error), float(low), float(high)),
+        Interval(error, low, high),
         tuple(Bin(int(counts[i]), float(sums[i] / counts[i]), float(right[i] / counts[i])) for i in filled),
     )
 
