@@ -61,9 +61,10 @@ class CalibrationFile:
         stored = _Content.from_dict(content, str(self.path))
         if stored.sha256 == self._digest():
             return stored.calibration
-        reason = f"fitted for others than {', '.join(path.name for path in self.inputs)}"
+        inputs = ", ".join(path.name for path in self.inputs)
+        expected = f"expected a calibration of {inputs}{' and these settings' if self.settings else ''}"
         warnings.warn(
-            f"{self.path}: {reason} and these settings: confidences are uncalibrated until `speechssl calibrate`",
+            f"{self.path}: {expected}, found one of others: confidences are uncalibrated (run speechssl calibrate)",
             stacklevel=2,
         )
         return None

@@ -145,14 +145,16 @@ def test_a_language_model_has_a_calibration_of_its_own(model: Path, corpus: Corp
     hotwords.write_text("eo\n")
     assert Transcriber.load(model, lm=lm, hotwords=hotwords).calibration == found
     lm.write_text('lm = "lm.arpa"\nlm_weight = 0.7\n')
-    with pytest.warns(UserWarning, match=r"lm\.toml\.calibration\.json: fitted for others than weights, lm\.arpa"):
+    with pytest.warns(
+        UserWarning, match=r"lm\.toml\.calibration\.json: expected a calibration of weights, lm\.arpa and "
+    ):
         assert Transcriber.load(model, lm=lm).calibration is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lm.write_text('# a comment\nlm = "lm.arpa"\n')
         assert Transcriber.load(model, lm=lm).calibration == found
     write_arpa(lm.with_suffix(".arpa"), estimate_ngrams(["e o"], 2))
-    with pytest.warns(UserWarning, match="fitted for others"):
+    with pytest.warns(UserWarning, match="found one of others"):
         assert Transcriber.load(model, lm=lm).calibration is None
 
 
@@ -166,7 +168,9 @@ def test_other_weights_are_uncalibrated_and_copies_are_not(model_folder: Path, t
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"uncalibrated until `speechssl calibrate`"):
+    with pytest.warns(
+        UserWarning, match="calibration of model.safetensors, found one of others: confidences are uncalibrated"
+    ):
         assert Transcriber.load(copy, "cpu").calibration is None
 
 
