@@ -1,6 +1,7 @@
 """``speechssl``: the commands for data, training and evaluation. Each imports what it needs when it runs."""
 
 from speechssl.commands.align import align
+from speechssl.commands.calibrate import calibrate
 from speechssl.commands.check import check
 from speechssl.commands.cluster import cluster
 from speechssl.commands.compare import compare
@@ -33,7 +34,7 @@ def speechssl(version: Version = False) -> None:
 
 
 TRAINING = (pretrain, finetune, label, evaluate, compare, curves, report, probe)
-USING = (align, ngram, tune_lm, extract, cluster, quantize, inspect, export)
+USING = (align, ngram, tune_lm, calibrate, extract, cluster, quantize, inspect, export)
 DATA = (manifest, unpack, shard, check, units, phonemize)
 
 for command in (*TRAINING, *USING, *DATA):

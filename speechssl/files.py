@@ -1,10 +1,11 @@
 """Writing files and folders: complete or not at all, and on the disk before what they replace goes."""
 
 import errno
+import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -139,6 +140,15 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             problem = f"no locks here ({error.strerror})"
             warnings.warn(f"{path}: {problem}: make sure that no other process writes here", stacklevel=3)
         yield
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of files, one after another, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+    return total.hexdigest()
 
 
 @contextmanager

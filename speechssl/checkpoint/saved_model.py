@@ -1,6 +1,5 @@
 """A model as it lies on a disk, whatever its format."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.units import Units
 from speechssl.errors import CheckpointError
+from speechssl.files import digest_files
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import resolve_device
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
@@ -66,6 +66,7 @@ class CTCCheckpoint:
     model: CTCModel
     vocabulary: Units
     description: ModelDescription
+    weights_files: tuple[Path, ...] = ()  # what its weights were read from; none if they were made in memory
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,10 @@ class SavedModel:
         Raises:
             CheckpointError: one cannot be read.
         """
-        total = hashlib.sha256()
-        for path in self.weights_files:
-            try:
-                with path.open("rb") as file:
-                    hashlib.file_digest(file, lambda: total)
-            except OSError as error:
-                raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        return total.hexdigest()
+        try:
+            return digest_files(self.weights_files)
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: {error.strerror or error}") from None
 
     def encoder(self, device: torch.device | str | None = None) -> SpeechEncoder:
         """Return the encoder in evaluation mode, on a device; None is the GPU if there is one, else the CPU.
@@ -146,7 +143,8 @@ class SavedModel:
             raise CheckpointError(f"{self.weights_file.parent}: expected a fine-tuned (ctc) model, found {found}")
         num_symbols = len(self.vocabulary)
         model = self._filled(lambda: CTCModel(self.description.encoder, num_symbols), self.weights)
-        return CTCCheckpoint(model.eval().to(resolve_device(device)), self.vocabulary, self.description)
+        model = model.eval().to(resolve_device(device))
+        return CTCCheckpoint(model, self.vocabulary, self.description, self.weights_files)
 
     def _filled(self, build: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
         with torch.device("meta"):  # no memory for sizes that are stated and not there

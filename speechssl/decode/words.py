@@ -43,7 +43,7 @@ class Word:
     text: str
     start: float  # in seconds, as the end; never before the end of the previous word
     end: float
-    confidence: float  # from 0 to 1, the geometric mean of the probabilities of its symbols
+    confidence: float  # from 0 to 1: the geometric mean of the probabilities of its symbols, or `Calibration` of that
     is_joined: bool = False  # to the word before it, without a space
     letters: tuple[Letter, ...] = field(default=(), compare=False, repr=False)
 

@@ -1,12 +1,12 @@
 """Score a fine-tuned model on manifests: error rates with intervals, confusions, every transcript."""
 
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,30 @@ from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import ConfigError, SpeechSSLError
+from speechssl.evaluate.confidences import rate_words
 from speechssl.evaluate.utterances import longest_first, read_references, utterance_readers
+from speechssl.files import digest_files
 from speechssl.model.device import Precision
 from speechssl.scoring.bootstrap import Interval, bootstrap_interval
-from speechssl.scoring.error_rates import Confusion, ErrorCounts, describe_normalization, score, sum_counts
+from speechssl.scoring.error_rates import (
+    Confusion,
+    ErrorCounts,
+    describe_normalization,
+    normalize_for_scoring,
+    score,
+    sum_counts,
+)
 from speechssl.scoring.phonemes import TIMIT_39, count_phonemes
+from speechssl.scoring.reliability import Reliability, measure_reliability
 from speechssl.terminal import count, format_duration, print_error, print_status, progress
 from speechssl.transcribe.outputs import prepare_file, write_text
 from speechssl.transcribe.transcriber import Transcriber
+from speechssl.transcribe.transcript import Transcript
 
 _NUM_CONFUSIONS = 20  # in the JSON file; a quarter of them on the console
 _RESULTS_HEAD = (
     "| date | model | version | parameters | training data | updates | test data | device, time | decoding "
-    f"| WER % [95 %] | CER % [95 %] |\n{'|---' * 11}|"
+    f"| WER % [95 %] | CER % [95 %] | ECE of words % [95 %] |\n{'|---' * 12}|"
 )
 
 
@@ -52,7 +63,11 @@ class Evaluation:
     characters: ErrorCounts
     word_confusions: tuple[Confusion, ...]  # the most frequent first
     character_confusions: tuple[Confusion, ...]
-    utterances: tuple[dict[str, Any], ...]  # in the manifest's order, an `UtteranceScore` each and where it is
+    utterances: tuple[dict[str, Any], ...]  # in the manifest's order: where it is, `UtteranceScore`, words as rated
+    confidences: str  # "calibrated" or "uncalibrated"
+    calibration: dict[str, Any] | None  # a `Calibration`
+    reliability: Reliability | None  # of the confidences of words; None if none was heard
+    utterance_reliability: Reliability | None  # of `Transcript.confidence`, against the share of words that are right
     per: Interval | None = None  # phoneme error rate, of a model whose units are phonemes
     phonemes: ErrorCounts | None = None
 
@@ -75,7 +90,7 @@ def evaluate_model(
     if folds_timit and not has_phonemes:
         raise ConfigError(f"--timit: expected a model of phonemes, found {transcriber.checkpoint.vocabulary.kind}")
     references = read_references(manifest)
-    hypotheses = [""] * len(manifest)
+    transcribed = [Transcript("", 0.0)] * len(manifest)
     order = longest_first(manifest)
     started = time.perf_counter()
     transcripts = transcriber.transcribe_many(utterance_readers(manifest, order), names=map(manifest.where, order))
@@ -83,13 +98,22 @@ def evaluate_model(
         for index, transcript in zip(order, transcripts, strict=True):
             if isinstance(transcript, SpeechSSLError):
                 raise transcript
-            hypotheses[index] = transcript.text
+            transcribed[index] = transcript
             advance()
     seconds = time.perf_counter() - started
+    hypotheses = [transcript.text for transcript in transcribed]
     languages = [utterance.language or language for utterance in manifest]
     found = score(references, hypotheses, languages, words_only=words_only)
     phonemes = count_phonemes(references, hypotheses, TIMIT_39 if folds_timit else None) if has_phonemes else None
     speakers = [utterance.speaker for utterance in manifest]
+    rated = [
+        rate_words(transcript.words, partial(normalize_for_scoring, language=code, words_only=words_only), *matches)
+        for transcript, code, *matches in zip(
+            transcribed, languages, found.word_matches, found.character_matches, strict=True
+        )
+    ]
+    confidences, is_right = ([[word[place] for word in words] for words in rated] for place in (0, 1))
+    calibration = transcriber.calibration
     search = transcriber.beam_search.config if transcriber.beam_search else None
     return Evaluation(
         manifest=str(manifest.path),
@@ -116,9 +140,17 @@ def evaluate_model(
                 "num_samples": utterance.num_samples,
                 "speaker": utterance.speaker,
                 **asdict(scored),
+                "word_confidences": utterance_confidences,
+                "words_right": utterance_is_right,
             }
-            for utterance, scored in zip(manifest, found.utterances, strict=True)
+            for utterance, scored, utterance_confidences, utterance_is_right in zip(
+                manifest, found.utterances, confidences, is_right, strict=True
+            )
         ),
+        confidences="uncalibrated" if calibration is None else "calibrated",
+        calibration=None if calibration is None else calibration.to_dict(),
+        reliability=measure_reliability(confidences, is_right, speakers),
+        utterance_reliability=measure_reliability(_means(confidences), _means(is_right), speakers),
         per=None if phonemes is None else bootstrap_interval(phonemes, speakers),
         phonemes=None if phonemes is None else sum_counts(phonemes),
     )
@@ -133,7 +165,7 @@ def evaluate_manifests(
     precision: Precision | None = None,
     hotwords: Path | None = None,
     **scoring: Any,
-) -> bool:
+) -> list[Evaluation]:
     """Evaluate a model on manifests as the command does: rows for RESULTS.md on stdout, all else on stderr.
 
     A manifest that fails costs a line on stderr; the others are still evaluated. ``device``, ``lm``, ``precision``
@@ -141,7 +173,7 @@ def evaluate_manifests(
     too, if that has a choice.
 
     Returns:
-        Whether all manifests went well.
+        What went well, in the order of the manifests.
     """
     if output is not None:
         prepare_file(output)
@@ -158,7 +190,8 @@ def evaluate_manifests(
         named = {"PER": evaluation.per, "WER": evaluation.wer, "CER": evaluation.cer}
         rates = ", ".join(f"{name} % {rate.show()}" for name, rate in named.items() if rate is not None)
         print_status(
-            f"evaluate: {path}: {_describe_data(evaluation)}: {rates}; "
+            f"evaluate: {path}: {_describe_data(evaluation)}: {rates}, "
+            f"ECE of words % {show_reliability(evaluation.reliability, evaluation.confidences)}; "
             f"confused {_describe_confusions(words)}; "
             f"{_describe_confusions(characters)}"
         )
@@ -169,7 +202,7 @@ def evaluate_manifests(
         print_status(_RESULTS_HEAD)
         for evaluation in evaluations:
             sys.stdout.write(f"{results_row(evaluation, str(model), transcriber.checkpoint)}\n")
-    return len(evaluations) == len(manifests)
+    return evaluations
 
 
 def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -> str:
@@ -190,9 +223,20 @@ def results_row(evaluation: Evaluation, model: str, checkpoint: CTCCheckpoint) -
         evaluation.decoding + ("" if evaluation.per is None else f", PER % {evaluation.per.show()}"),
         evaluation.wer.show(),
         evaluation.cer.show(),
+        show_reliability(evaluation.reliability, evaluation.confidences),
     )
     escaped = (cell.replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
+
+
+def show_reliability(reliability: Reliability | None, confidences: str = "calibrated") -> str:
+    """Return the expected calibration error in percent, "-" without words, and whether it is of raw confidences."""
+    shown = "-" if reliability is None else reliability.error.show()
+    return shown if confidences == "calibrated" else f"{shown} {confidences}"
+
+
+def _means(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[sum(numbers) / len(numbers)] if numbers else [] for numbers in values]
 
 
 def _write(output: Path, model: Path, checkpoint: CTCCheckpoint, evaluations: Sequence[Evaluation]) -> None:
@@ -208,16 +252,11 @@ def _write(output: Path, model: Path, checkpoint: CTCCheckpoint, evaluations: Se
 
 def describe_search(config: BeamSearchConfig) -> dict[str, Any]:
     """Return the settings of a search and the SHA-256 of its language model."""
-    return config.to_dict() | {"lm_sha256": _digest(config.lm)}
+    return config.to_dict() | {"lm_sha256": digest_files([config.lm])}
 
 
 def _describe_hotwords(path: Path) -> dict[str, str]:
-    return {"path": str(path), "sha256": _digest(path)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(path), "sha256": digest_files([path])}
 
 
 def _num_parameters(checkpoint: CTCCheckpoint) -> int:

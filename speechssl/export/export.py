@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from speechssl.checkpoint.calibration_file import copy_calibration
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.saved_model import SavedModel
 from speechssl.errors import CheckpointError
@@ -47,6 +48,9 @@ def export_model(
             write_torchaudio(temporary, saved)
         else:
             write_onnx(temporary, saved, runtime, int8=int8)
+        if not int8:  # which computes other numbers
+            weights = temporary / (MODEL_FILE if export_format == "onnx" else "model.safetensors")
+            copy_calibration(saved.weights_files, (weights,))
         library = "transformers" if export_format == "huggingface" else export_format
         usage = _describe_use(name, saved, export_format, runtime, INT8_FILE if int8 else MODEL_FILE)
         write_text_file(temporary / "README.md", make_card(name, saved, library, usage, scores))

@@ -10,6 +10,7 @@ from speechssl import __version__
 from speechssl.files import write_text_file
 from speechssl.report.curves import fitting, make_charts, meaning_of, read_references
 from speechssl.report.markup import sample_of_line, section
+from speechssl.report.reliability import describe_reliability
 from speechssl.report.results import (
     describe_confusions,
     describe_differences,
@@ -46,6 +47,7 @@ def make_page(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:
         *((f"Curves: {stage}", f"curves-{stage}", _curves(group, references)) for stage, group in by_stage.items()),
         ("Transcripts over time", "samples", describe_samples(runs)),
         ("Scores", "scores", describe_scores(results) + describe_differences(results)),
+        ("Confidence", "confidence", describe_reliability(results)),
         ("Transcripts", "transcripts", describe_transcripts(results)),
         ("Most frequent mistakes", "mistakes", describe_confusions(results)),
         ("Data", "data", describe_data(runs)),

@@ -34,6 +34,7 @@ class Chart:
     levels: Sequence[tuple[float, str]] = ()  # horizontal lines with what they mean
     is_percent: bool = False
     from_zero: bool = False
+    x_label: str = "updates"
 
 
 @dataclass
@@ -62,7 +63,7 @@ def draw(chart: Chart) -> str:
     x, y = _make_axes(chart, lines)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_describe(chart))}">',
-        *_draw_grid(x, y, is_percent=chart.is_percent),
+        *_draw_grid(x, y, is_percent=chart.is_percent, x_label=chart.x_label),
     ]
     for band in chart.bands:
         upper = [f"{x(step):.1f},{y(high):.1f}" for step, _, high in band]
@@ -76,7 +77,7 @@ def draw(chart: Chart) -> str:
                 f'<text class="small" x="{WIDTH - _RIGHT}" y="{at - 3:.1f}" text-anchor="end">{meaning}</text>'
             )
     for line in lines:
-        parts += _draw_line(line, x, y, is_percent=chart.is_percent)
+        parts += _draw_line(line, x, y, chart)
     return "".join([*parts, "</svg>"])
 
 
@@ -170,14 +171,15 @@ def _short(value: float) -> str:
     return f"{value / 1000:.4g}k" if value >= 10_000 else f"{value:.4g}"
 
 
-def _draw_line(line: Line, x: _Axis, y: _Axis, *, is_percent: bool) -> list[str]:
+def _draw_line(line: Line, x: _Axis, y: _Axis, chart: Chart) -> list[str]:
     places = [(x(step), y(value)) for step, value in line.points]
     weight = "strong" if line.is_strong else "thin"
     path = "".join(f"{'L' if number else 'M'}{a:.1f} {b:.1f}" for number, (a, b) in enumerate(places))
     parts = [f'<path class="line {weight} s{line.style % 8}" d="{path}"/>']
     if line.is_strong and len(places) <= _MARKERS:
         for (step, value), place in zip(line.points, places, strict=True):
-            title = f"<title>{escape(line.label)}, update {step:g}: {show(value, is_percent=is_percent)}</title>"
+            at = f"{chart.x_label.removesuffix('s')} {step:.6g}"
+            title = f"<title>{escape(line.label)}, {at}: {show(value, is_percent=chart.is_percent)}</title>"
             parts.append(f'<path class="mark s{line.style % 8}" d="{marker(line.style, *place)}">{title}</path>')
     return parts
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from speechssl.scoring.error_rates import ErrorCounts
 CONFIDENCE = 0.95
 _NUM_RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1 << 20  # bounds the memory of a bootstrap over many utterances
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ def bootstrap_interval(
     https://arxiv.org/abs/1912.09508 for clusters). An utterance whose speaker is None stands alone.
     """
     whole = _as_array(counts)
-    sums = _resample(whole, clusters, num_resamples, seed)
-    return _interval(_rates(whole.sum(0)), _rates(sums))
+    sums = resample(whole, clusters, num_resamples=num_resamples, seed=seed)
+    return percentiles(_rates(whole.sum(0)), _rates(sums))
 
 
 def compare_runs(
@@ -86,8 +88,8 @@ def compare_runs(
         whole.append(_rates(counts.sum(axis=(0, 1))))
         sums.append(_rates(np.einsum("sr,su,ruk->sk", runs, utterances, counts, optimize=True)))
     return Comparison(
-        _interval(whole[1] - whole[0], sums[1] - sums[0]),
-        _interval(_ratio(whole[1], whole[0]), _ratio(sums[1], sums[0])),
+        percentiles(whole[1] - whole[0], sums[1] - sums[0]),
+        percentiles(_ratio(whole[1], whole[0]), _ratio(sums[1], sums[0])),
     )
 
 
@@ -98,23 +100,27 @@ def _as_array(counts: Sequence[ErrorCounts]) -> npt.NDArray[np.int64]:
     return np.array([(count.total, count.reference_length) for count in counts], dtype=np.int64)
 
 
-def _resample(
-    counts: npt.NDArray[np.int64], clusters: Sequence[str | None] | None, num_resamples: int, seed: int
-) -> npt.NDArray[np.int64]:
-    """Sums of the (N, K) counts over samples drawn with replacement: (num_resamples, K)."""
+def resample(
+    counts: npt.NDArray[Number],
+    clusters: Sequence[str | None] | None = None,
+    *,
+    num_resamples: int = _NUM_RESAMPLES,
+    seed: int = 0,
+) -> npt.NDArray[Number]:
+    """Sums of (N, K) counts over samples drawn with replacement, as for `bootstrap_interval`: (num_resamples, K)."""
     if clusters is not None:
         counts = _sum_clusters(counts, clusters)
     generator = np.random.default_rng(seed)
     num_units = len(counts)
     rows_at_once = max(_DRAWS_AT_ONCE // num_units, 1)
-    sums = np.empty((num_resamples, counts.shape[1]), dtype=np.int64)
+    sums = np.empty((num_resamples, counts.shape[1]), counts.dtype)
     for first in range(0, num_resamples, rows_at_once):
         rows = sums[first : first + rows_at_once]
         rows[:] = counts[generator.integers(num_units, size=(len(rows), num_units))].sum(1)
     return sums
 
 
-def _sum_clusters(counts: npt.NDArray[np.int64], clusters: Sequence[str | None]) -> npt.NDArray[np.int64]:
+def _sum_clusters(counts: npt.NDArray[Number], clusters: Sequence[str | None]) -> npt.NDArray[Number]:
     """Sums of the counts by cluster; the counts as they are if all belong to one."""
     if len(clusters) != len(counts):
         raise ValueError(f"expected a cluster for each of {len(counts)} utterances, found {len(clusters)}")
@@ -123,7 +129,7 @@ def _sum_clusters(counts: npt.NDArray[np.int64], clusters: Sequence[str | None])
     ids = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     if len(ids) == 1:
         return counts
-    sums = np.zeros((len(ids), counts.shape[1]), dtype=np.int64)
+    sums = np.zeros((len(ids), counts.shape[1]), counts.dtype)
     np.add.at(sums, [ids[key] for key in keys], counts)
     return sums
 
@@ -138,7 +144,8 @@ def _ratio(after: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> n
         return np.where(after == before, 1.0, after / before)
 
 
-def _interval(value: npt.NDArray[np.float64], samples: npt.NDArray[np.float64]) -> Interval:
+def percentiles(value: npt.NDArray[np.float64], samples: npt.NDArray[np.float64]) -> Interval:
+    """Return a value with the ends of the middle 95 % of its samples."""
     tail = (1 - CONFIDENCE) / 2
     # Sample values themselves, not interpolated between: a ratio may be infinite.
     low, high = np.quantile(samples, [tail, 1 - tail], method="nearest")

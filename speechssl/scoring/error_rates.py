@@ -61,6 +61,8 @@ class Score:
     characters: ErrorCounts  # of all; the space between words is a character
     word_confusions: tuple[Confusion, ...]  # the most frequent first
     character_confusions: tuple[Confusion, ...]
+    word_matches: tuple[tuple[bool, ...], ...]  # by utterance, whether each word heard is the word said
+    character_matches: tuple[tuple[bool, ...], ...]  # likewise
 
     @property
     def wer(self) -> float:
@@ -117,20 +119,25 @@ def score(
         ]
         for texts in (references, hypotheses)
     )
-    words, word_confusions = _count(jiwer.process_words(references, hypotheses))
-    characters, character_confusions = _count(jiwer.process_characters(references, hypotheses))
+    words, word_confusions, word_matches = _count(jiwer.process_words(references, hypotheses))
+    characters, character_confusions, matches = _count(jiwer.process_characters(references, hypotheses))
     return Score(
         tuple(map(UtteranceScore, references, hypotheses, words, characters)),
         sum_counts(words),
         sum_counts(characters),
         word_confusions,
         character_confusions,
+        word_matches,
+        matches,
     )
 
 
-def _count(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[list[ErrorCounts], tuple[Confusion, ...]]:
-    """Edits by utterance and all confusions, from jiwer's alignments of words or of characters."""
+def _count(
+    output: jiwer.WordOutput | jiwer.CharacterOutput,
+) -> tuple[list[ErrorCounts], tuple[Confusion, ...], tuple[tuple[bool, ...], ...]]:
+    """Edits by utterance, all confusions and what was heard as it was said, from jiwer's alignments."""
     counts: list[ErrorCounts] = []
+    matches: list[tuple[bool, ...]] = []
     confusions: Counter[tuple[Edit, str, str]] = Counter()
     for reference, hypothesis, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
         edits: Counter[str] = Counter()
@@ -145,9 +152,11 @@ def _count(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[list[Error
                 confusions.update(("insertion", "", symbol) for symbol in after)
             edits[chunk.type] += max(len(before), len(after))
         counts.append(ErrorCounts(edits["substitute"], edits["delete"], edits["insert"], len(reference)))
+        lengths = ((chunk.type == "equal", chunk.hyp_end_idx - chunk.hyp_start_idx) for chunk in chunks)
+        matches.append(tuple(is_equal for is_equal, length in lengths for _ in range(length)))
     # Ties in the order of the texts, so that equal inputs give equal reports.
     ranked = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))
-    return counts, tuple(Confusion(*mistake, count) for mistake, count in ranked)
+    return counts, tuple(Confusion(*mistake, count) for mistake, count in ranked), tuple(matches)
 
 
 def sum_counts(counts: Sequence[ErrorCounts]) -> ErrorCounts:

@@ -81,6 +81,7 @@ class Alignment:
             "version": JSON_VERSION,
             "path": path,
             "seconds": round(self.seconds, 3),
+            "confidences": "uncalibrated",
             "words": [word.to_dict() for word in self.words],
             "notes": list(self.notes),
         }

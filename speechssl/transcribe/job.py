@@ -82,6 +82,8 @@ def transcribe_files(
 
 def describe_settings(model: Path, lm: Path | None, hotwords: Path | None, **options: Any) -> dict[str, Any]:
     """Return what transcripts depend on besides the recording, as plain JSON types."""
+    from speechssl.checkpoint.calibration_file import beside
+
     language_model: dict[str, Any] | None = None
     if lm is not None:
         from speechssl.decode.settings import BeamSearchConfig
@@ -90,9 +92,12 @@ def describe_settings(model: Path, lm: Path | None, hotwords: Path | None, **opt
         language_model = config.to_dict() | {"lm": _describe_file(config.lm)}
     model = find_model(model, options.get("language"))
     weights = [folder / name for folder in (model / "best", model) for name in WEIGHTS]  # of a run, or of a model
+    file = next(filter(Path.is_file, weights), model)
+    calibration = beside(file if lm is None else lm)
     return {
-        "model": _describe_file(next(filter(Path.is_file, weights), model)),
+        "model": _describe_file(file),
         "language_model": language_model,
+        **({"calibration": _describe_file(calibration)} if calibration.exists() else {}),
         **({"hotwords": _describe_file(hotwords)} if hotwords else {}),
         **options,
     }

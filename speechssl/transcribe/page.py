@@ -57,7 +57,7 @@ def render_page(path: str, transcript: Transcript, folder: Path) -> str:
     script = _read("page_text.js") + _read("page.js")
     title = html.escape(escaped(path))
     doubtful, unsure = (round(100 * threshold) for threshold in THRESHOLDS)
-    body = _read("page.html").format(title=title, doubtful=doubtful, unsure=unsure)
+    body = _read("page.html").format(title=title, doubtful=doubtful, unsure=unsure, confidences=data["confidences"])
     body += f"{_DATA_START}{content}{_DATA_END}\n<script>{script}</script>\n"
     # This script alone may run; the recording lies on a disk, or where the page was served from.
     policy = f"script-src {_source(script)}; media-src 'self' file:"

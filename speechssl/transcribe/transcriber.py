@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from speechssl.checkpoint.calibration_file import CalibrationFile
 from speechssl.checkpoint.reader import load_ctc
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.data.sources import is_buffer, source_name
+from speechssl.decode.calibration import Calibration
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.settings import BeamSearchConfig
@@ -50,8 +53,10 @@ class Transcriber:
         beam_search: "BeamSearch | None" = None,
         precision: Precision | None = None,
         hotwords: Hotwords | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.calibration = calibration
         self.beam_search = beam_search
         self.hotwords = hotwords
         self.geometry = checkpoint.model.encoder.geometry
@@ -71,6 +76,8 @@ class Transcriber:
         precision: Precision | None = None,
         language: str | None = None,
         hotwords: str | os.PathLike[str] | None = None,
+        *,
+        calibrated: bool = True,
     ) -> Self:
         """Load a fine-tuned model.
 
@@ -81,9 +88,10 @@ class Transcriber:
                 is greedy decoding.
             precision: ``float32``, ``bfloat16`` or ``float16``; None is float32 on a CPU and 16 bits on a GPU.
             hotwords: A table of phrases to listen for, as `Hotwords.read` takes it.
+            calibrated: Whether confidences are calibrated where ``speechssl calibrate`` has fitted that.
 
         Raises:
-            CheckpointError: there is no fine-tuned model, or no such device.
+            CheckpointError: there is no fine-tuned model, or no such device, or its calibration is malformed.
             ConfigError, LanguageModelError: the language model or the hot words cannot be read, or the model can spell
                 none of their words.
         """
@@ -93,7 +101,11 @@ class Transcriber:
         phrases = None
         if hotwords is not None:
             phrases = Hotwords.read(Path(hotwords), checkpoint.vocabulary, _sentence_frames(checkpoint), language)
-        return cls(checkpoint, beam_search, precision, phrases)
+        files = checkpoint.weights_files
+        calibration = (
+            CalibrationFile.of(files, None if lm is None else Path(lm)).read() if files and calibrated else None
+        )
+        return cls(checkpoint, beam_search, precision, phrases, calibration)
 
     def describe_decoding(self) -> str:
         """Return how text is made, in a few words, for a table of results."""
@@ -180,8 +192,9 @@ class Transcriber:
             cut, find_words = partial(cut_windows, geometry=self.geometry), self._words
 
         def make_transcript(outputs: Outputs) -> Transcript:
-            words = find_words(outputs)
-            return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words)
+            words = self._calibrated(find_words(outputs))
+            is_calibrated = self.calibration is not None
+            return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words, is_calibrated)
 
         yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
@@ -272,7 +285,9 @@ class Transcriber:
         def score(samples: Waveform) -> Tensor:
             return self.inference.run_alone("stream", samples)[0]
 
-        return stream_transcripts(chunks, sample_rate, step_seconds, score, self.checkpoint.vocabulary, self.geometry)
+        units = self.checkpoint.vocabulary
+        partials = stream_transcripts(chunks, sample_rate, step_seconds, score, units, self.geometry)
+        return (replace(partial, words=self._calibrated(partial.words)) for partial in partials)
 
     def _words(self, outputs: Outputs) -> tuple[Word, ...]:
         path = self._find_path(_log_probs(outputs))
@@ -285,6 +300,10 @@ class Transcriber:
             found = words_of_path(path, self.checkpoint.vocabulary, self.geometry, len(piece.samples))
             words += shift_words(found, piece.start / SAMPLE_RATE)
         return tuple(words)
+
+    def _calibrated(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
+        calibrate = self.calibration
+        return tuple(replace(word, confidence=calibrate(word.confidence)) for word in words) if calibrate else words
 
     def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
         if self.beam_search is not None:

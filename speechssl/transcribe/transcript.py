@@ -54,9 +54,18 @@ class Transcript:
     text: str  # of the words, which single spaces separate, except in scripts without spaces
     seconds: float  # length of the recording, or of its part up to the end that was asked for
     words: tuple[Word, ...] = ()
+    is_calibrated: bool = False  # whether a word of confidence 0.8 is right in 80 of 100 cases
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def confidence(self) -> float | None:
+        """The mean over the words, None without one: what share of them is right, if they are calibrated.
+
+        Words that were said and not heard have none.
+        """
+        return sum(word.confidence for word in self.words) / len(self.words) if self.words else None
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -65,7 +74,7 @@ class Transcript:
 
     def shifted(self, seconds: float) -> "Transcript":
         """Return the transcript as part of a recording, in which it starts at ``seconds``."""
-        return Transcript(self.text, self.seconds + seconds, tuple(shift_words(self.words, seconds)))
+        return replace(self, seconds=self.seconds + seconds, words=tuple(shift_words(self.words, seconds)))
 
     def to_dict(self, path: str | None = None, letters: bool = False) -> dict[str, Any]:
         """Return the transcript as plain JSON types.
@@ -74,10 +83,12 @@ class Transcript:
         wrong, not when keys are added. Times are in seconds, to the millisecond::
 
             {"format": "speechssl-transcript", "version": 1, "path": ..., "seconds": ..., "text": ...,
+             "confidence": ..., "confidences": "calibrated" or "uncalibrated",
              "segments": [{"start": ..., "end": ..., "text": ...,
                            "words": [{"start": ..., "end": ..., "text": ..., "confidence": ...}, ...]}, ...]}
 
-        In scripts without spaces each letter is a word, with ``"joined": true`` if no space stands before it.
+        The confidence of the whole is null without words. Only those of words are calibrated, not those of letters. In
+        scripts without spaces each letter is a word, with ``"joined": true`` if no space stands before it.
 
         Args:
             path: The recording, null if it has no name.
@@ -89,6 +100,8 @@ class Transcript:
             "path": path,
             "seconds": round(self.seconds, 3),
             "text": self.text,
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "confidences": "calibrated" if self.is_calibrated else "uncalibrated",
             "segments": [segment.to_dict(letters) for segment in self.segments],
         }
 

@@ -140,7 +140,12 @@ def test_row_says_what_was_measured(checkpoint: CTCCheckpoint, corpus: Corpus) -
     assert cells[1] == "runs/a!b"
     assert cells[4:7] == ["pretrain 1.50 h", "7", "test.tsv: 3 utterances, 0.0 minutes, lower case"]
     assert cells[7].startswith(f"cpu x {torch.get_num_threads()}, float32, ")
-    assert cells[-3:] == ["greedy", "50.0 [50.0, 50.0]", "33.3 [33.3, 33.3]"]
+    assert cells[-4:-1] == ["greedy", "50.0 [50.0, 50.0]", "33.3 [33.3, 33.3]"]
+    assert (
+        cells[-1]
+        == f"{100 * (0.5 - evaluation.utterances[0]['word_confidences'][0]):.1f} [{cells[-1].partition('[')[2]}"
+    )
+    assert cells[-1].endswith("] uncalibrated")
 
 
 def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp_path: Path) -> None:
@@ -164,11 +169,13 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
         *("normalization", "decoding", "beam_search", "hotwords"),
         *("wer", "cer", "words", "characters", "word_confusions", "character_confusions", "utterances"),
         *("per", "phonemes"),
+        *("confidences", "calibration", "reliability", "utterance_reliability"),
     }
     assert test["manifest"] == str(first)
     assert test["words"] == {"substitutions": 1, "deletions": 1, "insertions": 1, "reference_length": 11}
     assert {*test["wer"]} == {"value", "low", "high"}
     assert {"edit": "substitution", "reference": "five", "hypothesis": "nine", "count": 1} in test["word_confusions"]
+    assert 0 < test["utterances"][2].pop("word_confidences")[0] < 1
     assert test["utterances"][2] | {"num_samples": 0, "characters": {}} == {
         "path": str(tmp_path / "test.tsv.2.wav"),
         "start": 0,
@@ -178,6 +185,7 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
         "hypothesis": "где",
         "words": {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_length": 2},
         "characters": {},
+        "words_right": [True],
     }
     assert dev["wer"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert [path.name for path in output.parent.iterdir()] == ["scores.json"]

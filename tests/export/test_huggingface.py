@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechssl.checkpoint.calibration_file import CalibrationFile
 from speechssl.checkpoint.reader import read_model
 from speechssl.data.phonemes import Phonemes
 from speechssl.data.pieces import SPACE, Pieces
 from speechssl.data.units import BLANK, Letters, Units
+from speechssl.decode.calibration import Calibration
 from speechssl.errors import CheckpointError
 from speechssl.export.export import export_model
 from speechssl.model.encoder import EncoderConfig
@@ -212,3 +214,12 @@ def test_what_a_foreign_vocabulary_says_of_texts_stays(tmp_path: Path) -> None:
     assert [units.decode([2, 1, 3]) for units in units] == ["a b", "a b"]
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "again")
     assert processor.decode([2, 1, 3]) == "a b"
+
+
+def test_the_calibration_of_confidences_goes_along(save: Any, encoders: Any, tmp_path: Path) -> None:
+    ours, calibration = save(encoders["base"]), Calibration(slope=0.5, offset=-1.0, fitted_on="dev.tsv: 3 words")
+    CalibrationFile.of((ours.folder / "model.safetensors",)).write(calibration)
+    export_model(ours.folder, tmp_path / "out", "huggingface")
+    assert Transcriber.load(tmp_path / "out", "cpu").calibration == calibration
+    export_model(tmp_path / "out", tmp_path / "again", "torchaudio")
+    assert CalibrationFile.of((tmp_path / "again" / "model.safetensors",)).read() == calibration

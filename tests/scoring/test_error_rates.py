@@ -24,6 +24,8 @@ def test_planted_errors_give_the_known_rates() -> None:
     assert result.characters == ErrorCounts(1, 4, 6, 45)
     assert result.cer == pytest.approx(11 / 45)
     assert [utterance.words.total for utterance in result.utterances] == [2, 1, 0]
+    assert result.word_matches == ((True, True, False, True, True), (True, False, True), (True, True))
+    assert [matches.count(False) for matches in result.character_matches] == [1, 6, 0]
     assert result.word_counts[0] == ErrorCounts(1, 1, 0, 6)
     assert sum(counts.total for counts in result.character_counts) == 11
 

@@ -6,6 +6,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from speechssl.config import default_values, differences
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.evaluate.evaluate import evaluate_manifests
 from speechssl.report.page import write_report
+from speechssl.report.reliability import describe_reliability, reliability_picture
+from speechssl.report.results import Result
 from speechssl.report.run import read_runs
 from speechssl.report.svg import Chart, Line, draw
 from speechssl.report.transcripts import choose_samples, mark
@@ -244,6 +247,43 @@ def test_a_spike_of_a_long_curve_is_drawn() -> None:
     heights = {float(height) for height in re.findall(r"L[\d.]+ ([\d.]+)", picture)}
     assert len(heights) == 2
     assert picture.count("L") < 400
+
+
+def evaluation(*bins: tuple[float, float]) -> dict[str, Any]:
+    """What a report needs of the scores: bins of mean confidence and share of right words."""
+    found = [{"num_words": 5, "confidence": confidence, "share_right": share} for confidence, share in bins]
+    reliability = {"error": {"value": 0.042, "low": 0.01, "high": 0.06}, "bins": found} if bins else None
+    names = {"manifest": "a/test.tsv", "manifest_sha256": "0", "beam_search": None, "confidences": "uncalibrated"}
+    return {"reliability": reliability, **names}
+
+
+def test_words_that_are_as_right_as_they_are_confident_lie_on_the_line(tmp_path: Path) -> None:
+    found = {"calibrated": evaluation((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)), "raw": evaluation((0.5, 0.25))}
+    picture = ElementTree.fromstring(reliability_picture(found))
+    ideal, calibrated, raw = (
+        [tuple(map(float, point.split())) for point in re.split("[ML]", path.attrib["d"])[1:]]
+        for path in picture.iter("{http://www.w3.org/2000/svg}path")
+        if path.attrib["class"].startswith("line")
+    )
+    [(left, bottom), (right, top)] = ideal
+    assert calibrated == [
+        (left, bottom),
+        ((left + right) / 2, pytest.approx((bottom + top) / 2, abs=0.1)),
+        (right, top),
+    ]
+    assert raw == [((left + right) / 2, pytest.approx(bottom + (top - bottom) / 4, abs=0.1))]
+    assert "raw, confidence 0.5: 25 %" in reliability_picture(found)
+    assert "silent" not in reliability_picture({"silent": evaluation()})
+
+
+def test_a_report_says_how_far_confidences_are_off(runs: list[Path]) -> None:
+    [run, *_] = read_runs(runs[2:3])
+    old = {name: value for name, value in evaluation().items() if name != "reliability"}  # of an earlier version
+    results = [Result(run, run.folder, content) for content in (evaluation((0.5, 0.25)), evaluation(), old)]
+    shown = describe_reliability(results)
+    assert shown.count("<figure>") == shown.count("</figure>") == 1
+    assert "uncalibrated, ECE % 4.2 [1.0, 6.0]" in shown
+    assert describe_reliability(results[1:]) == ""
 
 
 def test_settings_are_compared_with_the_defaults_of_their_kind(corpus: Any) -> None:

@@ -192,6 +192,7 @@ def test_formats(transcriber: Transcriber, planted_waveform: Any, tmp_path: Path
     assert to_transcript(found).text == 'Hello "fed"'
     values = json.loads(format_alignment(found, AlignmentFormat.JSON, "a.wav", "a"))
     assert [word["status"] for word in values["words"]] == ["said", "not in text", "said"]
+    assert values["confidences"] == "uncalibrated"
 
 
 def test_praat_reads_the_grid(transcriber: Transcriber, planted_waveform: Any, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_a_page_is_printed_too(checkpoint: CTCCheckpoint, plant, capsys: pytest.
     data = read_page(capsys.readouterr().out)
     assert data is not None
     assert data["text"] == "one"
+    assert data["confidences"] == "uncalibrated"
 
 
 class TestIndex:

@@ -42,6 +42,8 @@ def test_json_follows_its_schema() -> None:
         "path": "a.wav",
         "seconds": 1.235,
         "text": "где он",
+        "confidence": 0.9938,
+        "confidences": "uncalibrated",
         "segments": [
             {
                 "start": 0.1,
@@ -60,6 +62,11 @@ def test_json_follows_its_schema() -> None:
     assert "где" in transcript.to_json()
     assert "\n" not in transcript.to_json()
     assert json.loads(transcript.to_json())["path"] is None
+    assert json.loads(Transcript("", 1.0, is_calibrated=True).to_json()) == {
+        **json.loads(Transcript("", 1.0).to_json()),
+        "confidence": None,
+        "confidences": "calibrated",
+    }
 
 
 def test_a_part_of_a_recording_keeps_the_times_of_the_whole() -> None:

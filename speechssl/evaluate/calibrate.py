@@ -1,0 +1,56 @@
+"""Confidences that mean something: fit how often words of a confidence are right, and store it with the model."""
+
+from itertools import chain
+from pathlib import Path
+
+from speechssl.checkpoint.calibration_file import CalibrationFile
+from speechssl.checkpoint.reader import language_for
+from speechssl.data.manifest import read_manifest
+from speechssl.decode.calibration import fit_calibration
+from speechssl.errors import ManifestError
+from speechssl.evaluate.evaluate import evaluate_model, show_reliability
+from speechssl.model.device import Precision
+from speechssl.scoring.reliability import measure_reliability
+from speechssl.terminal import count, print_status
+from speechssl.transcribe.transcriber import Transcriber
+
+
+def calibrate_model(
+    model: Path,
+    path: Path,
+    lm: Path | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    language: str | None = None,
+    *,
+    words_only: bool = False,
+) -> None:
+    """Fit a `Calibration` on a manifest with texts, and write it beside the weights, or beside ``lm``.
+
+    Args:
+        path: The manifest, of speech that the model was not trained on.
+        model, lm, device, precision, language: As for `Transcriber.load`.
+        words_only: As for `score`.
+
+    Raises:
+        SpeechSSLError: something cannot be read or written, or no word is heard.
+    """
+    transcriber = Transcriber.load(model, device, lm, precision, language_for(model, language), calibrated=False)
+    evaluation = evaluate_model(transcriber, read_manifest(path), words_only=words_only, language=language)
+    confidences, is_right = (
+        [utterance[name] for utterance in evaluation.utterances] for name in ("word_confidences", "words_right")
+    )
+    flat, flat_right = list(chain(*confidences)), list(chain(*is_right))
+    if not flat:
+        raise ManifestError(f"{path}: expected speech in which the model hears words, found none")
+    calibration = fit_calibration(flat, flat_right, f"{path.name}: {count(len(flat), 'word')}")
+    file = CalibrationFile.of(transcriber.checkpoint.weights_files, lm)
+    file.write(calibration)
+    after = [[calibration(confidence) for confidence in utterance] for utterance in confidences]
+    speakers = [utterance["speaker"] for utterance in evaluation.utterances]
+    print_status(
+        f"calibrate: {path}: {count(len(flat), 'word')}, {100 * sum(flat_right) / len(flat):.1f} % right, "
+        f"{evaluation.decoding}: {calibration.describe()}; ECE % {show_reliability(evaluation.reliability)} before, "
+        f"{show_reliability(measure_reliability(after, is_right, speakers))} after on the same words"
+    )
+    print_status(f"calibrate: {file.path}")
