@@ -43,4 +43,5 @@ class RunningNorm:
         self.num_samples += len(samples)
         self.sums = sums[:, -1:]
         variance = np.maximum(square - mean**2, 0)
-        return ((coming - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
+        normalized: Waveform = ((coming - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
+        return normalized

@@ -29,7 +29,7 @@ from speechssl.transcribe.running_norm import RunningNorm
 from speechssl.transcribe.stream import _Stream, stream_transcripts
 from speechssl.transcribe.transcriber import Transcriber
 
-FEATURES = FeatureEncoderConfig(dims=(12, 16, 16), kernels=(10, 4, 2), strides=(10, 4, 2), norm="layer")  # 80, 120
+FEATURES = FeatureEncoderConfig(dims=(12, 16, 16), kernels=(16, 4, 3), strides=(10, 4, 2), norm="layer")  # 80, 126
 SIZES: dict[str, Any] = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "ffn_dim": 24, "position_groups": 2}
 CONTEXTS = {
     "transformer": CausalTransformerConfig(**SIZES, position_kernel=6),
@@ -234,18 +234,19 @@ def test_a_word_without_an_end_is_final_part_by_part() -> None:
     assert [word.is_joined for word in words] == [False] + [True] * (len(words) - 1)
 
 
-def test_a_frame_is_decided_with_the_chunk_that_completes_it() -> None:
-    transcriber, wave = make_transcriber(CONTEXTS["transformer"]), babble(20_000)
-    stream = _Stream(
-        make_listener(transcriber.checkpoint.model, transcriber.inference), VOCABULARY, transcriber.geometry
-    )
-    for number, chunk in enumerate(divided(wave, (601,))):
-        stream.add(chunk)
-        if stream.has_new_frames:
-            stream.decide(is_over=False)
-        assert stream.first_frame + len(stream.symbols) == transcriber.geometry.num_frames(
-            min((number + 1) * 601, 20_000)
-        )
+@pytest.mark.filterwarnings("ignore:array. offset")
+def test_a_result_comes_with_each_chunk_that_completes_a_frame() -> None:
+    transcriber, wave = make_transcriber(CONTEXTS["transformer"]), babble(4_000)
+    ends = [min(first + 37, 4_000) for first in range(0, 4_000, 37)]
+    num_frames = [0, *map(transcriber.geometry.num_frames, ends)]
+    expected = [end for end, before, now in zip(ends, num_frames, num_frames[1:], strict=False) if now > before]
+    results = list(transcriber.stream(divided(wave, (37,)), 16_000))
+    assert [round(result.seconds * 16_000) for result in results] == [*expected, 4_000]
+    text = ""
+    for result in results:  # nothing that the model has said is held back
+        text = join_words([Word(text, 0, 0, 1), *result.words]) if text else join_words(result.words)
+        whole = transcriber.transcribe(wave[: round(result.seconds * 16_000)], 16_000).text
+        assert f"{text} {result.partial}".split() == whole.split() or text + result.partial == whole
 
 
 @pytest.mark.parametrize("context", ["with a span", "wav2vec"])
