@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from planted import Say
+from typer.testing import CliRunner, Result
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import app
+from speechssl.data.audio import Waveform
 from speechssl.decode.words import Word
 from speechssl.transcribe import live
 from speechssl.transcribe.live import LiveSamples, Screen
@@ -34,7 +35,7 @@ def loaded(checkpoint: CTCCheckpoint, monkeypatch: pytest.MonkeyPatch) -> CTCChe
     return checkpoint
 
 
-def raw(*waves: np.ndarray) -> bytes:
+def raw(*waves: Waveform) -> bytes:
     return (np.concatenate(waves) * 32768).round().astype("<i2").tobytes()
 
 
@@ -42,7 +43,7 @@ def run(content: bytes, *arguments: str) -> Result:
     return CliRunner().invoke(app, [*arguments], input=content)
 
 
-def test_a_line_ends_with_each_pause(loaded: CTCCheckpoint, planted_waveform) -> None:
+def test_a_line_ends_with_each_pause(loaded: CTCCheckpoint, planted_waveform: Say) -> None:
     content = raw(planted_waveform("hello где"), SILENCE, SILENCE, planted_waveform("again"))
     result = run(content + b"\0", *ARGUMENTS)  # and half a sample
     assert (result.exit_code, result.stdout) == (0, "hello где\nagain\n")
@@ -104,7 +105,7 @@ class Pipe:
 
 
 def test_words_come_before_the_pipe_is_closed(
-    loaded: CTCCheckpoint, planted_waveform, monkeypatch: pytest.MonkeyPatch
+    loaded: CTCCheckpoint, planted_waveform: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = Pipe(monkeypatch)
 
@@ -122,7 +123,7 @@ def test_words_come_before_the_pipe_is_closed(
 
 
 def test_an_interrupt_ends_it_with_what_was_said_before(
-    loaded: CTCCheckpoint, planted_waveform, monkeypatch: pytest.MonkeyPatch
+    loaded: CTCCheckpoint, planted_waveform: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = Pipe(monkeypatch)
     before = signal.getsignal(signal.SIGINT)

@@ -61,7 +61,8 @@ def babble(num_samples: int) -> Waveform:
 
 
 def divided(wave: Waveform, sizes: Sequence[int]) -> list[Waveform]:
-    chunks, first = [], 0
+    chunks: list[Waveform] = []
+    first = 0
     while first < len(wave):
         size = sizes[len(chunks) % len(sizes)]
         chunks.append(wave[first : first + size])
@@ -87,7 +88,8 @@ def log_probs(transcriber: Transcriber, chunks: Sequence[Waveform]) -> Tensor:
 def whole_log_probs(transcriber: Transcriber, wave: Waveform, is_normalized: bool = False) -> Tensor:
     model = transcriber.checkpoint.model
     frames = model.encoder.extract_frames(torch.from_numpy(wave)[None], is_normalized=is_normalized)
-    return model.head(model.encoder.contextualize(frames)).log_softmax(dim=2)[0]
+    scores: Tensor = model.head(model.encoder.contextualize(frames))
+    return scores.log_softmax(dim=2)[0]
 
 
 @pytest.mark.parametrize("sizes", CHUNKS.values(), ids=CHUNKS)
