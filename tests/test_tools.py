@@ -10,6 +10,7 @@ from dataclasses import asdict
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.units import Letters
 from speechssl.decode.arpa import write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams
+from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
@@ -110,26 +112,51 @@ def test_a_long_recording(load: Callable[[str], ModuleType], say: Say) -> None:
     assert int(said.split()[2]) > 100
 
 
-@pytest.fixture
-def spoken(tmp_path: Path) -> tuple[Path, Path]:
+def test_the_cost_of_exact_streams(
+    load: Callable[[str], ModuleType], say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")  # it imports another one
+    head, table = say(load("bench_stream"), "--seconds", "1", "--chunks", "0.1", "0.25").split("\n\n")
+    assert head.startswith("Streams of 1 s, one thread")
+    found = rows(table)
+    ways = ["2 s", "the whole past", "convolutions"]
+    assert [(row["attends to"], row["chunk in s"]) for row in found] == [(w, c) for w in ways for c in ("0.1", "0.25")]
+    for row in found:
+        assert float(row["latency in ms, 95 %"]) > 1000 * float(row["chunk in s"])
+        assert float(row["MiB of past"]) > 0
+
+
+FEATURES: dict[str, Any] = {"dims": (8, 8, 8), "kernels": (10, 8, 4), "strides": (10, 8, 4)}
+SIZES: dict[str, Any] = {
+    "num_layers": 1,
+    "model_dim": 16,
+    "num_heads": 2,
+    "ffn_dim": 16,
+    "position_kernel": 4,
+    "position_groups": 2,
+}
+
+
+def write_spoken(folder: Path, encoder: EncoderConfig) -> tuple[Path, Path]:
     """A model at random, and a manifest of four utterances."""
-    encoder = EncoderConfig(
-        feature_encoder=FeatureEncoderConfig(dims=(8, 8, 8), kernels=(10, 8, 4), strides=(10, 8, 4)),
-        context=TransformerConfig(
-            num_layers=1, model_dim=16, num_heads=2, ffn_dim=16, position_kernel=4, position_groups=2
-        ),
-    )
     _, columns, *utterances = (PROMPTS / "test.tsv").read_text("utf-8").splitlines()
-    manifest = tmp_path / "few.tsv"
+    manifest = folder / "few.tsv"
     manifest.write_text("\n".join([str(PROMPTS), columns, *utterances[:4], ""]), "utf-8")
     vocabulary = Letters.from_texts(["abcdefghijklmnopqrstuvwxyz'"])
     torch.manual_seed(0)
     model = CTCModel(encoder, len(vocabulary))
     torch.nn.init.normal_(model.head.weight)  # so that different sounds give different letters
-    (tmp_path / "model").mkdir()
+    (folder / "model").mkdir()
     description = ModelDescription(kind="ctc", step=1, encoder=encoder)
-    save_model(tmp_path / "model", description, model.state_dict(), vocabulary)
-    return tmp_path / "model", manifest
+    save_model(folder / "model", description, model.state_dict(), vocabulary)
+    return folder / "model", manifest
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> tuple[Path, Path]:
+    """What most programs are tried with."""
+    encoder = EncoderConfig(feature_encoder=FeatureEncoderConfig(**FEATURES), context=TransformerConfig(**SIZES))
+    return write_spoken(tmp_path, encoder)
 
 
 @pytest.mark.parametrize("noise", [None, "10"])
@@ -152,6 +179,21 @@ def test_long_recordings_in_every_way(
         assert float(row["WER %"]) > 0 < float(row["CER %"])
     assert found["in windows"]["CER % against whole"] == found["whole"]["CER % against whole"] == "0.0"
     assert re.match(r"In the stream a word is final \d+\.\d s of audio after its end in the median", stream)
+
+
+def test_a_causal_model_says_in_a_stream_what_it_says_of_the_whole(
+    load: Callable[[str], ModuleType], say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same normalization."""
+    program = load("score_long")
+    monkeypatch.setattr(program, "find_spec", lambda name: None)  # one way less, for time
+    features, context = FeatureEncoderConfig(**FEATURES, norm="layer"), CausalTransformerConfig(**SIZES)
+    encoder = EncoderConfig(feature_encoder=features, context=context, normalize_waveforms=1e-8)
+    options = ["--minutes", "0.05", "--noise", "30"]
+    _, table, stream = say(program, *write_spoken(tmp_path, encoder), *options).split("\n\n")
+    found = {row["processed"]: row for row in rows(table)}
+    assert found["as a stream"] == found["whole, normalized as a stream"] | {"processed": "as a stream"}
+    assert re.search(r"; a step of 0\.1 s takes \d+ ms .*\nIts text is that of .* in (\d) of \1 recordings\.$", stream)
 
 
 def test_every_level_and_offset(

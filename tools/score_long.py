@@ -5,13 +5,15 @@
 Joins the utterances of a manifest, in its order and with pauses between them, into recordings of so many minutes, and
 scores their transcripts against the joined texts: by the model over the whole recording in one piece, in the windows
 that `transcribe-audio` uses, with its `--split-at-pauses`, and by `Transcriber.stream`, whose delay is told too. The
-utterances one by one are what can be expected. White noise may lie over everything.
+utterances one by one are what can be expected. White noise may lie over everything. The streams of a causal model are
+exact: the whole is also normalized as they are, and the texts are compared.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +31,15 @@ import torch  # noqa: E402
 from speechssl.data.audio import SAMPLE_RATE, Waveform  # noqa: E402
 from speechssl.data.manifest import read_manifest, read_utterance  # noqa: E402
 from speechssl.data.recording import Recording  # noqa: E402
+from speechssl.decode.words import Word, join_words  # noqa: E402
 from speechssl.scoring.error_rates import score  # noqa: E402
 from speechssl.transcribe import windows  # noqa: E402
-from speechssl.transcribe.stream import STEP_SECONDS  # noqa: E402
+from speechssl.transcribe.listener import STEP_SECONDS  # noqa: E402
+from speechssl.transcribe.running_norm import RunningNorm  # noqa: E402
 from speechssl.transcribe.transcriber import Transcriber  # noqa: E402
+
+CHUNK_SECONDS = 0.1
+WHOLE_AS_STREAM = "whole, normalized as a stream"
 
 
 def join(manifest_path: Path, minutes: float, pause_seconds: float) -> list[tuple[Waveform, str]]:
@@ -68,16 +75,27 @@ def add_noise(samples: Waveform, decibels: float | None) -> Waveform:
 
 def stream(transcriber: Transcriber, samples: Waveform) -> tuple[str, list[float], list[float]]:
     """The text, by how many seconds of audio each word became final after its end, and the seconds each step took."""
-    step = SAMPLE_RATE // 10
+    step = round(CHUNK_SECONDS * SAMPLE_RATE)
     chunks = (samples[first : first + step] for first in range(0, len(samples), step))
-    words, delays, times = [], [], []
+    words: list[Word] = []
+    delays, times = [], []
     started = time.perf_counter()
     for result in transcriber.stream(chunks, SAMPLE_RATE):
         times.append(time.perf_counter() - started)
-        words += [word.text for word in result.words]
+        words += result.words
         delays += [result.seconds - word.end for word in result.words]
         started = time.perf_counter()
-    return " ".join(words), delays, times
+    return join_words(words), delays, times
+
+
+@contextmanager
+def running_norm(transcriber: Transcriber, samples: Sequence[Waveform]) -> Iterator[list[Waveform]]:
+    """Recordings normalized as an exact stream normalizes them, and a model that does not do so again."""
+    encoder = transcriber.checkpoint.model.encoder
+    config, epsilon = encoder.config, encoder.config.normalization_epsilon
+    encoder.config = config.model_copy(update={"normalize_waveforms": False})
+    yield [waveform if epsilon is None else RunningNorm(epsilon)(waveform) for waveform in samples]
+    encoder.config = config
 
 
 def main() -> None:
@@ -112,6 +130,10 @@ def main() -> None:
             found_texts["split at pauses, by Silero VAD"] = transcribe(sources, split_at_pauses=True, vad="silero")
         windows.cut_windows.__defaults__ = (1e6, windows.CONTEXT_SECONDS)  # every recording fits into a window
         found_texts["whole"] = transcribe(sources)
+    is_causal = transcriber.checkpoint.model.encoder.config.context.is_causal
+    if is_causal:
+        with running_norm(transcriber, [samples for samples, _ in joined]) as normalized:
+            found_texts[WHOLE_AS_STREAM] = transcribe([partial(np.asarray, waveform) for waveform in normalized])
     streamed, delays, times = zip(*(stream(transcriber, samples) for samples, _ in joined), strict=True)
     found_texts["as a stream"] = list(streamed)
 
@@ -126,13 +148,17 @@ def main() -> None:
         print_row("utterances one by one", [utterance.text or "" for utterance in utterances], alone, "-")
     for name, found in found_texts.items():
         print_row(name, texts, found, percent(jiwer.cer(found_texts["whole"], found)))
+    step = CHUNK_SECONDS if is_causal else STEP_SECONDS
     delay = np.percentile(np.concatenate(delays), [50, 95, 100])
     took = 1000 * np.percentile(np.concatenate(times), [50, 100])
     print(
         f"\nIn the stream a word is final {delay[0]:.1f} s of audio after its end in the median, {delay[1]:.1f} s for "
-        f"95 % of the words, {delay[2]:.1f} s at most; a step of {STEP_SECONDS} s takes {took[0]:.0f} ms in the "
-        f"median, {took[1]:.0f} at most ({torch.get_num_threads()} threads)."
+        f"95 % of the words, {delay[2]:.1f} s at most; a step of {step} s takes "
+        f"{took[0]:.0f} ms in the median, {took[1]:.0f} at most ({torch.get_num_threads()} threads)."
     )
+    if is_causal:
+        num_equal = sum(map(str.__eq__, found_texts[WHOLE_AS_STREAM], streamed))
+        print(f"Its text is that of the {WHOLE_AS_STREAM} in {num_equal} of {len(joined)} recordings.")
 
 
 def print_row(name: str, references: Sequence[str], hypotheses: Sequence[str], difference: str) -> None:

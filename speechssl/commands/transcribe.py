@@ -119,6 +119,15 @@ RawRate = Annotated[
         "-f S16_LE` writes them.",
     ),
 ]
+Live = Annotated[
+    bool,
+    typer.Option(
+        "--live",
+        help="Transcribe standard input while it is recorded: `arecord -t raw -f S16_LE -r 16000 -c 1 | "
+        "transcribe-audio --live --raw-rate 16000 -`. Words are printed as soon as they are final, a line ended by "
+        "each pause; a terminal also shows what may follow them. Ctrl-C ends it as the end of the input does.",
+    ),
+]
 SplitAtPauses = Annotated[
     bool,
     typer.Option(
@@ -151,11 +160,14 @@ BatchSeconds = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print neither progress nor the summary.")]
 
+LIVE_OPTIONS = ("files", "--live", "--model", "--raw-rate", "--device", "--precision", "--language", "--quiet")
+
 app = make_app()
 
 
 @app.command(cls=_Command)
 def transcribe(
+    context: typer.Context,
     files: Recordings,
     model: Model,
     output_format: Formats = None,
@@ -168,6 +180,7 @@ def transcribe(
     start: Start = None,
     end: End = None,
     raw_rate: RawRate = None,
+    live: Live = False,
     split_at_pauses: SplitAtPauses = False,
     vad: SpeechDetection = "energy",
     lm: LanguageModelFile = None,
@@ -188,7 +201,15 @@ def transcribe(
     """
     formats = _parse_formats(output_format or ["txt"])
     stop = math.inf if end is None else end
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
+    ]
+    not_live = " nor ".join(option for option in given if option not in LIVE_OPTIONS)
     for is_wrong, option, expected in (
+        (live and not (raw_rate and files == ["-"]), "--live", "expected --raw-rate and -, standard input, beside it"),
+        (live and not_live, "--live", f"expected no {not_live} beside it"),
         (output_dir is None and not beside and len(formats) > 1, "--format", "several formats need --output-dir"),
         (output_dir is not None and beside, "--beside", "expected no --output-dir beside it"),
         (letters and Format.JSON not in formats, "--letters", "expected --format json beside it"),
@@ -205,7 +226,13 @@ def transcribe(
         # Loaded here, so that --help and mistakes on the command line are answered immediately.
         from speechssl.transcribe.inputs import find_inputs
         from speechssl.transcribe.job import describe_settings, transcribe_files
+        from speechssl.transcribe.live import transcribe_live
 
+        load = partial(_load, model, device, lm, precision, language, hotwords, reference is not None)
+        if live:
+            assert raw_rate
+            transcribe_live(load, raw_rate, quiet)
+            return
         options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad}
         inputs, failures = find_inputs(files, channel, start, end)
         writer: Writer
@@ -228,7 +255,6 @@ def transcribe(
                 "settings": settings,
             }
             writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
-        load = partial(_load, model, device, lm, precision, language, hotwords, reference is not None)
         options["batch_seconds"] = batch_seconds
         scoring = {"words_only": normalize, "language": language}
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from speechssl.config import Config
 from speechssl.model.cpu import Dropout
 from speechssl.model.norm import FrameNorm, Norm, UtteranceNorm
+from speechssl.model.past import Past
 
 
 class CausalConfig(Config):
@@ -89,6 +90,7 @@ class CausalContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Contextualize frames.
 
@@ -97,11 +99,12 @@ class CausalContext(nn.Module):
             frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
             mask: (B, S) bool, True = hidden: the frame is zero, for want of a mask embedding in this model.
             channel_mask: (B, C) bool, True = the channel is zero throughout the utterance.
+            past: The frames before these, none of which is padding; for a network that ``is_causal``.
 
         Returns:
             (B, S, D).
         """
-        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask):
+        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask, past):
             x = output
         return x
 
@@ -111,6 +114,7 @@ class CausalContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> Iterator[Tensor]:
         """The input of the first layer, (B, S, C), then the output of each, (B, S, D), as they are computed.
 
@@ -123,7 +127,7 @@ class CausalContext(nn.Module):
         x = frames.transpose(1, 2)
         yield frames
         for transform in self.layers:
-            x = transform(x, frame_lengths)
+            x = transform(x, frame_lengths, past)
             yield x.transpose(1, 2)
 
 
@@ -139,9 +143,10 @@ class CausalLayer(nn.Module):
         if config.residual:
             self.residual = nn.Identity() if in_dim == out_dim else nn.Conv1d(in_dim, out_dim, 1, bias=False)
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, C, S) to (B, D, S); ``lengths`` (B,) are the valid frames."""
-        before = x[:, :, :1].expand(-1, -1, self.conv.kernel_size[0] - 1)  # the first frame stands for those before it
-        y = self.conv(torch.cat((before, x), dim=2))
+    def forward(self, x: Tensor, lengths: Tensor | None, past: Past | None = None) -> Tensor:
+        """(B, C, S) to (B, D, S); ``lengths`` (B,) are the valid frames, ``past`` holds those before."""
+        num_before = self.conv.kernel_size[0] - 1
+        start = x[:, :, :1].expand(-1, -1, num_before)  # the first frame stands for those before it
+        y = self.conv(torch.cat((start, x), dim=2) if past is None else past.extend(self, x, num_before, start))
         y = F.relu(self.norm(self.dropout(y), lengths))
         return y if self.residual is None else (y + self.residual(x)) * 0.5**0.5

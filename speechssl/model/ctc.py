@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.past import Past
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CTCModel(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> CTCOutput:
         """Score every symbol at every frame.
 
@@ -50,14 +52,16 @@ class CTCModel(nn.Module):
             mask: (B, S) bool, frames hidden from the context network; or (W B, S) for W views of the batch, one after
                 another, for which the feature encoder runs once.
             channel_mask: (B or W B, the encoder's mask_dim) bool, channels set to zero.
+            past: From `SpeechEncoder.begin_stream`: the waveforms are what the next frames of a stream see, normalized
+                already if the encoder's configuration says so.
 
         Returns:
             A row for each recording, or for each row of the mask.
         """
-        frames = self.encoder.extract_frames(waveforms, lengths)
+        frames = self.encoder.extract_frames(waveforms, lengths, is_normalized=past is not None)
         if mask is not None:
             frames = frames.repeated(len(mask) // len(waveforms))
-        context = self.encoder.contextualize(frames, mask, channel_mask)
+        context = self.encoder.contextualize(frames, mask, channel_mask, past=past)
         with torch.autocast(context.device.type, enabled=False):
             log_probs = self.head(context.float()).log_softmax(dim=2)
         frame_lengths = frames.lengths

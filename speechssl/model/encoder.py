@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.config import Config
+from speechssl.errors import ConfigError
 from speechssl.frames import FrameGeometry
 from speechssl.model.causal import CausalConfig
 from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.data2vec import Data2VecConfig
 from speechssl.model.feature_encoder import FeatureEncoder, FeatureEncoderConfig
+from speechssl.model.past import Past
 from speechssl.model.transformer import TransformerConfig
 from speechssl.model.wavlm import WavLMConfig
 
@@ -38,7 +40,7 @@ class EncoderConfig(Config):
             with which -40 dB sounds like 0 dB and the noise of 16 bits stays faint; transformers has 1e-7. True is
             fairseq's 1e-5. In pretraining the waveform is the crop; fairseq normalizes the whole recording before it
             crops, which takes decoding all of it. A causal network may have it: through it a frame knows two numbers
-            of the whole recording, its level and its offset.
+            of the whole recording, its level and its offset. A stream estimates both from what it has heard.
     """
 
     feature_encoder: FeatureEncoderConfig = FeatureEncoderConfig()
@@ -61,6 +63,13 @@ class EncoderConfig(Config):
     def mask_dim(self) -> int:
         """Channels that a channel mask chooses from."""
         return self.context.mask_dim(self.feature_encoder.dims[-1])
+
+    @property
+    def normalization_epsilon(self) -> float | None:
+        """What is added to the variance of a waveform that is normalized; None if it is not."""
+        if isinstance(self.normalize_waveforms, bool):
+            return 1e-5 if self.normalize_waveforms else None
+        return self.normalize_waveforms
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,28 @@ class SpeechEncoder(nn.Module):
         """Samples to frames."""
         return self.feature_encoder.geometry
 
+    def begin_stream(self) -> Past:
+        """Return the past of a recording that is about to begin.
+
+        Raises:
+            ConfigError: a frame of this model knows what follows it.
+        """
+        context, norm = self.config.context, self.config.feature_encoder.norm
+        if not context.is_causal:
+            of_context = f', its norm "{context.norm}"' if isinstance(context, CausalConfig) else ""
+            raise ConfigError(
+                'stream: expected encoder.context.kind "causal_transformer" or "causal" with norm "frame", and '
+                f'feature_encoder.norm "layer", found context.kind "{context.kind}"{of_context}, and "{norm}"'
+            )
+        return Past()
+
     def extract_frames(
-        self, waveforms: Tensor, lengths: Tensor | None = None, silenced: Tensor | None = None
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        silenced: Tensor | None = None,
+        *,
+        is_normalized: bool = False,
     ) -> Frames:
         """Run the feature encoder.
 
@@ -137,9 +166,11 @@ class SpeechEncoder(nn.Module):
             lengths: (B,) int64 valid samples of each row; None if every row is valid throughout.
             silenced: (B, S) bool; every sample that a True frame sees is silent for the encoder, in waveforms already
                 normalized if the configuration says so.
+            is_normalized: Whether the waveforms are normalized already, if the configuration says so.
         """
-        if epsilon := self.config.normalize_waveforms:
-            waveforms = normalize_waveforms(waveforms, lengths, 1e-5 if epsilon is True else epsilon)
+        epsilon = self.config.normalization_epsilon
+        if epsilon is not None and not is_normalized:
+            waveforms = normalize_waveforms(waveforms, lengths, epsilon)
         if silenced is not None:
             waveforms = silence_frames(waveforms, silenced, self.geometry)
         features = self.feature_encoder(waveforms, lengths)
@@ -155,6 +186,7 @@ class SpeechEncoder(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         layer: int | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Run the context network.
 
@@ -163,13 +195,14 @@ class SpeechEncoder(nn.Module):
             mask: (B, S) bool, True = hidden from the network; how, its own documentation says.
             channel_mask: (B, ``config.mask_dim``) bool, True = the channel is zero throughout the utterance.
             layer: Return the output of this layer (from 1; 0 is the input of the first) instead of the last.
+            past: From ``begin_stream``: the frames continue a stream.
 
         Returns:
             (B, S, D).
         """
         if layer is not None:
             return next(islice(self.layer_outputs(frames, mask, channel_mask), layer, None))
-        context: Tensor = self.context(frames.values, frames.lengths, mask, channel_mask)
+        context: Tensor = self.context(frames.values, frames.lengths, mask, channel_mask, past)
         return context
 
     def layer_outputs(

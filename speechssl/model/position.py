@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.model import cpu
+from speechssl.model.past import Past
 
 
 class PositionalConvolution(nn.Module):
@@ -45,6 +46,13 @@ class PositionalConvolution(nn.Module):
         else:
             positions = self.conv(x)
         return F.gelu(positions[:, :, : x.shape[2]]).transpose(1, 2)
+
+    def extend(self, x: Tensor, past: Past) -> Tensor:
+        """(B, S, D) to the same shape, as `forward` if it is causal, after the frames before these."""
+        x = x.transpose(1, 2)
+        num_before = self.conv.kernel_size[0] - 1
+        seen = past.extend(self, x, num_before, start=x.new_zeros(*x.shape[:2], num_before))
+        return F.gelu(F.conv1d(seen, self.conv.weight, self.conv.bias, groups=self.conv.groups)).transpose(1, 2)
 
 
 def _restored_convolution(

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from speechssl.config import Config
 from speechssl.model.adapter import Adapter
+from speechssl.model.attention import SelfAttention
 from speechssl.model.cpu import Dropout
+from speechssl.model.past import Past
 from speechssl.model.position import PositionalConvolution
 
 
@@ -66,7 +68,7 @@ class TransformerSizes(Config):
         """What gives frames their position: (B, S, D) and (B, S) bool, True = valid, or None, to (B, S, D)."""
         return PositionalConvolution(self.model_dim, self.position_kernel, self.position_groups)
 
-    def make_attention(self) -> "SelfAttention":
+    def make_attention(self) -> SelfAttention:
         """The attention of one layer."""
         return SelfAttention(self.model_dim, self.num_heads, self.attention_dropout)
 
@@ -126,6 +128,7 @@ class TransformerContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Contextualize frames.
 
@@ -134,11 +137,12 @@ class TransformerContext(nn.Module):
             frame_lengths: (B,) valid frames of each row; None if every row is valid throughout.
             mask: (B, S) bool, True = hidden: the projected frame is replaced by the mask embedding.
             channel_mask: (B, D) bool, True = the channel is zero throughout the utterance, in hidden frames too.
+            past: The frames before these, none of which is padding; for causal networks only.
 
         Returns:
             (B, S, D).
         """
-        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask):
+        for output in self.layer_outputs(frames, frame_lengths, mask, channel_mask, past):
             x = output
         return self.norm(x) if self.norm_first else x
 
@@ -148,11 +152,12 @@ class TransformerContext(nn.Module):
         frame_lengths: Tensor | None = None,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> Iterator[Tensor]:
         """The input of the first layer, then the output of each, (B, S, D), as they are computed; as for `forward`."""
-        x, attention_bias = self._first_input(frames, frame_lengths, mask, channel_mask)
+        x, attention_bias = self._first_input(frames, frame_lengths, mask, channel_mask, past)
         yield x
-        for output, _ in self._run_layers(x, attention_bias):
+        for output, _ in self._run_layers(x, attention_bias, past):
             yield output
 
     def feed_forward_outputs(
@@ -176,7 +181,12 @@ class TransformerContext(nn.Module):
         return (self.norm,) if last.adapter is None else (self.norm, last.adapter)
 
     def _first_input(
-        self, frames: Tensor, frame_lengths: Tensor | None, mask: Tensor | None, channel_mask: Tensor | None
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None,
+        mask: Tensor | None,
+        channel_mask: Tensor | None,
+        past: Past | None = None,
     ) -> tuple[Tensor, Any]:
         """The input of the first layer, and what `attention_bias` returns."""
         x: Tensor = self.input_dropout(self.projection(frames))
@@ -191,17 +201,17 @@ class TransformerContext(nn.Module):
             valid = torch.arange(x.shape[1], device=x.device) < frame_lengths[:, None]
             x = x * valid[:, :, None]
         attention_bias = self.attention_bias(x, valid)
-        x = x + self.position(x, valid)
+        x = x + (self.position(x, valid) if past is None else self.position.extend(x, past))
         if not self.norm_first:
             x = self.norm(x)
         return self.dropout(x), attention_bias
 
-    def _run_layers(self, x: Tensor, attention_bias: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    def _run_layers(self, x: Tensor, attention_bias: Any, past: Past | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The output of each layer and what its feed-forward part added, (B, S, D), as they are computed."""
         drops_layers = self.training and self.layer_drop > 0
         for transform in self.layers:
             keep = torch.rand((), device=x.device) >= self.layer_drop if drops_layers else None
-            output, added = transform(x, attention_bias)
+            output, added = transform(x, attention_bias, past)
             # Selected rather than skipped: every parameter takes part in every step, on every rank.
             x = output if keep is None else torch.where(keep, output, x)
             yield x, added
@@ -224,54 +234,17 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.adapter = Adapter(config.model_dim, config.adapter_dim) if config.adapter_dim else None
 
-    def forward(self, x: Tensor, attention_bias: Any) -> tuple[Tensor, Tensor]:
-        """(B, S, D) to the layer's output and that of its feed-forward part; ``attention_bias`` as `SelfAttention`."""
+    def forward(self, x: Tensor, attention_bias: Any, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """(B, S, D) to the layer's output and that of its feed-forward part; the others are as for `SelfAttention`."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), attention_bias))
+            x = x + self.dropout(self.attention(self.attention_norm(x), attention_bias, past))
             added = self.feed_forward(self.feed_forward_norm(x))
             x = x + self.dropout(added)
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, attention_bias)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, attention_bias, past)))
             added = self.feed_forward(x)
             x = self.feed_forward_norm(x + self.dropout(added))
         return x if self.adapter is None else x + self.adapter(x), added
-
-
-class SelfAttention(nn.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al., 2017), to all frames or to those so far."""
-
-    def __init__(self, dim: int, num_heads: int, dropout: float, *, is_causal: bool = False) -> None:
-        super().__init__()
-        self.is_causal = is_causal
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, attention_bias: Any) -> Tensor:
-        """Attend from each frame: (B, S, D) to the same shape; ``attention_bias`` as for `score_bias`."""
-        query, key, value = (
-            projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D/H)
-            for projection in (self.query, self.key, self.value)
-        )
-        dropout = self.dropout if self.training else 0.0
-        # Who sees nothing later does not see padding either, which comes last.
-        bias = None if self.is_causal else self.score_bias(x, attention_bias)
-        attended = F.scaled_dot_product_attention(query, key, value, bias, dropout, self.is_causal)
-        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
-        return output
-
-    def score_bias(self, x: Tensor, attention_bias: Any) -> Tensor | None:
-        """What the network's `attention_bias` means for these frames.
-
-        Returns:
-            (B or 1, H or 1, S or 1, S): floats are added to the scaled scores of (query, key) before the softmax; bools
-            say to which frames may be attended.
-        """
-        bias: Tensor | None = attention_bias
-        return bias
 
 
 class FeedForward(nn.Module):

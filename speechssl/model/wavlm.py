@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechssl.model.transformer import SelfAttention, TransformerContext, TransformerSizes
+from speechssl.model.attention import SelfAttention
+from speechssl.model.transformer import TransformerContext, TransformerSizes
 
 _GATES = 2  # of each frame and head; each is the sum of as many outputs as are left of eight
 _GATE_OUTPUTS = 8

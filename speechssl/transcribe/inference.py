@@ -7,7 +7,8 @@ batches. Results come back recording by recording, piece by piece: memory does n
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import TypeVar
@@ -130,6 +131,12 @@ class Inference:
         for recording, its_parts in groupby(parts, key=attrgetter("recording")):
             yield Outputs(recording, its_parts)
 
+    def with_model(self, model: Callable[[Tensor, Tensor | None], Sequence[Tensor]]) -> "Inference":
+        """Return what runs another model in the same place, as precisely."""
+        other = copy(self)
+        other.model = model
+        return other
+
     def run_alone(self, name: str, samples: Waveform) -> list[Tensor]:
         """Run the model on (T,) samples, at least a frame, in this thread.
 
@@ -148,7 +155,7 @@ class Inference:
             try:
                 for piece in cut(recording.count(_blocks(open_recording()))):
                     if self.geometry.num_frames(len(piece.samples)):
-                        yield _Part(recording, piece, None)
+                        yield _Part(recording, replace(piece, samples=without_noise(piece.samples)), None)
             except SpeechSSLError as error:
                 end.outputs = error
             yield end
@@ -203,6 +210,12 @@ class Inference:
         return results
 
 
+def without_noise(samples: Waveform) -> Waveform:
+    """Make silence, (T,) at any offset, digital: normalized, the noise of 16 bits would be as loud as speech."""
+    is_silence = np.ptp(samples) < 2 * SILENCE_PEAK  # NaN is none
+    return np.zeros_like(samples) if is_silence else samples
+
+
 def _blocks(recording: Waveform | Iterable[Waveform]) -> Iterable[Waveform]:
     if not isinstance(recording, np.ndarray):
         return recording
@@ -252,16 +265,11 @@ def _prefetch(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:
-    """Return (B, T) waveforms with zeros at the end, and their lengths; None if all are equally long.
-
-    Silence becomes digital silence: a model that normalizes would hear the noise of 16 bits as loud as speech.
-    """
+    """Return (B, T) waveforms with zeros at the end, and their lengths; None if all are equally long."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     batch = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):
-        is_silence = np.ptp(waveform) < 2 * SILENCE_PEAK  # at any offset; NaN is none
-        if not is_silence:
-            row[: len(waveform)] = waveform
+        row[: len(waveform)] = waveform
     return torch.from_numpy(batch), None if bool((lengths == lengths[0]).all()) else lengths
 
 

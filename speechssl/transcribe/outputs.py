@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from speechssl.errors import ConfigError
 from speechssl.terminal import escaped
@@ -29,6 +29,14 @@ Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
 """Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
 
 
+def open_stdout(errors: str = "strict") -> TextIO:
+    """Return stdout, in UTF-8 whatever the locale; a `ConfigError` says that it is closed."""
+    if sys.stdout is None:
+        raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
+    sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
+    return sys.stdout
+
+
 class Printer:
     """Results on stdout, each as soon as it is known, for whoever waits at the other end of a pipe.
 
@@ -38,12 +46,8 @@ class Printer:
 
     def __init__(self, output_format: Format, words: bool, letters: bool, is_named: bool) -> None:
         self.format, self.words, self.letters, self.is_named = output_format, words, letters, is_named
-        if sys.stdout is None:
-            raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
         # Names that are no UTF-8 come out as the bytes they are; JSON, also in a page, needs them escaped.
-        is_json = output_format in (Format.JSON, Format.HTML)
-        errors = "backslashreplace" if is_json else "surrogateescape"
-        sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
+        open_stdout("backslashreplace" if output_format in (Format.JSON, Format.HTML) else "surrogateescape")
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
         """Find nothing; several recordings in a format that holds one raise a `ConfigError`."""

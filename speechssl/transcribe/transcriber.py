@@ -28,8 +28,9 @@ from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
 from speechssl.transcribe.align import Alignment, WordAligner, spell
 from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, Source
+from speechssl.transcribe.listener import make_listener
 from speechssl.transcribe.pauses import VAD, cut_at_pauses, speech_finder
-from speechssl.transcribe.stream import STEP_SECONDS, PartialTranscript, stream_transcripts
+from speechssl.transcribe.stream import PartialTranscript, stream_transcripts
 from speechssl.transcribe.transcript import Transcript, shift_words
 from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
 
@@ -263,14 +264,17 @@ class Transcriber:
         yield from _results(all_outputs, lambda outputs: torch.cat([none, *_log_probs(outputs)]))
 
     def stream(
-        self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float = STEP_SECONDS
+        self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float | None = None
     ) -> Iterator[PartialTranscript]:
         """Transcribe audio while it is recorded; `stream_transcripts` says what that can and cannot do.
+
+        A causal model transcribes each chunk as it comes, exactly as in the whole; any other one in windows.
 
         Args:
             chunks: Samples as they come, in the types and shapes that `transcribe` takes.
             sample_rate: Of the chunks, in Hz.
-            step_seconds: New audio from one result to the next.
+            step_seconds: New audio from one result to the next; None is `STEP_SECONDS`, or the chunk if the model is
+                causal.
 
         Yields:
             A result each time the model has run, the last one with everything that was left.
@@ -282,11 +286,9 @@ class Transcriber:
             if is_there is not None:
                 raise ConfigError(f"stream: expected a transcriber without {name}, for which it takes whole sentences")
 
-        def score(samples: Waveform) -> Tensor:
-            return self.inference.run_alone("stream", samples)[0]
-
+        listener = make_listener(self.checkpoint.model, self.inference)
         units = self.checkpoint.vocabulary
-        partials = stream_transcripts(chunks, sample_rate, step_seconds, score, units, self.geometry)
+        partials = stream_transcripts(chunks, sample_rate, step_seconds, listener, units, self.geometry)
         return (replace(partial, words=self._calibrated(partial.words)) for partial in partials)
 
     def _words(self, outputs: Outputs) -> tuple[Word, ...]:

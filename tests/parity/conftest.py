@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from speechssl.checkpoint.transformers_config import to_transformers_config
 from speechssl.data.batches import Example
 from speechssl.frames import MaskConfig
+from speechssl.model.attention import SelfAttention
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.feature_encoder import ChannelNorm, FeatureEncoderConfig, FrameNorm
 from speechssl.model.quantizer import QuantizerConfig
-from speechssl.model.transformer import SelfAttention, TransformerConfig
+from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveObjective
 from speechssl.objective.objective import Losses
 

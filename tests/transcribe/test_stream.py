@@ -13,6 +13,7 @@ from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.audio import Waveform
 from speechssl.errors import AudioError
 from speechssl.transcribe import stream
+from speechssl.transcribe.listener import LEFT_SECONDS, RIGHT_SECONDS, Listener
 from speechssl.transcribe.stream import PartialTranscript
 from speechssl.transcribe.transcriber import Transcriber
 
@@ -38,14 +39,14 @@ def test_the_words_of_a_stream_are_those_of_the_recording(checkpoint: CTCCheckpo
     assert results[-1].partial == ""
     assert results[-1].seconds == whole.seconds
     assert len(results) >= len(wave) / 16_000 / (STEP_SECONDS + 0.1)
-    longest = stream.LEFT_SECONDS + stream.RIGHT_SECONDS + STEP_SECONDS + 0.1
+    longest = LEFT_SECONDS + RIGHT_SECONDS + STEP_SECONDS + 0.1
     assert max(length for _, length in checkpoint.model.batch_shapes) <= longest * 16_000
 
 
 def test_every_word_is_final_in_time_and_partial_before(checkpoint: CTCCheckpoint, planted_waveform) -> None:
     wave, transcriber = speech(planted_waveform, 25, 3200), Transcriber(checkpoint)
     whole = transcriber.transcribe(wave, 16_000)
-    bound = stream.PAUSE_SECONDS + stream.RIGHT_SECONDS + STEP_SECONDS + CHUNK / 16_000
+    bound = stream.PAUSE_SECONDS + RIGHT_SECONDS + STEP_SECONDS + CHUNK / 16_000
     said = ""
     for result in transcriber.stream(chunks_of(wave), 16_000, STEP_SECONDS):
         said = " ".join([said, *(word.text for word in result.words)]).strip()
@@ -55,7 +56,7 @@ def test_every_word_is_final_in_time_and_partial_before(checkpoint: CTCCheckpoin
         assert f"{said} {result.partial}".strip().startswith(" ".join(heard))
         assert whole.text.startswith(said)
         if result.seconds < whole.seconds:  # what follows was heard first
-            assert all(word.end <= result.seconds - stream.RIGHT_SECONDS + 0.01 for word in result.words)
+            assert all(word.end <= result.seconds - RIGHT_SECONDS + 0.01 for word in result.words)
 
 
 def test_a_pause_ends_a_word_without_a_delimiter(checkpoint: CTCCheckpoint, planted_waveform) -> None:
@@ -64,7 +65,7 @@ def test_a_pause_ends_a_word_without_a_delimiter(checkpoint: CTCCheckpoint, plan
     results = list(Transcriber(checkpoint).stream(chunks_of(np.concatenate((word, silence))), 16_000, STEP_SECONDS))
     final = next(result for result in results if result.words)
     assert final.words[0].text == "hello"
-    bound = stream.PAUSE_SECONDS + stream.RIGHT_SECONDS + STEP_SECONDS + CHUNK / 16_000
+    bound = stream.PAUSE_SECONDS + RIGHT_SECONDS + STEP_SECONDS + CHUNK / 16_000
     assert final.seconds <= final.words[0].end + bound + 1e-6
     assert {result.partial for result in results} == {"hello", ""}
 
@@ -72,7 +73,7 @@ def test_a_pause_ends_a_word_without_a_delimiter(checkpoint: CTCCheckpoint, plan
 def test_silence_takes_no_memory(checkpoint: CTCCheckpoint) -> None:
     transcriber = Transcriber(checkpoint)
     listener = stream._Stream(
-        lambda samples: transcriber.inference.run_alone("stream", samples)[0],
+        Listener(lambda samples: transcriber.inference.run_alone("stream", samples)[0]),
         checkpoint.vocabulary,
         transcriber.geometry,
     )
@@ -80,7 +81,7 @@ def test_silence_takes_no_memory(checkpoint: CTCCheckpoint) -> None:
         listener.add(np.zeros(16_000, np.float32))
         assert listener.decide(is_over=False).words == ()
     assert len(listener.symbols) == len(listener.log_probs) == 0
-    assert len(listener.window) <= (stream.LEFT_SECONDS + stream.RIGHT_SECONDS + 1) * 16_000
+    assert len(listener.window) <= (LEFT_SECONDS + RIGHT_SECONDS + 1) * 16_000
 
 
 def test_a_model_says_nearly_what_it_says_of_the_whole(model_folder: Path) -> None:
