@@ -240,6 +240,18 @@ def test_beam_search_beside_that_of_flashlight(
     assert all(float(row[column]) > 0 for row in found.values() for column in list(row)[1:])
 
 
+def test_memory_of_language_models(load: Callable[[str], ModuleType], say: Say, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.arpa", tmp_path / "large.arpa"
+    words = [f"word{number}" for number in range(30)]
+    write_arpa(small, estimate_ngrams(words, 2))
+    write_arpa(large, estimate_ngrams([f"{first} {second}" for first in words for second in words], 2))
+    few, many = rows(say(load("measure_lm"), small, large))
+    assert (int(few["n-grams"]), int(many["n-grams"])) == (30 * 3 + 3, 30 * 33 + 3)
+    for row in few, many:
+        assert 100 < float(row["memory, bytes an n-gram"]) < 1000
+        assert 5 < float(row["file, bytes an n-gram"]) < 40
+
+
 def test_onnx_runtime_beside_pytorch(load: Callable[[str], ModuleType], say: Say, spoken: tuple[Path, Path]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

@@ -101,6 +101,15 @@ Words = Annotated[bool, typer.Option("--words", help="In srt, vtt and tsv, each 
 Letters = Annotated[
     bool, typer.Option("--letters", help="In json, the letters of each word too, with times and confidences.")
 ]
+NBest = Annotated[
+    int | None,
+    typer.Option(
+        "--nbest",
+        min=1,
+        metavar="N",
+        help="In json, the N likeliest texts of the search with --lm too, with their scores.",
+    ),
+]
 Channel = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use this channel, counted from 1. Default: their mean.")
 ]
@@ -176,6 +185,7 @@ def transcribe(
     overwrite: Overwrite = False,
     words: Words = False,
     letters: Letters = False,
+    nbest: NBest = None,
     channel: Channel = None,
     start: Start = None,
     end: End = None,
@@ -213,6 +223,7 @@ def transcribe(
         (output_dir is None and not beside and len(formats) > 1, "--format", "several formats need --output-dir"),
         (output_dir is not None and beside, "--beside", "expected no --output-dir beside it"),
         (letters and Format.JSON not in formats, "--letters", "expected --format json beside it"),
+        (nbest and (lm is None or Format.JSON not in formats), "--nbest", "expected --lm and --format json beside it"),
         (raw_rate and "-" not in files, "--raw-rate", "expected - among the files, standard input"),
         (not 0 <= (start or 0) < stop, "--start, --end", "expected an end after the start"),
         (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
@@ -245,6 +256,7 @@ def transcribe(
                 "end": end,
                 "words": words,
                 **({"letters": True} if letters else {}),
+                **({"nbest": nbest} if nbest else {}),
             }
             settings = describe_settings(model, lm, hotwords, precision=precision, language=language, **options, **part)
             whole: dict[str, Any] = {
@@ -255,7 +267,7 @@ def transcribe(
                 "settings": settings,
             }
             writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
-        options["batch_seconds"] = batch_seconds
+        options |= {"batch_seconds": batch_seconds, "nbest": nbest}
         scoring = {"words_only": normalize, "language": language}
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):
             sys.exit(1)

@@ -1,7 +1,7 @@
 """``speechssl tune-lm``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,13 @@ def tune_lm(
         int,
         typer.Option("--utterances", min=1, metavar="N", help="On how many, drawn at random if there are more."),
     ] = 300,
+    by: Annotated[
+        Literal["wer", "cer"],
+        typer.Option(
+            help="Which error rate is to be low; the other decides between equals. cer: where words have no "
+            "spaces between."
+        ),
+    ] = "wer",
     device: Device = None,
     precision: InferencePrecision = None,
     language: Language = None,
@@ -31,7 +38,7 @@ def tune_lm(
     """Find how much a language model should count beside a model.
 
     Tries weights at random, half of them near the best so far, and keeps
-    those with the lowest word error rate.
+    those with the lowest error rate.
     """
     with exit_on_error():
         from speechssl.cpu import tune_cpu
@@ -39,4 +46,4 @@ def tune_lm(
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.tune import tune_weights
 
-        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device, precision, language)
+        tune_weights(model, manifest, lm, output, num_trials, num_utterances, device, precision, language, by)

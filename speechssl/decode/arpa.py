@@ -72,6 +72,7 @@ def _read(path: Path, lines: TextIO) -> tuple[Entries, int]:
     counts: list[int] | None = None  # as the head states them, None before it
     found: list[int] = []
     entries: Entries = {}
+    known: dict[str, str] = {}  # each word once, however many n-grams have it
     number = 0
     for number, line in enumerate(lines, start=1):
         line = unicodedata.normalize("NFC", line.strip(" \t\r\n"))
@@ -90,7 +91,7 @@ def _read(path: Path, lines: TextIO) -> tuple[Entries, int]:
             found.append(0)
         elif found:
             ngram, entry = _parse(line, len(found), f"{path}:{number}")
-            entries[ngram] = entry
+            entries[tuple(known.setdefault(word, word) for word in ngram)] = entry
             found[-1] += 1
         else:
             count = line.partition("=")[2].strip()

@@ -1,14 +1,11 @@
-"""Prefix beam search: the likeliest text of a CTC model and a language model of words together."""
+"""Prefix beam search: the likeliest texts of a CTC model and a language model of words together."""
 
-import heapq
 import math
-import warnings
-from collections import ChainMap, Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate, chain
+from itertools import chain, islice
 from operator import itemgetter
 
 import torch
@@ -19,16 +16,19 @@ from speechssl.decode.arpa import read_arpa
 from speechssl.decode.forced_alignment import align
 from speechssl.decode.greedy import PathToken
 from speechssl.decode.hotwords import Hotwords
+from speechssl.decode.hypotheses import Hypothesis, Sentence
 from speechssl.decode.kenlm_model import KenlmModel, is_kenlm
-from speechssl.decode.ngram import END, START, UNKNOWN, LanguageModel, Ngram
-from speechssl.decode.prefix import Beams, Prefix
+from speechssl.decode.ngram import UNKNOWN, LanguageModel
+from speechssl.decode.prefix import IMPOSSIBLE, Prefix
+from speechssl.decode.prefix_scorer import PrefixScorer
 from speechssl.decode.sentences import cut_sentences
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.decode.spotting import Spot
-from speechssl.errors import AudioError, LanguageModelError
+from speechssl.errors import AudioError
 
-_IMPOSSIBLE = -math.inf
-_NUM_LACKING = 8  # letters that are named
+Step = tuple[float, Prefix, int | None, float, float, float]
+"""What may become of a prefix at a frame: its rank; the prefix, or the one before a new symbol, and that symbol; the
+log probabilities of the paths that end in a blank, of those that do not, and of all."""
 
 
 class BeamSearch:
@@ -37,246 +37,236 @@ class BeamSearch:
     Prefixes of the text grow unit by unit, with the probability of all paths that spell them (Graves and Jaitly,
     2014; Hannun et al., 2014, https://arxiv.org/abs/1408.2873). A word counts by the language model once it is
     complete; until then a prefix is ranked by the likeliest known word that begins so. Words that the language model
-    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard. Recordings
-    longer than ``sentence_frames`` are parted at long pauses.
+    does not know are possible at a price, so a small vocabulary leaves names spelled as they are heard. With a
+    language model of letters, each letter is a word. Recordings longer than ``sentence_frames`` are parted at long
+    pauses.
     """
 
     def __init__(self, config: BeamSearchConfig, units: Units, sentence_frames: int | None = None) -> None:
         assert sentence_frames is None or sentence_frames > 1
         self.config, self.units, self.sentence_frames = config, units, sentence_frames
-        self._delimiter_id = units.delimiter_id
-        self._letters = [_added(units, unit) for unit in range(len(units))]
-        self._begins = [units.word_starts([unit, unit])[1] for unit in range(len(units))]
-        if units.delimiter_id is None and not any(self._begins):
-            raise LanguageModelError(
-                f"{config.lm}: a language model of words needs a CTC model with a unit that ends a word, such as '|', "
-                f"found none among its {len(units)}"
-            )
         self.model: LanguageModel = KenlmModel(config.lm) if is_kenlm(config.lm) else read_arpa(config.lm)
-        self._unknown = self.model.score((), UNKNOWN)
-        self._look_ahead: dict[str, float] = {}
-        self._spelled: dict[str, str] = {}  # words as the units write them, perhaps in capitals -> as the model does
-        lacking: Counter[str] = Counter()
-        num_unspelled = 0
-        for word in sorted(self.model.words, key=lambda word: self.model.score((), word)):
-            unknown = units.unknown_characters(word)
-            if unknown or word.split() != [word]:
-                lacking.update(unknown)
-                num_unspelled += 1
-                continue
-            labels = units.encode(word)
-            if sum(units.word_starts(labels)) > 1:  # a word of letters, where each unit is a word
-                num_unspelled += 1
-                continue
-            letters = "".join(self._letters[unit] for unit in labels)
-            self._spelled[letters] = word  # the likeliest of those with one spelling
-            score = self.model.score((), word)
-            for beginning in accumulate(letters):  # other units than these may spell the word as well
-                self._look_ahead[beginning] = max(score, self._look_ahead.get(beginning, _IMPOSSIBLE))
-        if not self._spelled:
-            example = min(self.model.words, default="no word")
-            raise LanguageModelError(
-                f"{config.lm}: expected words of the model's letters {''.join(self._letters)!r:.80}, "
-                f"found none of {len(self.model.words)}, such as {example!r:.40}"
-            )
-        if num_unspelled > len(self.model.words) / 2:
-            named = ", ".join(f"{letter!r} in {number}" for letter, number in lacking.most_common(_NUM_LACKING))
-            more = f" and {len(lacking) - _NUM_LACKING} others" if len(lacking) > _NUM_LACKING else ""
-            warnings.warn(
-                f"{config.lm}: {num_unspelled} of {len(self.model.words)} words cannot be spelled with the model's "
-                f"letters and are never found; it lacks {named}{more}",
-                stacklevel=2,
-            )
+        self._scorer = PrefixScorer(self.model, units, config)
 
     def reweighted(self, config: BeamSearchConfig) -> "BeamSearch":
         """Return the same search with other weights of the same language model."""
         other = copy(self)
         other.config = config
+        other._scorer = self._scorer.reweighted(config)
         return other
 
     def find_path(self, parts: Iterable[Tensor], hotwords: Hotwords | None = None) -> list[PathToken]:
         """Return the tokens of the best text of a recording, where the CTC model says them best.
 
-        The (S, V) log probabilities come in parts. A recording that is cut at pauses has the end of a word there. Where
-        hot words could be said, texts with them are tried too.
+        A recording that is cut at pauses has the end of a word there. Arguments are as for `find_sentences`.
         """
-        path: list[PathToken] = []
+        return self.join_paths(self.find_sentences(parts, hotwords))
+
+    def find_sentences(
+        self, parts: Iterable[Tensor], hotwords: Hotwords | None = None, num_texts: int = 1
+    ) -> Iterator[Sentence]:
+        """Yield what is found in a recording, which is cut at pauses if it is long, up to ``num_texts`` texts each.
+
+        The (S, V) log probabilities come in parts. Where hot words could be said, texts with them are tried too.
+        """
         first_frame = 0
-        for sentence in cut_sentences(parts, self.units, self.sentence_frames):
-            if first_frame and self._delimiter_id is not None:
-                path.append(PathToken(self._delimiter_id, first_frame, first_frame, 0.0))
-            path += self._find_sentence(sentence, first_frame, hotwords)
-            first_frame += len(sentence)
+        for log_probs in cut_sentences(parts, self.units, self.sentence_frames):
+            yield self._find_sentence(log_probs, first_frame, hotwords, num_texts)
+            first_frame += len(log_probs)
+
+    def join_paths(self, sentences: Iterable[Sentence]) -> list[PathToken]:
+        """Return the tokens of a recording, with a delimiter between its sentences."""
+        path: list[PathToken] = []
+        for sentence in sentences:
+            if sentence.first_frame and self.units.delimiter_id is not None:
+                path.append(PathToken(self.units.delimiter_id, sentence.first_frame, sentence.first_frame, 0.0))
+            path += sentence.path
         return path
 
-    def _find_sentence(self, log_probs: Tensor, first_frame: int, hotwords: Hotwords | None) -> list[PathToken]:
+    def _find_sentence(
+        self, log_probs: Tensor, first_frame: int, hotwords: Hotwords | None, num_texts: int
+    ) -> Sentence:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
         # Units that are no text never win, however likely they are.
         never = torch.tensor(sorted(self.units.special_ids - {self.units.blank_id}), dtype=torch.int64)
-        log_probs = log_probs.index_fill(1, never, _IMPOSSIBLE)
+        log_probs = log_probs.index_fill(1, never, IMPOSSIBLE)
         spots = hotwords.find(log_probs) if hotwords else []
-        score, best = self._best(self._search(log_probs, ()))
+        ranked = self._rank_texts(self._search(log_probs, ()))
         if spots:
             # In one search, phrases that lose in the end would push out the texts that win without them.
-            score_with, best_with = self._best(self._search(log_probs, spots))
-            if score_with >= score and any(best_with.spots()):
-                best = best_with
+            with_spots = self._rank_texts(self._search(log_probs, spots))
+            is_better = with_spots[0][0].score >= ranked[0][0].score
+            if is_better and any(with_spots[0][1].spots(self.units.delimiter_id)):
+                ranked = with_spots
+        best = ranked[0][1]
         path = align(log_probs, best.labels(), self.units.blank_id, first_frame)
-        return [replace(token, spot=spot) for token, spot in zip(path, best.spots(), strict=True)] if spots else path
+        if spots:
+            of_tokens = best.spots(self.units.delimiter_id)
+            path = [replace(token, spot=spot) for token, spot in zip(path, of_tokens, strict=True)]
+        hypotheses = tuple(hypothesis for hypothesis, _ in ranked[:num_texts])
+        return Sentence(first_frame, first_frame + len(log_probs), hypotheses, path)
 
-    def _search(self, log_probs: Tensor, spots: Sequence[Spot]) -> Beams:
+    def _search(self, log_probs: Tensor, spots: Sequence[Spot]) -> list[Prefix]:
         """Return the prefixes that are left at the end."""
-        config = self.config
-        beams: Beams = {Prefix(None, self.units.blank_id, "", (START,), 0.0, 0.0): [0.0, _IMPOSSIBLE]}
-        before: dict[Spot, Beams] = {}
-        for number, frame in enumerate(log_probs.tolist()):
-            before |= {spot: beams for spot in spots if spot.first_frame == number}
-            least = min(config.min_symbol_log_prob, max(frame))
-            tried = [(symbol, score) for symbol, score in enumerate(frame) if score >= least]
-            kept, new = self._grow(beams, tried)
-            ranked = [(_log_add(*ends) + prefix.rank, prefix, None, 0.0) for prefix, ends in kept.items()]
-            best = heapq.nlargest(config.beam_size, chain(ranked, new), key=itemgetter(0))
-            lowest = best[0][0] - config.beam_threshold
-            previous, beams = beams, {}
-            for rank, prefix, symbol, mass in best:
-                if rank < lowest:
-                    break
-                if symbol is None:
-                    beams[prefix] = kept[prefix]
-                else:
-                    beams[self._extended(prefix, symbol)] = [_IMPOSSIBLE, mass]
-            alive = ChainMap(beams, *before.values())
-            for prefix in chain(previous, kept):
+        beams = [self._scorer.root()]
+        before: dict[Spot, dict[Prefix, float]] = {}
+        for number, tried in enumerate(_tried(log_probs, self.config.min_symbol_log_prob)):
+            before |= {spot: {prefix: prefix.total for prefix in beams} for spot in spots if spot.first_frame == number}
+            gone, beams = set(beams), self._step(beams, tried)
+            alive = set(beams)
+            gone -= alive
+            for prefix in gone:
+                prefix.blank = prefix.repeat = prefix.total = IMPOSSIBLE
+            alive.update(*before.values())
+            for prefix in gone:
                 prefix.drop(alive)
             for spot in [spot for spot in before if spot.stop_frame == number + 1]:
-                self._say(spot, before.pop(spot), log_probs, beams)
+                starts = before.pop(spot)
+                self._say(spot, starts, log_probs, beams)
+                alive = set(beams).union(*before.values())
+                for prefix in starts:
+                    prefix.drop(alive)
         return beams
 
-    def _say(self, spot: Spot, before: Beams, log_probs: Tensor, beams: Beams) -> None:
+    def _step(self, beams: Sequence[Prefix], tried: dict[int, float]) -> list[Prefix]:
+        """Return the best prefixes after one more frame, with its symbols that are tried and their scores."""
+        size, threshold = self.config.beam_size, self.config.beam_threshold
+        if len(beams) <= size and tried.keys() == {self.units.blank_id}:  # they stay as they are, in their order
+            for prefix in beams:
+                prefix.blank = prefix.total = prefix.total + tried[self.units.blank_id]
+                prefix.repeat = IMPOSSIBLE
+            return list(beams)
+        kept = self._stay(beams, tried)
+        kept.sort(key=itemgetter(0), reverse=True)
+        # What ranks lower than those that are there already need not be made.
+        cut = kept[0][0] - threshold if kept else IMPOSSIBLE
+        if len(kept) >= size:
+            cut = max(cut, kept[size - 1][0])
+        kept += self._grow(beams, tried, cut)
+        kept.sort(key=itemgetter(0), reverse=True)
+        lowest = kept[0][0] - threshold
+        best = []
+        for rank, prefix, symbol, blank, repeat, total in kept[:size]:
+            if rank < lowest:
+                break
+            if symbol is not None:
+                prefix = self._scorer.extended(prefix, symbol)
+            prefix.blank, prefix.repeat, prefix.total = blank, repeat, total
+            best.append(prefix)
+        return best
+
+    def _stay(self, beams: Sequence[Prefix], tried: dict[int, float]) -> list[Step]:
+        """Return what becomes of prefixes that are there already."""
+        blank_score, delimiter = tried.get(self.units.blank_id, IMPOSSIBLE), self.units.delimiter_id
+        held = set(beams)
+        # Those that only lead to others may come back.
+        inner = [
+            child
+            for prefix in beams
+            if prefix.children
+            for symbol, child in prefix.children.items()
+            if symbol in tried and child not in held
+        ]
+        steps: list[Step] = []
+        for prefix in chain(beams, inner):
+            symbol, total, parent = prefix.symbol, prefix.total, prefix.parent
+            blank = total + blank_score
+            if symbol in tried and parent is not None:
+                score = tried[symbol]
+                repeat = (parent.blank if parent.symbol == symbol else parent.total) + score
+                # No text has two delimiters in a row.
+                staying = (total if symbol == delimiter else prefix.repeat) + score
+                if staying != IMPOSSIBLE:
+                    repeat = staying if repeat == IMPOSSIBLE else _log_add(staying, repeat)
+                total = repeat if blank == IMPOSSIBLE else _log_add(blank, repeat)
+                steps.append((total + prefix.rank, prefix, None, blank, repeat, total))
+            elif blank_score != IMPOSSIBLE:
+                steps.append((blank + prefix.rank, prefix, None, blank, IMPOSSIBLE, blank))
+        return steps
+
+    def _grow(self, beams: Iterable[Prefix], tried: Mapping[int, float], cut: float) -> list[Step]:
+        """Return prefixes with a new symbol, if they rank no lower than ``cut``."""
+        blank_id, delimiter, scorer = self.units.blank_id, self.units.delimiter_id, self._scorer
+        grow = scorer.words.grow
+        symbols = [(symbol, score) for symbol, score in tried.items() if symbol != blank_id]
+        inside = [(symbol, score) for symbol, score in symbols if not scorer.ends[symbol]]
+        ends = [(symbol, score) for symbol, score in symbols if scorer.ends[symbol]]
+        most = max((score for _, score in inside), default=IMPOSSIBLE)
+        steps: list[Step] = []
+        for prefix in beams:
+            total, children = prefix.total, prefix.children
+            for symbol, score in ends:
+                if symbol not in children and not symbol == delimiter == prefix.symbol:
+                    mass = (prefix.blank if symbol == prefix.symbol else total) + score
+                    beginning, _, before = scorer.ended(prefix, symbol)
+                    rank = mass + before + beginning.ahead
+                    if rank >= cut:
+                        steps.append((rank, prefix, symbol, IMPOSSIBLE, mass, mass))
+            before, beginning = prefix.score, prefix.beginning
+            if total + most + before + beginning.hope < cut:
+                continue
+            longer = beginning.longer
+            for symbol, score in inside:
+                if symbol not in children:
+                    mass = (prefix.blank if symbol == prefix.symbol else total) + score
+                    rank = mass + before + (longer.get(symbol) or grow(beginning, symbol)).ahead
+                    if rank >= cut:
+                        steps.append((rank, prefix, symbol, IMPOSSIBLE, mass, mass))
+        return steps
+
+    def _say(self, spot: Spot, before: Mapping[Prefix, float], log_probs: Tensor, beams: list[Prefix]) -> None:
         """Let the prefixes before a hot phrase go on with it.
 
         Its words are no unknown ones, so they cost what the language model says of those, but not ``unknown_score``.
         """
+        delimiter = self.units.delimiter_id
+        assert delimiter is not None, "Hotwords refuses units without one"
         mass = sum(float(log_probs[frame, symbol]) for frame, symbol in spot.symbol_of_frame())
-        words = self.units.decode(spot.phrase.labels).split()
-        gain = spot.phrase.boost - self.config.unknown_score * sum(word not in self._spelled for word in words)
-        for start, ends in before.items():
+        num_unknown = self._scorer.lexicon.words_of(spot.phrase.labels, self.units).count(UNKNOWN)
+        gain = spot.phrase.boost - self.config.unknown_score * num_unknown
+        for start, total in before.items():
             prefix = start
-            assert self._delimiter_id is not None, "Hotwords refuses units without one"
-            if prefix.word and self._delimiter_id not in spot.border:
-                continue
-            if prefix.word:
-                prefix = self._extended(prefix, self._delimiter_id)
-            for label in (*spot.phrase.labels, self._delimiter_id):
-                prefix = self._extended(prefix, label)
+            if prefix.parent is not None and prefix.symbol != delimiter:
+                if delimiter not in spot.border:
+                    continue
+                prefix = self._scorer.extended(prefix, delimiter)
+            for label in (*spot.phrase.labels, delimiter):
+                prefix = self._scorer.extended(prefix, label)
             if prefix.spot is None:
                 prefix.spot = spot
                 prefix.score += gain
                 prefix.rank += gain
-            beams.setdefault(prefix, [_IMPOSSIBLE, _log_add(*ends) + mass])
+            if prefix not in beams:
+                prefix.repeat = prefix.total = total + mass
+                beams.append(prefix)
 
-    def _grow(self, beams: Beams, tried: Sequence[tuple[int, float]]) -> tuple[Beams, list["Extension"]]:
-        """Return what becomes of prefixes at a frame: those that are there already, and those that could be new."""
-        blank_id, delimiter = self.units.blank_id, self._delimiter_id
-        kept: Beams = {}
-        new: list[Extension] = []
-        for prefix, (blank, repeat) in beams.items():
-            either = _log_add(blank, repeat)
-            for symbol, score in tried:
-                if symbol == blank_id:
-                    _add(kept, prefix, 0, either + score)
-                    continue
-                mass = either + score
-                if symbol == prefix.symbol:
-                    if symbol == delimiter:  # no text has two in a row
-                        _add(kept, prefix, 1, mass)
-                        continue
-                    _add(kept, prefix, 1, repeat + score)
-                    mass = blank + score
-                child = prefix.children.get(symbol)
-                if child is None and symbol == delimiter:
-                    child = self._extended(prefix, symbol)
-                if child is not None:
-                    _add(kept, child, 1, mass)
-                else:
-                    word, _, before = self._grown(prefix, symbol)
-                    new.append((mass + before + self._score_ahead(word), prefix, symbol, mass))
-        return kept, new
-
-    def _best(self, beams: Beams) -> tuple[float, Prefix]:
-        """Return the best text and its score: the likeliest of its prefixes, with delimiters at its ends or without."""
-        masses = {prefix: _log_add(*ends) for prefix, ends in beams.items()}
+    def _rank_texts(self, beams: Sequence[Prefix]) -> list[tuple[Hypothesis, Prefix]]:
+        """Return texts, the likeliest first, and the best prefix of each, with delimiters at its ends or without."""
         spelled: dict[str, list[Prefix]] = {}
         for prefix in beams:
             spelled.setdefault(self.units.decode(prefix.labels()), []).append(prefix)
-        scores = {
-            text: reduce(_log_add, (masses[prefix] for prefix in prefixes)) + max(map(self._finished_score, prefixes))
-            for text, prefixes in spelled.items()
-        }
-        text = max(scores, key=scores.__getitem__)
-        best = max(spelled[text], key=lambda prefix: (self._finished_score(prefix), masses[prefix]))
-        return scores[text], best
-
-    def _extended(self, prefix: Prefix, symbol: int) -> Prefix:
-        if (child := prefix.children.get(symbol)) is not None:
-            return child
-        word, context, score = self._grown(prefix, symbol)
-        rank = score if symbol == self._delimiter_id else score + self._score_ahead(word)
-        child = prefix.children[symbol] = Prefix(prefix, symbol, word, context, score, rank)
-        return child
-
-    def _grown(self, prefix: Prefix, symbol: int) -> tuple[str, Ngram, float]:
-        """Return the word under way after one more symbol, the context before it and the score of complete words."""
-        letters = self._letters[symbol]
-        if symbol == self._delimiter_id or self._begins[symbol]:
-            return letters, *self._with_word(prefix)
-        return prefix.word + letters, prefix.context, prefix.score
-
-    def _score_ahead(self, beginning: str) -> float:
-        """Guess the score of a word that begins so: of the likeliest one, or of an unknown one."""
-        config = self.config
-        known = self._look_ahead.get(beginning)
-        return config.lm_weight * self._unknown + config.unknown_score if known is None else config.lm_weight * known
-
-    def _with_word(self, prefix: Prefix) -> tuple[Ngram, float]:
-        """Return the context after the word under way, if there is one, and the score with it."""
-        config = self.config
-        if not prefix.word:
-            return prefix.context, prefix.score
-        if prefix.complete is not None:
-            return prefix.complete
-        word = self._spelled.get(prefix.word, UNKNOWN)
-        score = prefix.score + config.lm_weight * self.model.score(prefix.context, word) + config.word_score
-        if word == UNKNOWN:
-            score += config.unknown_score
-        prefix.complete = self.model.shortened((*prefix.context, word)), score
-        return prefix.complete
-
-    def _finished_score(self, prefix: Prefix) -> float:
-        context, score = self._with_word(prefix)
-        return score + self.config.lm_weight * self.model.score(context, END)
+        ranked = []
+        for text, prefixes in spelled.items():
+            score, best = max(
+                ((self._scorer.finished_score(prefix), prefix) for prefix in prefixes),
+                key=lambda found: (found[0], found[1].total),
+            )
+            acoustic = reduce(_log_add, (prefix.total for prefix in prefixes))
+            ranked.append((Hypothesis(text, acoustic, score), best))
+        return sorted(ranked, key=lambda found: found[0].score, reverse=True)
 
 
-def _added(units: Units, unit: int) -> str:
-    """Return what a unit adds to the word under way: letters, or a phoneme with what joins it to the one before."""
-    once = units.decode([unit])
-    return units.decode([unit, unit])[len(once) :].strip()
-
-
-Extension = tuple[float, Prefix, int | None, float]
-"""The rank of a prefix with one more symbol, the prefix, the symbol, and the log probability of its paths."""
-
-
-def _add(grown: Beams, prefix: Prefix, end: int, score: float) -> None:
-    """Add paths of a prefix that end in a blank (0) or do not (1)."""
-    ends = grown.get(prefix)
-    if ends is None:
-        ends = grown[prefix] = [_IMPOSSIBLE, _IMPOSSIBLE]
-    ends[end] = _log_add(ends[end], score)
+def _tried(log_probs: Tensor, min_log_prob: float) -> Iterator[dict[int, float]]:
+    """Yield the symbols of each frame that are likely enough, or the likeliest, with their log probabilities."""
+    log_probs = log_probs.double()
+    is_tried = log_probs >= log_probs.amax(dim=1, keepdim=True).clamp(max=min_log_prob)
+    found = zip(is_tried.nonzero()[:, 1].tolist(), log_probs[is_tried].tolist(), strict=True)
+    for number in is_tried.sum(dim=1).tolist():
+        yield dict(islice(found, number))
 
 
 def _log_add(first: float, second: float) -> float:
     if first < second:
         first, second = second, first
-    return first if second == _IMPOSSIBLE else first + math.log1p(math.exp(second - first))
+    return first if second == IMPOSSIBLE else first + math.log1p(math.exp(second - first))

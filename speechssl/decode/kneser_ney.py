@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import pairwise
 
 from speechssl.data.units import split_words
@@ -12,13 +12,18 @@ from speechssl.errors import LanguageModelError
 _FALLBACK = (0.5, 1.0, 1.5)  # of a text so small that its counts of counts give no discounts
 
 
-def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
-    """Estimate a model from texts, with all their n-grams.
+def estimate_ngrams(texts: Iterable[str], order: int, prune: Sequence[int] = (0,)) -> NgramModel:
+    """Estimate a model from texts.
+
+    ``prune`` has a number for each length, the last for all longer n-grams too: those that were seen no more often are
+    dropped, and what they had goes to shorter ones. As for KenLM's ``lmplz``, the first is 0 and none is less than the
+    one before it, so that the n-grams within those that are kept are kept as well.
 
     What is taken from the counts of once, twice and more often seen n-grams goes to shorter ones, which count by the
     number of different words before them. As in KenLM's ``lmplz``, words that were never seen get the share of
     ``<unk>`` in a uniform distribution over it and all words. Each text is a sentence.
     """
+    assert prune[0] == 0 and list(prune) == sorted(prune), prune  # noqa: PT018
     counts = _count(texts, order)
     if not counts[0]:
         raise LanguageModelError("expected texts to estimate a language model from, found no word")
@@ -30,8 +35,10 @@ def estimate_ngrams(texts: Iterable[str], order: int) -> NgramModel:
     shorter: dict[Ngram, float] = defaultdict(lambda: uniform)
     probabilities: dict[Ngram, float] = {}
     back_offs: dict[Ngram, float] = {}
-    for of_length in adjusted:
-        found, weights = _interpolate(of_length, shorter)
+    for length, (of_length, seen) in enumerate(zip(adjusted, counts, strict=True), start=1):
+        most = prune[min(length, len(prune)) - 1]
+        dropped = {ngram for ngram, count in seen.items() if count <= most}
+        found, weights = _interpolate(of_length, shorter, dropped)
         probabilities |= found
         back_offs |= weights
         shorter = found
@@ -69,7 +76,7 @@ def _adjusted(counts: dict[Ngram, int], longer: dict[Ngram, int]) -> dict[Ngram,
 
 
 def _interpolate(
-    counts: dict[Ngram, int], shorter: dict[Ngram, float]
+    counts: dict[Ngram, int], shorter: dict[Ngram, float], dropped: Set[Ngram]
 ) -> tuple[dict[Ngram, float], dict[Ngram, float]]:
     """Return the probabilities of n-grams of one length, and the weight of the shorter ones after each context."""
     discounts = _discounts(Counter(counts.values()))
@@ -77,11 +84,12 @@ def _interpolate(
     taken: defaultdict[Ngram, float] = defaultdict(float)
     for ngram, count in counts.items():
         totals[ngram[:-1]] += count
-        taken[ngram[:-1]] += discounts[min(count, 3) - 1]
+        taken[ngram[:-1]] += count if ngram in dropped else discounts[min(count, 3) - 1]
     weights = {context: taken[context] / total for context, total in totals.items()}
     probabilities = {
         ngram: (count - discounts[min(count, 3) - 1]) / totals[ngram[:-1]] + weights[ngram[:-1]] * shorter[ngram[1:]]
         for ngram, count in counts.items()
+        if ngram not in dropped
     }
     return probabilities, weights
 

@@ -1,10 +1,11 @@
 """Sentences from manifests and text files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from speechssl.data.manifest import read_manifest
 from speechssl.data.normalize import has_digits, normalize_labels
+from speechssl.data.units import WORD_DELIMITER, split_words
 from speechssl.decode.ngram import find_mark
 from speechssl.errors import LanguageModelError
 
@@ -22,6 +23,14 @@ def read_texts(paths: Sequence[Path], normalize: bool = False, language: str | N
             yield text
         elif not has_digits(text):
             yield normalize_labels(text, stated or language)
+
+
+def spell_texts(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts with each letter as a word and `WORD_DELIMITER` after each word, for a language model of letters."""
+    for text in texts:
+        if WORD_DELIMITER in text:
+            raise LanguageModelError(f"expected texts without '{WORD_DELIMITER}', found {text.strip()!r:.80}")
+        yield " ".join(letter for word in split_words(text) for letter in (*word, WORD_DELIMITER))
 
 
 def _read(path: Path) -> Iterator[tuple[str, str, str | None]]:

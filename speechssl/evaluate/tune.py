@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -34,8 +35,9 @@ def tune_weights(
     device: str | None = None,
     precision: Precision | None = None,
     language: str | None = None,
+    by: Literal["wer", "cer"] = "wer",
 ) -> None:
-    """Search for the weights with the lowest word error rate, and write the best so far as TOML.
+    """Search for the weights with the lowest word or character error rate, and write the best so far as TOML.
 
     The weights of ``lm`` are tried first. ``model``, ``lm``, ``device``, ``precision``, ``language`` are as for
     `Transcriber.load`; the utterances are drawn at random if there are more.
@@ -56,8 +58,9 @@ def tune_weights(
     for trial in range(num_trials):
         config = best if trial == 0 else best.model_copy(update=_draw(randomness, best, trial >= num_trials / 2))
         rates = trials.rates(search.reweighted(config).find_path)
-        if rates < lowest:
-            best, lowest = config, rates
+        order = rates if by == "wer" else rates[::-1]
+        if order < lowest:
+            best, lowest = config, order
             print_status(f"tune-lm: {trial + 1} of {num_trials}: {config.describe()}: {_describe(rates)}")
             _write(output, best, f"speechssl tune-lm {model} {manifest}: {trials.describe()}, {_describe(rates)}")
 

@@ -1,7 +1,7 @@
 """Audio in, text out: a fine-tuned model that transcribes recordings."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -21,8 +21,9 @@ from speechssl.data.sources import is_buffer, source_name
 from speechssl.decode.calibration import Calibration
 from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.hotwords import Hotwords
+from speechssl.decode.hypotheses import Sentence
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.decode.words import Word, join_words, words_of_path
+from speechssl.decode.words import Word, frame_seconds, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
@@ -31,7 +32,7 @@ from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, So
 from speechssl.transcribe.listener import make_listener
 from speechssl.transcribe.pauses import VAD, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import PartialTranscript, stream_transcripts
-from speechssl.transcribe.transcript import Transcript, shift_words
+from speechssl.transcribe.transcript import Stretch, Transcript
 from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Transcriber:
         end: float | None = None,
         split_at_pauses: bool = False,
         vad: VAD = "energy",
+        nbest: int | None = None,
     ) -> Transcript:
         """Transcribe one recording.
 
@@ -138,10 +140,11 @@ class Transcriber:
                 `cut_at_pauses` says where. Otherwise a recording is processed in one piece, or in windows of a minute.
             vad: What tells speech from pauses: ``energy``, or ``silero`` (Silero VAD, the extra ``vad``), which finds
                 voices in noise and music.
+            nbest: How many of the likeliest texts of the beam search to keep, as `Transcript.nbest`; None is none.
 
         Raises:
             AudioError: the recording cannot be read, samples come without a rate, or there is not enough memory.
-            ConfigError: there is no such ``vad``, or its package is missing.
+            ConfigError: there is no such ``vad``, or its package is missing, or no language model beside ``nbest``.
             ValueError: the end is not after the start.
         """
         source: Any = audio
@@ -158,7 +161,7 @@ class Transcriber:
                 )
             waveform = as_waveform(source, sample_rate)
             name, open_recording = "array", lambda: waveform
-        [transcript] = self.transcribe_many([open_recording], BATCH_SECONDS, split_at_pauses, vad, names=[name])
+        [transcript] = self.transcribe_many([open_recording], BATCH_SECONDS, split_at_pauses, vad, [name], nbest)
         if isinstance(transcript, SpeechSSLError):
             raise transcript
         return transcript.shifted(start or 0)
@@ -170,6 +173,7 @@ class Transcriber:
         split_at_pauses: bool = False,
         vad: VAD = "energy",
         names: Iterable[str] | None = None,
+        nbest: int | None = None,
     ) -> Iterator[Transcript | SpeechSSLError]:
         """Transcribe any number of recordings, those of similar lengths together.
 
@@ -180,23 +184,21 @@ class Transcriber:
             split_at_pauses: As for `transcribe`.
             vad: As for `transcribe`.
             names: What errors call the recordings; by default "recording 1" and so on.
+            nbest: As for `transcribe`.
 
         Yields:
             In the order of the sources, a transcript each, or the error that prevented it.
 
         Raises:
-            ConfigError: there is no such ``vad``, or its package is missing.
+            ConfigError: there is no such ``vad``, or its package is missing, or no language model beside ``nbest``.
         """
+        if nbest is not None and self.beam_search is None:
+            raise ConfigError("nbest: expected a language model beside it, for its beam search, found none")
         if split_at_pauses:
-            cut, find_words = partial(cut_at_pauses, find_speech=speech_finder(vad)), self._words_of_pieces
+            cut, make = partial(cut_at_pauses, find_speech=speech_finder(vad)), self._transcript_of_pieces
         else:
-            cut, find_words = partial(cut_windows, geometry=self.geometry), self._words
-
-        def make_transcript(outputs: Outputs) -> Transcript:
-            words = self._calibrated(find_words(outputs))
-            is_calibrated = self.calibration is not None
-            return Transcript(join_words(words), outputs.num_samples / SAMPLE_RATE, words, is_calibrated)
-
+            cut, make = partial(cut_windows, geometry=self.geometry), self._transcript
+        make_transcript = partial(make, nbest=nbest)
         yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
     def align(
@@ -291,28 +293,46 @@ class Transcriber:
         partials = stream_transcripts(chunks, sample_rate, step_seconds, listener, units, self.geometry)
         return (replace(partial, words=self._calibrated(partial.words)) for partial in partials)
 
-    def _words(self, outputs: Outputs) -> tuple[Word, ...]:
-        path = self._find_path(_log_probs(outputs))
-        return words_of_path(path, self.checkpoint.vocabulary, self.geometry, outputs.num_samples)
+    def _transcript(self, outputs: Outputs, nbest: int | None) -> Transcript:
+        path, sentences = self._find_path(_log_probs(outputs), nbest)
+        return self._name_path(path, sentences if nbest else (), outputs.num_samples)
 
-    def _words_of_pieces(self, outputs: Outputs) -> tuple[Word, ...]:
+    def _transcript_of_pieces(self, outputs: Outputs, nbest: int | None) -> Transcript:
         words: list[Word] = []
+        stretches: list[Stretch] = []
         for piece, [log_probs] in outputs:
-            path = self._find_path([log_probs])
-            found = words_of_path(path, self.checkpoint.vocabulary, self.geometry, len(piece.samples))
-            words += shift_words(found, piece.start / SAMPLE_RATE)
-        return tuple(words)
+            path, sentences = self._find_path([log_probs], nbest)
+            found = self._name_path(path, sentences if nbest else (), len(piece.samples))
+            found = found.shifted(piece.start / SAMPLE_RATE)
+            words += found.words
+            stretches += found.nbest
+        seconds, is_calibrated = outputs.num_samples / SAMPLE_RATE, self.calibration is not None
+        return Transcript(join_words(words), seconds, tuple(words), is_calibrated, tuple(stretches))
 
     def _calibrated(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         calibrate = self.calibration
         return tuple(replace(word, confidence=calibrate(word.confidence)) for word in words) if calibrate else words
 
-    def _find_path(self, parts: Iterable[Tensor]) -> list[PathToken]:
+    def _name_path(self, path: Sequence[PathToken], sentences: Sequence[Sentence], num_samples: int) -> Transcript:
+        """Return what a path says, and the texts of sentences, with times."""
+        words = self._calibrated(words_of_path(path, self.checkpoint.vocabulary, self.geometry, num_samples))
+        seconds = num_samples / SAMPLE_RATE
+        starts = [frame_seconds(sentence.first_frame, self.geometry, num_samples) for sentence in sentences[1:]]
+        ends = [0.0, *starts, seconds]
+        stretches = (
+            Stretch(start, end, sentence.hypotheses)
+            for start, end, sentence in zip(ends, ends[1:], sentences, strict=False)
+        )
+        return Transcript(join_words(words), seconds, words, self.calibration is not None, tuple(stretches))
+
+    def _find_path(self, parts: Iterable[Tensor], nbest: int | None) -> tuple[list[PathToken], list[Sentence]]:
+        """Return the path of the best text and, of a beam search, the sentences it was found in."""
         if self.beam_search is not None:
-            return self.beam_search.find_path(parts, self.hotwords)
+            sentences = list(self.beam_search.find_sentences(parts, self.hotwords, nbest or 1))
+            return self.beam_search.join_paths(sentences), sentences
         if self.hotwords is not None:
-            return self.hotwords.find_path(parts)
-        return greedy_path(parts, self.checkpoint.vocabulary.blank_id)
+            return self.hotwords.find_path(parts), []
+        return greedy_path(parts, self.checkpoint.vocabulary.blank_id), []
 
 
 def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "BeamSearch":

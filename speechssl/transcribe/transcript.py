@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from speechssl.decode.hypotheses import Hypothesis
 from speechssl.decode.words import Word, join_words
 from speechssl.transcribe.subtitles import format_srt, format_tsv, format_vtt, group_words
 
@@ -47,6 +48,20 @@ class Segment:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a recording that a beam search saw as a whole, and its likeliest texts, the best first."""
+
+    start: float  # in seconds, as the end
+    end: float
+    texts: tuple[Hypothesis, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types, times to the millisecond."""
+        texts = [text.to_dict() for text in self.texts]
+        return {"start": round(self.start, 3), "end": round(self.end, 3), "texts": texts}
+
+
 @dataclass(frozen=True)
 class Transcript:
     """What was said in a recording."""
@@ -55,6 +70,7 @@ class Transcript:
     seconds: float  # length of the recording, or of its part up to the end that was asked for
     words: tuple[Word, ...] = ()
     is_calibrated: bool = False  # whether a word of confidence 0.8 is right in 80 of 100 cases
+    nbest: tuple[Stretch, ...] = ()  # if they were asked for
 
     def __str__(self) -> str:
         return self.text
@@ -74,7 +90,9 @@ class Transcript:
 
     def shifted(self, seconds: float) -> "Transcript":
         """Return the transcript as part of a recording, in which it starts at ``seconds``."""
-        return replace(self, seconds=self.seconds + seconds, words=tuple(shift_words(self.words, seconds)))
+        nbest = (replace(found, start=found.start + seconds, end=found.end + seconds) for found in self.nbest)
+        words = tuple(shift_words(self.words, seconds))
+        return replace(self, seconds=self.seconds + seconds, words=words, nbest=tuple(nbest))
 
     def to_dict(self, path: str | None = None, letters: bool = False) -> dict[str, Any]:
         """Return the transcript as plain JSON types.
@@ -87,6 +105,12 @@ class Transcript:
              "segments": [{"start": ..., "end": ..., "text": ...,
                            "words": [{"start": ..., "end": ..., "text": ..., "confidence": ...}, ...]}, ...]}
 
+        If the likeliest texts were asked for, ``"nbest"`` has those of each stretch that was searched as a whole, one
+        unless the recording is long or was split at pauses. ``score`` is the sum of the others, in nats::
+
+            "nbest": [{"start": ..., "end": ..., "texts": [{"text": ..., "score": ..., "acoustic": ..., "lm": ...},
+                                                           ...]}, ...]
+
         The confidence of the whole is null without words. Only those of words are calibrated, not those of letters. In
         scripts without spaces each letter is a word, with ``"joined": true`` if no space stands before it.
 
@@ -94,6 +118,7 @@ class Transcript:
             path: The recording, null if it has no name.
             letters: Whether each word has its ``"letters"`` too, the units of the model, with the keys of a word.
         """
+        nbest = {"nbest": [found.to_dict() for found in self.nbest]} if self.nbest else {}
         return {
             "format": JSON_FORMAT,
             "version": JSON_VERSION,
@@ -103,6 +128,7 @@ class Transcript:
             "confidence": None if self.confidence is None else round(self.confidence, 4),
             "confidences": "calibrated" if self.is_calibrated else "uncalibrated",
             "segments": [segment.to_dict(letters) for segment in self.segments],
+            **nbest,
         }
 
     def to_json(self, path: str | None = None, letters: bool = False) -> str:

@@ -18,6 +18,7 @@ from speechssl.decode.beam_search import BeamSearch
 from speechssl.decode.greedy import greedy_path
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.decode.settings import BeamSearchConfig
+from speechssl.decode.texts import spell_texts
 from speechssl.errors import AudioError, ConfigError, LanguageModelError
 
 VOCABULARY = Letters.from_texts(["ab"])
@@ -99,6 +100,111 @@ def test_a_wide_search_finds_the_best_of_all_texts(
         return total + 0.7 * search.model.score(context, "</s>")
 
     assert text_of(search, log_probs) == max(masses, key=score)
+
+
+NO_SPACES = Tokens(("-", "a", "b", "c"), "-")
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("units", [VOCABULARY, NO_SPACES], ids=["with spaces", "without"])
+def test_with_a_model_of_letters_each_letter_counts(make: Make, units: Units, seed: int) -> None:
+    weights = {"lm_weight": 0.7, "word_score": 0.4, "unknown_score": -1.5}
+    search = make(list(spell_texts(["ab ba", "aab", "b ab"])), units, **weights, **WIDE)
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (2 * torch.randn(5, len(units), generator=generator)).log_softmax(dim=1)
+    masses: defaultdict[str, float] = defaultdict(float)
+    for path in product(range(len(units)), repeat=5):
+        mass = math.exp(sum(row[symbol] for row, symbol in zip(log_probs.tolist(), path, strict=True)))
+        masses[units.decode(symbol for symbol, _ in groupby(path))] += mass
+
+    def lm_score(text: str) -> float:
+        total, context = 0.0, ("<s>",)
+        for letter in "".join(f"{word}|" for word in text.split()):
+            total += 0.7 * search.model.score(context, letter) + 0.4 - 1.5 * (letter not in search.model.words)
+            context = (*context, letter)
+        return total + 0.7 * search.model.score(context, "</s>")
+
+    [sentence] = search.find_sentences([log_probs], num_texts=10_000)
+    assert {found.text for found in sentence.hypotheses} == masses.keys()
+    scores = [found.score for found in sentence.hypotheses]
+    assert scores == sorted(scores, reverse=True)
+    for found in sentence.hypotheses:
+        expected = math.log(masses[found.text]), lm_score(found.text)
+        assert (found.acoustic, found.lm) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+def test_a_model_of_letters_needs_units_of_letters(make: Make) -> None:
+    with pytest.raises(LanguageModelError, match="of letters needs a CTC model of letters, found the unit 'ab'"):
+        make(list(spell_texts(["ab"])), PIECES)
+
+
+def plain_search(search: BeamSearch, log_probs: Tensor) -> list[tuple[str, float, float]]:
+    """Texts with the scores of their sound and words, the best first, by the search as its papers write it."""
+    config, model, delimiter = search.config, search.model, VOCABULARY.delimiter_id
+
+    def word_score(context: list[str], word: str) -> float:
+        is_unknown = word not in model.words
+        score = config.lm_weight * model.score(tuple(context), "<unk>" if is_unknown else word) + config.word_score
+        return score + config.unknown_score * is_unknown
+
+    def words_score(labels: tuple[int, ...], is_whole: bool) -> float:
+        *words, last = VOCABULARY.decode(labels).split() or [""]
+        is_ended = is_whole or labels[-1:] == (delimiter,)
+        total, context = 0.0, ["<s>"]
+        for word in [*words, last] if is_ended and last else words:
+            total += word_score(context, word)
+            context.append(word)
+        if is_whole:
+            return total + config.lm_weight * model.score(tuple(context), "</s>")
+        guesses = [config.lm_weight * model.score((), word) for word in model.words if word.startswith(last)]
+        unknown = config.lm_weight * model.score((), "<unk>") + config.unknown_score
+        return total if is_ended or not last else total + max(guesses, default=unknown)
+
+    def rank(labels: tuple[int, ...]) -> float:
+        return math.log(sum(beams[labels])) + words_score(labels, is_whole=False)
+
+    beams = {(): [1.0, 0.0]}  # the probabilities of paths that end in a blank, and of others
+    for frame in log_probs.tolist():
+        grown: defaultdict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for labels, (blank, repeat) in beams.items():
+            for symbol, score in enumerate(map(math.exp, frame)):
+                if frame[symbol] < min(config.min_symbol_log_prob, max(frame)):
+                    continue
+                if symbol == VOCABULARY.blank_id:
+                    grown[labels][0] += (blank + repeat) * score
+                elif symbol not in labels[-1:]:
+                    grown[(*labels, symbol)][1] += (blank + repeat) * score
+                elif symbol == delimiter:
+                    grown[labels][1] += (blank + repeat) * score
+                else:
+                    grown[labels][1] += repeat * score
+                    grown[(*labels, symbol)][1] += blank * score
+        beams = {labels: ends for labels, ends in grown.items() if sum(ends)}
+        best = sorted(beams, key=rank, reverse=True)[: config.beam_size]
+        beams = {labels: beams[labels] for labels in best if rank(labels) >= rank(best[0]) - config.beam_threshold}
+    texts: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for labels, ends in beams.items():
+        texts[VOCABULARY.decode(labels)].append((sum(ends), words_score(labels, is_whole=True)))
+    found = [(text, math.log(sum(mass for mass, _ in of)), max(score for _, score in of)) for text, of in texts.items()]
+    return sorted(found, key=lambda scored: -scored[1] - scored[2])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_narrow_search_keeps_what_the_plain_one_keeps(make: Make, seed: int) -> None:
+    settings = [
+        {"beam_size": 5},
+        {"beam_size": 30, "beam_threshold": 4.0, "word_score": -1.0},
+        {"beam_size": 12, "min_symbol_log_prob": -1.5, "unknown_score": -3.0},
+        {"beam_size": 8, "unknown_score": 0.0, "lm_weight": 0.3},
+    ][seed % 4]
+    search = make(frames=None, **settings)
+    log_probs = (3 * torch.randn(25, 4, generator=torch.Generator().manual_seed(seed))).log_softmax(dim=1)
+    [sentence] = search.find_sentences([log_probs], num_texts=100)
+    plain = plain_search(search, log_probs.double())
+    assert len(plain) > 1
+    assert [found.text for found in sentence.hypotheses] == [text for text, _, _ in plain]
+    for found, (_, acoustic, lm) in zip(sentence.hypotheses, plain, strict=True):
+        assert (found.acoustic, found.lm) == (pytest.approx(acoustic, abs=1e-9), pytest.approx(lm, abs=1e-9))
 
 
 def test_all_paths_of_a_text_count(make: Make) -> None:

@@ -13,9 +13,9 @@ SENTENCES = st.lists(st.text("abcd ", max_size=12), min_size=1, max_size=30).fil
 )
 
 
-@given(texts=SENTENCES, order=st.integers(1, 4))
-def test_probabilities_sum_to_one_after_any_words(texts: list[str], order: int) -> None:
-    model = estimate_ngrams(texts, order)
+@given(texts=SENTENCES, order=st.integers(1, 4), prune=st.lists(st.integers(0, 3), max_size=3).map(sorted))
+def test_probabilities_sum_to_one_after_any_words(texts: list[str], order: int, prune: list[int]) -> None:
+    model = estimate_ngrams(texts, order, (0, *prune))
     words = [*model.words, "</s>", "<unk>"]
     for context in product(("<s>", "unheard", *sorted(model.words)[:2]), repeat=order - 1):
         assert sum(math.exp(model.score(context, word)) for word in words) == pytest.approx(1)
@@ -55,6 +55,23 @@ def test_a_word_that_follows_a_single_other_is_unlikely_elsewhere() -> None:
     model = estimate_ngrams(texts, 2)
     assert model.score(("san",), "francisco") > model.score(("san",), "tea")
     assert model.score(("unheard",), "francisco") < model.score(("unheard",), "tea")
+
+
+def test_rare_ngrams_are_dropped_and_leave_their_share_to_shorter_ones() -> None:
+    texts = ["a b", "a c", "a b", "d b c"]
+    whole, pruned = estimate_ngrams(texts, 3), estimate_ngrams(texts, 3, (0, 1))
+    dropped = {"a c", "d b", "b c", "<s> d", "a c </s>", "<s> a c", "<s> d b", "d b c", "b c </s>"}
+    assert whole.entries.keys() - pruned.entries.keys() == {tuple(text.split()) for text in dropped}
+    assert ("a", "b") in pruned.entries  # said twice, after a single word: the former decides
+    pruned = estimate_ngrams(texts, 2, (0, 1))
+    # a b 2, a c 1: b keeps 2 - 1, which leaves what is taken from it and all of a c.
+    after_a, b = (1 + 1) / 3, math.exp(pruned.score((), "b"))
+    assert math.exp(pruned.score(("a",), "b")) == pytest.approx((2 - 1) / 3 + after_a * b)
+    assert math.exp(pruned.score(("a",), "c")) == pytest.approx(after_a * math.exp(pruned.score((), "c")))
+    assert pruned.score(("d",), "b") == pytest.approx(pruned.score((), "b"))  # nothing after d is left
+    assert {ngram for ngram in estimate_ngrams(texts, 3, (0, 0, 1)).entries if len(ngram) < 3} == {
+        ngram for ngram in whole.entries if len(ngram) < 3
+    }
 
 
 @pytest.mark.parametrize("texts", [[], ["", " \n"]])

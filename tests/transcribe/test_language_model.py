@@ -5,6 +5,7 @@ import json
 import tomllib
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,50 @@ def test_log_probs_are_those_of_each_frame(loaded, planted_waveform) -> None:
         assert rows.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(rows))
 
 
+def test_the_likeliest_texts_have_their_scores(loaded, lm, planted_waveform) -> None:
+    waveform = planted_waveform(HEARD)
+    transcriber = Transcriber.load("m", lm=lm)
+    found = transcriber.transcribe(waveform, SAMPLE_RATE, nbest=3)
+    assert replace(found, nbest=()) == transcriber.transcribe(waveform, SAMPLE_RATE)
+    [stretch] = found.nbest
+    assert (stretch.start, stretch.end) == (0.0, found.seconds)
+    assert stretch.texts[0].text == MEANT
+    assert len({text.text for text in stretch.texts}) == 3
+    scores = [text.score for text in stretch.texts]
+    assert scores == sorted(scores, reverse=True)
+    config, model = transcriber.beam_search.config, transcriber.beam_search.model
+    for text in stretch.texts:  # what the language model says by itself, and the whole is the sum
+        words = text.text.split()
+        contexts = [("<s>", *words[:number]) for number in range(len(words) + 1)]
+        log_probs = [model.score(context, word) for context, word in zip(contexts, [*words, "</s>"], strict=True)]
+        num_unknown = sum(word not in model.words for word in words)
+        price = config.word_score * len(words) + config.unknown_score * num_unknown
+        assert text.lm == pytest.approx(config.lm_weight * sum(log_probs) + price)
+        assert text.acoustic <= 0
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    long = np.concatenate([waveform, pause] * 50)
+    stretches = transcriber.transcribe(long, SAMPLE_RATE, nbest=2).nbest
+    assert len(stretches) > 1
+    assert [found.end for found in stretches[:-1]] == [found.start for found in stretches[1:]]
+    assert " ".join(found.texts[0].text for found in stretches) == " ".join([MEANT] * 50)
+    pieces = transcriber.transcribe(long[: 3 * len(waveform)], SAMPLE_RATE, nbest=1, split_at_pauses=True)
+    assert " ".join(found.texts[0].text for found in pieces.nbest).strip() == pieces.text
+    assert all(a.end <= b.start + 0.5 for a, b in pairwise(pieces.nbest))
+    with pytest.raises(ConfigError, match="nbest: expected a language model beside it"):
+        Transcriber.load("m").transcribe(waveform, SAMPLE_RATE, nbest=3)
+
+
+def test_the_command_writes_the_likeliest_texts(loaded, lm, plant) -> None:
+    recording = plant(HEARD)
+    options = ["--model", "m", str(recording), "--lm", str(lm), "--format", "json"]
+    [stretch] = json.loads(CliRunner().invoke(cli.app, [*options, "--nbest", "2"]).stdout)["nbest"]
+    assert stretch["texts"][0]["text"] == MEANT
+    assert len(stretch["texts"]) == 2
+    assert all(text["score"] == pytest.approx(text["acoustic"] + text["lm"], abs=2e-4) for text in stretch["texts"])
+    assert "nbest" not in json.loads(CliRunner().invoke(cli.app, options).stdout)
+    assert CliRunner().invoke(cli.app, [*options[:-1], "txt", "--nbest", "2"]).exit_code == 2
+
+
 def test_a_stream_takes_no_language_model(loaded, lm) -> None:
     with pytest.raises(ConfigError, match="stream: expected a transcriber without a language model"):
         Transcriber.load("m", lm=lm).stream([], SAMPLE_RATE)
@@ -174,6 +219,16 @@ def test_tuning_finds_weights_that_make_fewer_errors(loaded, lm, dev, tmp_path: 
     assert tomllib.loads((tmp_path / "again.toml").read_text())["lm"] == "lm.arpa"
 
 
+def test_tuning_may_choose_by_letters(loaded, lm, dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two settings, one has fewer word errors and the other fewer letter errors."""
+    rates = iter([(9.0, 9.0), (0.3, 0.2), (0.4, 0.1)] * 2)
+    monkeypatch.setattr("speechssl.evaluate.tune._Trials.rates", lambda *_: next(rates))
+    for by, expected in ("wer", "WER 30.0 %, CER 20.0 %"), ("cer", "WER 40.0 %, CER 10.0 %"):
+        result = run("tune-lm", "m", dev, "--lm", lm, "-o", tmp_path / "by.toml", "--trials", 2, "--by", by)
+        assert result.exit_code == 0, result.stderr
+        assert expected in (tmp_path / "by.toml").read_text()
+
+
 def test_tuning_on_a_part_and_into_nowhere(loaded, lm, dev, tmp_path: Path) -> None:
     result = run("tune-lm", "m", dev, "--lm", lm, "-o", tmp_path / "one.toml", "--trials", 1, "--utterances", 1)
     assert result.stderr.startswith(f"tune-lm: 1 of 2 utterances on {CPU}, greedy: WER ")
@@ -195,6 +250,23 @@ def test_an_ngram_model_is_made_of_manifests_and_lines(dev, tmp_path: Path) -> N
     assert result.stderr == f"{tmp_path}/new/lm.arpa: 8 words, 24 n-grams\n"
     model = read_arpa(tmp_path / "new" / "lm.arpa")
     assert model.entries.keys() == estimate_ngrams([MEANT, "the dog", "a line", "another line"], 2).entries.keys()
+
+
+def test_rare_ngrams_are_left_out_and_letters_are_words_if_asked_for(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("ab a\nab b\n", "utf-8")
+    assert run("ngram", texts, "-o", tmp_path / "lm.arpa", "--prune", "0,1").exit_code == 0
+    assert read_arpa(tmp_path / "lm.arpa").entries.keys() == estimate_ngrams(["ab a", "ab b"], 3, (0, 1)).entries.keys()
+    assert run("ngram", texts, "-o", tmp_path / "lm.arpa", "--letters").exit_code == 0
+    assert (
+        read_arpa(tmp_path / "lm.arpa").entries.keys() == estimate_ngrams(["a b | a |", "a b | b |"], 3).entries.keys()
+    )
+    for wrong in "1", "0,2,1", "0,x", "":
+        result = run("ngram", texts, "-o", tmp_path / "lm.arpa", "--prune", wrong)
+        assert result.exit_code == 2
+    texts.write_text("a|b\n", "utf-8")
+    result = run("ngram", texts, "-o", tmp_path / "lm.arpa", "--letters")
+    assert (result.exit_code, result.stderr) == (1, "error: expected texts without '|', found 'a|b'\n")
 
 
 def test_texts_are_reduced_to_words_if_asked_for(tmp_path: Path) -> None:
