@@ -63,6 +63,10 @@ and voice confound both. The other two do not. "Language of one voice" tells her
 sessions in which they were recorded may serve as well. "Voice in a new language" finds her voice in the language that
 the classifier did not hear her speak.
 """
+OF_SEARCH = """\
+Each objective had the same number of trials (`bash recipes/prompts/objectives.sh search`), pretrained for a fifth of
+the time; the letters that the probe reads from the best layer chose.
+"""
 OF_COSTS = """\
 Times are in updates of the reference, measured in turns with it. Preparation comes before the first update and counts
 as training. FLOPs are those of forward and backward, teachers included. Memory is that of the whole process. Codebook
@@ -148,7 +152,9 @@ def cost_table(runs: Runs, costs: dict[str, Cost]) -> str:
     return table([*head, "codebook use at the end"], rows)
 
 
-def format_page(runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequence[str], recipe: str) -> str:
+def format_page(
+    runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequence[str], recipe: str, trials: str
+) -> str:
     updates = runs.rows[REFERENCE][0].updates if REFERENCE in runs.rows else "as many"
     finetuning = f" for {runs.finetuning_updates} updates" if runs.finetuning_updates else ""
     parts = [
@@ -167,6 +173,8 @@ def format_page(runs: Runs, costs: dict[str, Cost], by_hand: str, pictures: Sequ
         f"## Costs\n\n{cost_table(runs, costs)}",
         OF_COSTS,
     ]
+    if trials:
+        parts.append(f"## Search\n\n{OF_SEARCH}\n{trials}")
     if runs.failed:
         failed = "\n".join(f"* {name}: {what}" for name, what in runs.failed.items())
         parts.append(f"## Failed\n\n{failed}\n")
@@ -196,7 +204,16 @@ def write_page(out: Path, page: Path, first_seed: int) -> None:
     ):
         pictures.append(f"![{text}](curves/{name}.svg)\n" if draw(runs, folder / f"{name}.svg") else "")
     recipe = os.path.relpath(RECIPE, page.parent) + os.sep
-    write_text_file(page, format_page(runs, read_costs(out / "costs.tsv"), kept_section(page), pictures, recipe))
+    trials = out / "search" / "trials.md"
+    text = format_page(
+        runs,
+        read_costs(out / "costs.tsv"),
+        kept_section(page),
+        pictures,
+        recipe,
+        trials.read_text("utf-8") if trials.exists() else "",
+    )
+    write_text_file(page, text)
 
 
 def main() -> None:

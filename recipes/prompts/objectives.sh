@@ -162,7 +162,8 @@ if [[ $mode == search ]]; then
     aligner_is_ready || echo "pretrained $reference $first_seed" | all "$@"
     "$PYTHON" "$recipe/search.py" jobs "$reference" "${rows[@]}" | all "$@"
     "$PYTHON" "$recipe/search.py" best "$OUT"
-    finish && exit
+    finish
+    exit
 fi
 {
     echo "pretrained $reference $first_seed"

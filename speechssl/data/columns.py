@@ -81,15 +81,15 @@ def pack_texts(name: str, cells: Iterable[str | None]) -> dict[str, Array]:
 
 def join_parts(parts: Iterable[Mapping[str, Array]]) -> Columns:
     """Return the columns of a table of which each part has some rows."""
-    parts = [dict(part) for part in parts]
+    rows = [dict(part) for part in parts]
     arrays: dict[str, Array] = {}
-    for name in list(parts[0]):
-        if f"{name} ends" in parts[0]:
+    for name in list(rows[0]):
+        if f"{name} ends" in rows[0]:
             start = 0
-            for part in parts:
+            for part in rows:
                 part[f"{name} ends"] = part[f"{name} ends"] + start
                 start += len(part[name])
-        arrays[name] = np.concatenate([part.pop(name) for part in parts])  # only one column is there twice at a time
+        arrays[name] = np.concatenate([part.pop(name) for part in rows])  # only one column is there twice at a time
     return Columns(arrays)
 
 

@@ -20,7 +20,7 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, join, resample_blocks, r
 from speechssl.data.columns import NO_TEXT, Array, Columns, join_parts, pack_texts
 from speechssl.data.paths import absolute_root, is_url, join_root, path_below
 from speechssl.data.recording import read_span
-from speechssl.data.rows import Digest, parse_rows, read_blocks, split_lines
+from speechssl.data.rows import Digest, Range, parse_rows, read_blocks, split_lines
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 
@@ -28,7 +28,7 @@ IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
 """Tabs, line breaks, and what stands for the bytes of a file name that is no UTF-8."""
 
 _REQUIRED = ("path", "num_samples")
-_INTEGERS = {  # with the least and the largest value allowed
+_INTEGERS: dict[str, Range] = {  # with the least and the largest value allowed
     "num_samples": (1, 10**15, np.int64),
     "start": (0, 10**15, np.int64),
     "sample_rate": (1, 2**31 - 1, np.int32),

@@ -4,10 +4,9 @@ import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from speechssl.data.columns import NO_TEXT, Array
 from speechssl.errors import ManifestError
@@ -17,7 +16,7 @@ _BYTES_AT_ONCE = 1 << 20  # for which a processor's cache has room
 _TAB, _RETURN, _LINE_END, _ZERO = b"\t\r\n0"
 _MOST_DIGITS = 18  # of which int64 has room for every number
 
-Range = tuple[int, int, type[np.signedinteger[npt.NBitBase]]]
+Range = tuple[int, int, type[np.signedinteger[Any]]]
 """The least and the largest value of a column of numbers, and how it is kept."""
 
 
@@ -98,11 +97,11 @@ def parse_rows(
 
 def _find_cells(content: Array, num_columns: int) -> tuple[Array, Array]:
     """Return where the cells begin and where they end: (columns, rows) each."""
-    ends = np.flatnonzero((content == _TAB) | (content == _LINE_END))
-    if len(ends) % num_columns:
+    borders = np.flatnonzero((content == _TAB) | (content == _LINE_END))
+    if len(borders) % num_columns:
         raise ValueError
-    starts = np.append(0, ends[:-1] + 1).reshape(-1, num_columns).T.copy()
-    ends = ends.reshape(-1, num_columns).T.copy()
+    starts = np.append(0, borders[:-1] + 1).reshape(-1, num_columns).T.copy()
+    ends = borders.reshape(-1, num_columns).T.copy()
     if (content[ends[:-1]] != _TAB).any() or (content[ends[-1]] != _LINE_END).any():
         raise ValueError
     ends[-1] -= content[ends[-1] - 1] == _RETURN

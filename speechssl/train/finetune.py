@@ -316,7 +316,7 @@ def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Ma
         ranks,
         inputs,
         find_problems,
-        lambda: make_task(config, saved, vocabulary, *manifests, unlabeled),
+        lambda: make_task(config, saved, vocabulary, manifests[0], manifests[1], unlabeled),
         prepare,
     )
 

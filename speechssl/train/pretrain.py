@@ -210,7 +210,7 @@ def _pretrain(config: PretrainConfig, folder: Path, ranks: Ranks, *manifests: Ma
         ranks,
         inputs,
         lambda: [problem for manifest in to_check for problem in check_before_training(manifest, geometry, None, 0)],
-        lambda: make_task(config, *manifests, saved, source),
+        lambda: make_task(config, manifests[0], manifests[1], saved, source),
         prepare,
     )
 

@@ -8,7 +8,7 @@ import json
 import time
 from uuid import uuid4
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from speechssl.errors import TrainingError
@@ -17,7 +17,7 @@ _LONGEST_SECONDS = 1800.0  # between the first process and the last
 _PAUSE_SECONDS = 0.05
 
 
-def fresh_store() -> tuple[dist.Store, int, int]:
+def fresh_store() -> tuple[Store, int, int]:
     """Join the processes that the environment announces.
 
     Returns:
@@ -27,10 +27,10 @@ def fresh_store() -> tuple[dist.Store, int, int]:
         TrainingError: half an hour has passed, and not all are there.
     """
     store, rank, count = next(iter(rendezvous("env://")))
-    return dist.PrefixStore(agree_on_name(store, rank, count), store), rank, count
+    return PrefixStore(agree_on_name(store, rank, count), store), rank, count
 
 
-def agree_on_name(store: dist.Store, rank: int, count: int) -> str:
+def agree_on_name(store: Store, rank: int, count: int) -> str:
     """Return a name that the living processes share, whatever those of earlier starts have left in the store.
 
     Each one signs with a number that it has drawn. The first one collects the signatures until all have taken its own

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Thread
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ class _Watch(Thread):
     def __init__(self, rank: int, count: int) -> None:
         super().__init__(daemon=True)
         self.rank, self.count = rank, count
-        self.group = dist.new_group(backend="gloo", timeout=_SILENCE)
+        self.group: Any = dist.new_group(backend="gloo", timeout=_SILENCE)
         self.has_left, self.has_failed = Event(), False
 
     def run(self) -> None:

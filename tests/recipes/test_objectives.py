@@ -109,6 +109,12 @@ def test_the_search_tries_as_many_settings_of_each(corpus: Path, tmp_path: Path)
     assert names.count("masked_prediction") == names.count("spectral_contrast") == len(names) / 2 > 1
     assert sum("**" in row for row in rows) == 2
     assert updates_of(tmp_path / "search" / "spectral_contrast_1" / "pretrain") == 15 // 2
+    (tmp_path / "search" / "spectral_contrast_1" / "probes.json").unlink()
+    shutil.rmtree(tmp_path / "search" / "spectral_contrast_1" / "pretrain")
+    (tmp_path / "search" / "spectral_contrast_1" / "pretrain").write_text("no folder")
+    failed = run_objectives(tmp_path, corpus, "search", *SMALLEST, LABELS="train", SEARCH_BUDGET="1.5")
+    assert failed.returncode == 1
+    assert f"failed: {tmp_path / 'search' / 'spectral_contrast_1'}: error: " in failed.stderr
     assert not (tmp_path / "scratch_0").exists()
 
 

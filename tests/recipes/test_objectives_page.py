@@ -113,6 +113,10 @@ def test_the_page(out: Path, tmp_path: Path) -> None:
     assert "in a new language" in text
     assert rows(text, "Costs")["wav2vec"] == ["3.70", "3", "2.10", "1107", "code perplexity 57"]
     assert "* wav2vec2_0: error: pretrain: collapsed" in text
+    assert "## Search" not in text
+    write(out / "search" / "trials.md", "| objective | settings |\n|---|---|\n| apc | none |\n")
+    objectives.write_page(out, page, 0)
+    assert rows(page.read_text("utf-8"), "Search")["apc"] == ["none"]
     for name in ("layers", "errors"):
         assert f"(curves/objectives_{name}.svg)" in text
         assert "<svg" in (page.parent / "curves" / f"objectives_{name}.svg").read_text("utf-8")

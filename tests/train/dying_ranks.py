@@ -60,7 +60,7 @@ def run(rank: int, port: int, do: Callable[[], None] | None, stderr: Path) -> No
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
     with exit_on_error(), joined_ranks("cpu") as ranks:
-        ranks.wait()
+        ranks.gather(None)
         meet(ranks) if do is None else do()
 
 
