@@ -30,7 +30,7 @@ from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.objective import weighted_sum
 from speechssl.scoring.error_rates import score
 from speechssl.train import trainer
-from speechssl.train.finetune import FinetuneModel
+from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.guard import FiniteGuard
 from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 from speechssl.train.log import MetricSums, read_log

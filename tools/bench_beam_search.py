@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transcriber = Transcriber.load(arguments.model, "cpu", arguments.lm)
-    search = transcriber.beam_search
+    search = transcriber.decoding.beam_search
     assert search is not None
     manifest = read_manifest(arguments.manifest)
     references = read_references(manifest)

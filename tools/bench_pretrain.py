@@ -52,7 +52,8 @@ from speechssl.model.device import autocast, resolve_precision  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses, weighted_sum  # noqa: E402
-from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
+from speechssl.train.finetune import FinetuneConfig  # noqa: E402
+from speechssl.train.finetune_model import FinetuneModel  # noqa: E402
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
 from speechssl.train.pretrain import PretrainConfig, PretrainModel  # noqa: E402

@@ -37,7 +37,11 @@ class Listener:
     """A model's log probabilities of some utterances, decoded with and without hot words."""
 
     def __init__(self, transcriber: Transcriber, log_probs: Sequence[Tensor]) -> None:
-        self.search, self.units, self.log_probs = transcriber.beam_search, transcriber.checkpoint.vocabulary, log_probs
+        self.search, self.units, self.log_probs = (
+            transcriber.decoding.beam_search,
+            transcriber.checkpoint.vocabulary,
+            log_probs,
+        )
         self.plain = [self.decode(rows, None) for rows in log_probs]
 
     def decode(self, rows: Tensor, hotwords: Hotwords | None) -> list[PathToken]:
@@ -102,7 +106,7 @@ def main() -> None:
     seconds = sum(utterance.num_samples for utterance in manifest) / SAMPLE_RATE
     listener = Listener(transcriber, log_probs)
     num_said = count_words(hot, references, listener.texts([], 0))[0]
-    print(f"{arguments.manifest}: {len(references)} utterances, {seconds:.0f} s; {transcriber.describe_decoding()}")
+    print(f"{arguments.manifest}: {len(references)} utterances, {seconds:.0f} s; {transcriber.decoding.describe()}")
     print(f"{len(hot)} hot words, said {num_said} times: {' '.join(hot)}")
     print(f"{len(decoys)} decoys, never said: {' '.join(decoys)}\n")
     print(f"| listened for | boost | hot words found | inserted | decoys inserted | WER % | CER % |\n{'|---' * 7}|")

@@ -113,8 +113,8 @@ def evaluate_model(
         )
     ]
     confidences, is_right = ([[word[place] for word in words] for words in rated] for place in (0, 1))
-    calibration = transcriber.calibration
-    search = transcriber.beam_search.config if transcriber.beam_search else None
+    calibration = transcriber.decoding.calibration
+    search = transcriber.decoding.beam_search.config if transcriber.decoding.beam_search else None
     return Evaluation(
         manifest=str(manifest.path),
         manifest_sha256=manifest.digest,
@@ -122,9 +122,9 @@ def evaluate_model(
         num_empty=sum(not utterance.reference for utterance in found.utterances),
         audio_seconds=sum(utterance.seconds for utterance in manifest),
         normalization=describe_normalization(words_only, languages) + (", 39 phones of TIMIT" if folds_timit else ""),
-        decoding=transcriber.describe_decoding(),
+        decoding=transcriber.decoding.describe(),
         beam_search=describe_search(search) if search else None,
-        hotwords=_describe_hotwords(transcriber.hotwords.path) if transcriber.hotwords else None,
+        hotwords=_describe_hotwords(transcriber.decoding.hotwords.path) if transcriber.decoding.hotwords else None,
         device=transcriber.inference.describe(),
         seconds=seconds,
         wer=bootstrap_interval(found.word_counts, speakers),

@@ -81,8 +81,8 @@ class PseudoLabels:
         transcriber = Transcriber.load(self.model, config.device, config.lm, config.precision, self.language)
         blank_id = transcriber.checkpoint.vocabulary.blank_id
         ways: list[Callable[[list[Tensor]], list[PathToken]]] = [partial(greedy_path, blank_id=blank_id)]
-        if transcriber.beam_search is not None:
-            ways.append(transcriber.beam_search.find_path)
+        if transcriber.decoding.beam_search is not None:
+            ways.append(transcriber.decoding.beam_search.find_path)
         order = longest_first(manifest, [index for index in range(len(manifest)) if index not in self.left_out])
         decode = transcriber.checkpoint.vocabulary.decode
         for index, log_probs in self._log_probs(transcriber, order, 1.0):
@@ -92,7 +92,7 @@ class PseudoLabels:
             self.heard[index] = PseudoLabel(text, greedy, _score(log_probs, paths[-1], blank_id), speed)
         if self.has_second_view:
             self._add_second_view(transcriber, [index for index in order if index in self.heard])
-        if transcriber.beam_search is not None:
+        if transcriber.decoding.beam_search is not None:
             self._compare("lm_difference", "text", "greedy")
         self._decide()
 

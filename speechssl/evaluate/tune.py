@@ -46,7 +46,7 @@ def tune_weights(
         raise ConfigError(f"{output}: expected a name that ends in .toml, by which settings are told from ARPA files")
     prepare_file(output)
     transcriber = Transcriber.load(model, device, lm, precision, language)
-    search = transcriber.beam_search
+    search = transcriber.decoding.beam_search
     assert search is not None
     best = search.config
     randomness = np.random.default_rng(0)

@@ -1,13 +1,11 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
 import hashlib
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -17,17 +15,14 @@ from speechssl.checkpoint.saved_model import ModelDescription, SavedModel, Train
 from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem, check_before_training
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.data.phonemes import Phonemes
 from speechssl.data.sampler import BatchConfig
-from speechssl.data.units import WORD_DELIMITER, Letters, Units, list_characters
+from speechssl.data.units import Units
 from speechssl.data.units_file import load_units
-from speechssl.decode.greedy import greedy_path
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.model.ctc import CTCModel, consistency_losses, ctc_losses, mean_ctc_losses
+from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.objective import AllReduce, Losses, Term
-from speechssl.scoring.error_rates import score, sum_counts
-from speechssl.scoring.phonemes import count_phonemes
+from speechssl.objective.objective import AllReduce
+from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.health import BLANK, SHIFTED, length_agreement
 from speechssl.train.joint import JointBatches, JointModel, Part
 from speechssl.train.joint_objective import JointConfig, JointObjective, make_streams
@@ -37,8 +32,9 @@ from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
 from speechssl.train.run import RunConfig, train_in_folder
 from speechssl.train.schedule import ScheduleConfig
-from speechssl.train.task import Batches, Measured, Sample, Task
+from speechssl.train.task import Batches, Task
 from speechssl.train.trainer import TrainerConfig
+from speechssl.train.vocabulary import make_vocabulary
 
 STAGE = "finetune"
 _NUM_SAMPLES = 8  # utterances of the dev set whose transcripts are kept at each evaluation
@@ -96,49 +92,6 @@ class FinetuneConfig(RunConfig):
         if start_step is not None and start_step >= self.trainer.num_steps:
             raise ValueError(f"pseudo_labels.start_step must be below trainer.num_steps, found {start_step}")
         return self
-
-
-class FinetuneModel(nn.Module):
-    """A CTC model with its loss."""
-
-    def __init__(self, ctc: CTCModel, regularization: RegularizationConfig, blank_id: int) -> None:
-        super().__init__()
-        self.ctc = ctc
-        self.num_views = regularization.num_views
-        self.consistency = regularization.consistency
-        self.blank_id = blank_id
-
-    def forward(self, batch: LabeledBatch, step: int) -> Losses:
-        """Compute the CTC loss, of several views their mean, and how far the views are apart."""
-        output = self.ctc(batch.audio.waveforms, batch.audio.lengths, batch.mask, batch.channel_mask)
-        labels = batch.labels, batch.num_frames, batch.num_labels
-        total = mean_ctc_losses(output, *labels, self.blank_id, self.num_views).sum()
-        # Beside the loss of an utterance, whose length it depends on, that of a label.
-        terms = {"ctc": Term(total, "utterances", 1.0), "loss_per_label": Term(total, "labels")}
-        if self.consistency:
-            terms["consistency"] = Term(consistency_losses(output).sum(), "utterances", self.consistency)
-        return terms
-
-    def evaluate(self, batch: LabeledBatch, vocabulary: Units, sampled: Collection[int] = ()) -> Measured:
-        """Measure the loss and the errors of the greedy path over a dev batch; tell the texts of ``sampled``."""
-        output = self.ctc(batch.audio.waveforms, batch.audio.lengths)
-        loss = ctc_losses(output, batch.labels, batch.num_frames, batch.num_labels, self.blank_id).sum()
-        rows = zip(output.log_probs.cpu(), batch.num_frames, strict=True)
-        paths = (greedy_path([row[:length]], self.blank_id) for row, length in rows)
-        hypotheses = [vocabulary.decode(token.symbol_id for token in path) for path in paths]
-        result = score(batch.texts, hypotheses)
-        errors = torch.tensor([result.words.total, result.characters.total])
-        losses = {"ctc": Term(loss, "utterances", 1.0), "wer": Term(errors[0], "words")}
-        losses["cer"] = Term(errors[1], "characters")
-        losses["nothing_said"] = Term(torch.tensor(hypotheses.count("")), "utterances")
-        lengths = {"words": result.words.reference_length, "characters": result.characters.reference_length}
-        if vocabulary.kind == "phonemes":
-            phonemes = sum_counts(count_phonemes(batch.texts, hypotheses))
-            losses["per"] = Term(torch.tensor(phonemes.total), "phonemes")
-            lengths["phonemes"] = phonemes.reference_length
-        spoken = map(Sample, batch.audio.indices, batch.texts, hypotheses)
-        samples = tuple(sample for sample in spoken if sample.utterance in sampled)
-        return Measured(losses, {**batch.counts, **lengths}, samples)
 
 
 def make_task(
@@ -287,7 +240,7 @@ def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Ma
         vocabulary = load_units(config.units)
         inputs["units"] = hashlib.sha256(config.units.read_bytes()).hexdigest()
     else:
-        vocabulary = _make_vocabulary(config.units, *manifests)
+        vocabulary = make_vocabulary(config.units, *manifests)
         if config.units != "letters":  # of which earlier runs have no note
             inputs["units"] = config.units
     if config.best_metric == "per" and vocabulary.kind != "phonemes":
@@ -319,21 +272,3 @@ def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Ma
         lambda: make_task(config, saved, vocabulary, manifests[0], manifests[1], unlabeled),
         prepare,
     )
-
-
-def _make_vocabulary(kind: Literal["letters", "phonemes"], train_manifest: Manifest, dev_manifest: Manifest) -> Units:
-    """The units of both manifests: ten minutes of labels may lack a rare one, which dev then counts as an error."""
-    for manifest in (train_manifest, dev_manifest):
-        for number, utterance in enumerate(manifest):
-            if WORD_DELIMITER in (utterance.text or ""):
-                where = manifest.where(number)
-                raise ManifestError(f"{where}: expected a text without '{WORD_DELIMITER}', found {utterance.text!r}")
-    texts = [utterance.text or "" for utterance in (*train_manifest, *dev_manifest)]
-    make = Letters.from_texts if kind == "letters" else Phonemes.from_texts
-    vocabulary = make(texts)
-    learned = make(texts[: len(train_manifest)]).symbols
-    unlearned = [symbol for symbol in vocabulary.symbols if symbol not in learned]
-    if unlearned:
-        lacking = f"{kind} that {train_manifest.path} lacks cannot be learned: {list_characters(unlearned)}"
-        warnings.warn(f"{dev_manifest.path}: {lacking}", stacklevel=3)
-    return vocabulary

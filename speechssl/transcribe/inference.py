@@ -33,6 +33,7 @@ Source = tuple[str, Callable[[], Waveform | Iterable[Waveform]]]
 """What errors call a recording, and what opens it: samples (T,) at 16 kHz, at once or in blocks."""
 Cut = Callable[[Iterable[Waveform]], Iterator[Piece]]
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _END = object()
 
@@ -276,3 +277,16 @@ def _pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor | None]:
 def _is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def make_results(
+    all_outputs: Iterable[Outputs], make: Callable[[Outputs], Result]
+) -> Iterator[Result | SpeechSSLError]:
+    """Make something of the outputs of each recording; errors, also those of reading it, take its place."""
+    for outputs in all_outputs:
+        result: Result | SpeechSSLError
+        try:
+            result = make(outputs)
+        except SpeechSSLError as error:
+            result = error
+        yield result

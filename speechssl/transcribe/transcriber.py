@@ -1,12 +1,12 @@
 """Audio in, text out: a fine-tuned model that transcribes recordings."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy.typing as npt
 import torch
@@ -19,28 +19,25 @@ from speechssl.data.audio import SAMPLE_RATE, Waveform, as_waveform
 from speechssl.data.recording import Recording
 from speechssl.data.sources import is_buffer, source_name
 from speechssl.decode.calibration import Calibration
-from speechssl.decode.greedy import PathToken, greedy_path
 from speechssl.decode.hotwords import Hotwords
-from speechssl.decode.hypotheses import Sentence
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.decode.words import Word, frame_seconds, join_words, words_of_path
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import Precision
 from speechssl.transcribe.align import Alignment, WordAligner, spell
-from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, Source
+from speechssl.transcribe.decoding import Decoding, log_probs_of, make_beam_search, sentence_frames
+from speechssl.transcribe.inference import BATCH_SECONDS, Inference, Outputs, Source, make_results
 from speechssl.transcribe.listener import make_listener
 from speechssl.transcribe.pauses import VAD, cut_at_pauses, speech_finder
 from speechssl.transcribe.stream import PartialTranscript, stream_transcripts
-from speechssl.transcribe.transcript import Stretch, Transcript
-from speechssl.transcribe.windows import WINDOW_SECONDS, cut_windows
+from speechssl.transcribe.transcript import Transcript
+from speechssl.transcribe.windows import cut_windows
 
 if TYPE_CHECKING:
     from speechssl.decode.beam_search import BeamSearch
 
 Audio = str | os.PathLike[str] | BinaryIO | npt.ArrayLike | Tensor
 Open = Callable[[], Waveform | Recording]
-Result = TypeVar("Result")
 
 
 class Transcriber:
@@ -58,10 +55,8 @@ class Transcriber:
         calibration: Calibration | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.calibration = calibration
-        self.beam_search = beam_search
-        self.hotwords = hotwords
         self.geometry = checkpoint.model.encoder.geometry
+        self.decoding = Decoding(checkpoint.vocabulary, self.geometry, beam_search, hotwords, calibration)
         self.inference = Inference(
             partial(_run, checkpoint.model),  # which can be pickled
             self.geometry,
@@ -102,17 +97,12 @@ class Transcriber:
         beam_search = None if config is None else make_beam_search(config, checkpoint)
         phrases = None
         if hotwords is not None:
-            phrases = Hotwords.read(Path(hotwords), checkpoint.vocabulary, _sentence_frames(checkpoint), language)
+            phrases = Hotwords.read(Path(hotwords), checkpoint.vocabulary, sentence_frames(checkpoint), language)
         files = checkpoint.weights_files
         calibration = (
             CalibrationFile.of(files, None if lm is None else Path(lm)).read() if files and calibrated else None
         )
         return cls(checkpoint, beam_search, precision, phrases, calibration)
-
-    def describe_decoding(self) -> str:
-        """Return how text is made, in a few words, for a table of results."""
-        decoding = self.beam_search.config.describe() if self.beam_search else "greedy"
-        return f"{decoding}, {self.hotwords.describe()}" if self.hotwords else decoding
 
     def transcribe(
         self,
@@ -192,14 +182,14 @@ class Transcriber:
         Raises:
             ConfigError: there is no such ``vad``, or its package is missing, or no language model beside ``nbest``.
         """
-        if nbest is not None and self.beam_search is None:
+        if nbest is not None and self.decoding.beam_search is None:
             raise ConfigError("nbest: expected a language model beside it, for its beam search, found none")
         if split_at_pauses:
-            cut, make = partial(cut_at_pauses, find_speech=speech_finder(vad)), self._transcript_of_pieces
+            cut, make = partial(cut_at_pauses, find_speech=speech_finder(vad)), self.decoding.transcript_of_pieces
         else:
-            cut, make = partial(cut_windows, geometry=self.geometry), self._transcript
+            cut, make = partial(cut_windows, geometry=self.geometry), self.decoding.transcript
         make_transcript = partial(make, nbest=nbest)
-        yield from _results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
+        yield from make_results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
     def align(
         self, audio: str | os.PathLike[str] | npt.ArrayLike, text: str, sample_rate: int | None = None
@@ -242,12 +232,12 @@ class Transcriber:
 
         def make_alignment(outputs: Outputs) -> Alignment:
             words, notes = spell(next(pending), units)
-            placed = list(aligner.place(_log_probs(outputs), words))
+            placed = list(aligner.place(log_probs_of(outputs), words))
             num_samples = outputs.num_samples
             return Alignment(num_samples / SAMPLE_RATE, tuple(aligner.name(placed, words, num_samples)), tuple(notes))
 
         cut = partial(cut_windows, geometry=self.geometry)
-        yield from _results(self.inference.run(_named(sources, names), cut), make_alignment)
+        yield from make_results(self.inference.run(_named(sources, names), cut), make_alignment)
 
     def log_probs_many(
         self, sources: Iterable[Open], names: Iterable[str] | None = None
@@ -263,7 +253,7 @@ class Transcriber:
         none = torch.empty(0, len(self.checkpoint.vocabulary))
         cut = partial(cut_windows, geometry=self.geometry)
         all_outputs = self.inference.run(_named(sources, names), cut)
-        yield from _results(all_outputs, lambda outputs: torch.cat([none, *_log_probs(outputs)]))
+        yield from make_results(all_outputs, lambda outputs: torch.cat([none, *log_probs_of(outputs)]))
 
     def stream(
         self, chunks: Iterable[npt.ArrayLike], sample_rate: int, step_seconds: float | None = None
@@ -284,84 +274,21 @@ class Transcriber:
         Raises:
             ConfigError: the transcriber has a language model or hot words.
         """
-        for is_there, name in ((self.beam_search, "a language model"), (self.hotwords, "hot words")):
+        for is_there, name in (
+            (self.decoding.beam_search, "a language model"),
+            (self.decoding.hotwords, "hot words"),
+        ):
             if is_there is not None:
                 raise ConfigError(f"stream: expected a transcriber without {name}, for which it takes whole sentences")
 
         listener = make_listener(self.checkpoint.model, self.inference)
         units = self.checkpoint.vocabulary
         partials = stream_transcripts(chunks, sample_rate, step_seconds, listener, units, self.geometry)
-        return (replace(partial, words=self._calibrated(partial.words)) for partial in partials)
-
-    def _transcript(self, outputs: Outputs, nbest: int | None) -> Transcript:
-        path, sentences = self._find_path(_log_probs(outputs), nbest)
-        return self._name_path(path, sentences if nbest else (), outputs.num_samples)
-
-    def _transcript_of_pieces(self, outputs: Outputs, nbest: int | None) -> Transcript:
-        words: list[Word] = []
-        stretches: list[Stretch] = []
-        for piece, [log_probs] in outputs:
-            path, sentences = self._find_path([log_probs], nbest)
-            found = self._name_path(path, sentences if nbest else (), len(piece.samples))
-            found = found.shifted(piece.start / SAMPLE_RATE)
-            words += found.words
-            stretches += found.nbest
-        seconds, is_calibrated = outputs.num_samples / SAMPLE_RATE, self.calibration is not None
-        return Transcript(join_words(words), seconds, tuple(words), is_calibrated, tuple(stretches))
-
-    def _calibrated(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
-        calibrate = self.calibration
-        return tuple(replace(word, confidence=calibrate(word.confidence)) for word in words) if calibrate else words
-
-    def _name_path(self, path: Sequence[PathToken], sentences: Sequence[Sentence], num_samples: int) -> Transcript:
-        """Return what a path says, and the texts of sentences, with times."""
-        words = self._calibrated(words_of_path(path, self.checkpoint.vocabulary, self.geometry, num_samples))
-        seconds = num_samples / SAMPLE_RATE
-        starts = [frame_seconds(sentence.first_frame, self.geometry, num_samples) for sentence in sentences[1:]]
-        ends = [0.0, *starts, seconds]
-        stretches = (
-            Stretch(start, end, sentence.hypotheses)
-            for start, end, sentence in zip(ends, ends[1:], sentences, strict=False)
-        )
-        return Transcript(join_words(words), seconds, words, self.calibration is not None, tuple(stretches))
-
-    def _find_path(self, parts: Iterable[Tensor], nbest: int | None) -> tuple[list[PathToken], list[Sentence]]:
-        """Return the path of the best text and, of a beam search, the sentences it was found in."""
-        if self.beam_search is not None:
-            sentences = list(self.beam_search.find_sentences(parts, self.hotwords, nbest or 1))
-            return self.beam_search.join_paths(sentences), sentences
-        if self.hotwords is not None:
-            return self.hotwords.find_path(parts), []
-        return greedy_path(parts, self.checkpoint.vocabulary.blank_id), []
-
-
-def make_beam_search(config: BeamSearchConfig, checkpoint: CTCCheckpoint) -> "BeamSearch":
-    """Prepare the search for a model: sentences are no longer than a window."""
-    from speechssl.decode.beam_search import BeamSearch  # here, since its alignment needs torchaudio
-
-    return BeamSearch(config, checkpoint.vocabulary, _sentence_frames(checkpoint))
-
-
-def _sentence_frames(checkpoint: CTCCheckpoint) -> int:
-    return round(WINDOW_SECONDS * SAMPLE_RATE / checkpoint.model.encoder.geometry.hop_samples)
+        return (replace(partial, words=self.decoding.calibrated(partial.words)) for partial in partials)
 
 
 def _run(model: CTCModel, waveforms: Tensor, lengths: Tensor | None) -> list[Tensor]:
     return [model(waveforms, lengths).log_probs]
-
-
-def _log_probs(outputs: Outputs) -> Iterator[Tensor]:
-    return (log_probs for _, [log_probs] in outputs)
-
-
-def _results(all_outputs: Iterable[Outputs], make: Callable[[Outputs], Result]) -> Iterator[Result | SpeechSSLError]:
-    for outputs in all_outputs:
-        result: Result | SpeechSSLError
-        try:
-            result = make(outputs)
-        except SpeechSSLError as error:
-            result = error
-        yield result
 
 
 def _named(sources: Iterable[Open], names: Iterable[str] | None) -> Iterator[Source]:

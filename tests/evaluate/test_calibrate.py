@@ -137,32 +137,32 @@ def test_the_transcript_says_whether_it_is_calibrated(model: Path, corpus: Corpu
 def test_a_language_model_has_a_calibration_of_its_own(model: Path, corpus: Corpus, lm: Path) -> None:
     dev = corpus(SAID[:-1])
     run("calibrate", model, dev, "--lm", lm)
-    assert Transcriber.load(model).calibration is None
-    found = Transcriber.load(model, lm=lm).calibration
+    assert Transcriber.load(model).decoding.calibration is None
+    found = Transcriber.load(model, lm=lm).decoding.calibration
     assert found is not None
     assert evaluate(model, dev, "--lm", lm)[0]["calibration"] == found.to_dict()
     hotwords = model / "hot.tsv"
     hotwords.write_text("eo\n")
-    assert Transcriber.load(model, lm=lm, hotwords=hotwords).calibration == found
+    assert Transcriber.load(model, lm=lm, hotwords=hotwords).decoding.calibration == found
     lm.write_text('lm = "lm.arpa"\nlm_weight = 0.7\n')
     with pytest.warns(
         UserWarning, match=r"lm\.toml\.calibration\.json: expected a calibration of weights, lm\.arpa and "
     ):
-        assert Transcriber.load(model, lm=lm).calibration is None
+        assert Transcriber.load(model, lm=lm).decoding.calibration is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lm.write_text('# a comment\nlm = "lm.arpa"\n')
-        assert Transcriber.load(model, lm=lm).calibration == found
+        assert Transcriber.load(model, lm=lm).decoding.calibration == found
     write_arpa(lm.with_suffix(".arpa"), estimate_ngrams(["e o"], 2))
     with pytest.warns(UserWarning, match="found one of others"):
-        assert Transcriber.load(model, lm=lm).calibration is None
+        assert Transcriber.load(model, lm=lm).decoding.calibration is None
 
 
 def test_other_weights_are_uncalibrated_and_copies_are_not(model_folder: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "first")
     run("calibrate", folder, corpus([("a b", "abc def")]), "--device", "cpu")
     copy = shutil.copytree(folder, tmp_path / "second")
-    found = Transcriber.load(copy, "cpu").calibration
+    found = Transcriber.load(copy, "cpu").decoding.calibration
     assert found is not None
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -171,7 +171,7 @@ def test_other_weights_are_uncalibrated_and_copies_are_not(model_folder: Path, t
     with pytest.warns(
         UserWarning, match="calibration of model.safetensors, found one of others: confidences are uncalibrated"
     ):
-        assert Transcriber.load(copy, "cpu").calibration is None
+        assert Transcriber.load(copy, "cpu").decoding.calibration is None
 
 
 def test_finished_transcripts_with_other_confidences_are_not_taken_for_these(

@@ -220,6 +220,6 @@ def test_the_calibration_of_confidences_goes_along(save: Any, encoders: Any, tmp
     ours, calibration = save(encoders["base"]), Calibration(slope=0.5, offset=-1.0, fitted_on="dev.tsv: 3 words")
     CalibrationFile.of((ours.folder / "model.safetensors",)).write(calibration)
     export_model(ours.folder, tmp_path / "out", "huggingface")
-    assert Transcriber.load(tmp_path / "out", "cpu").calibration == calibration
+    assert Transcriber.load(tmp_path / "out", "cpu").decoding.calibration == calibration
     export_model(tmp_path / "out", tmp_path / "again", "torchaudio")
     assert CalibrationFile.of((tmp_path / "again" / "model.safetensors",)).read() == calibration

@@ -19,8 +19,9 @@ from speechssl.errors import CheckpointError, ConfigError, ManifestError, Traini
 from speechssl.model.ctc import CTCModel, CTCOutput, consistency_losses, ctc_losses
 from speechssl.objective.objective import Term
 from speechssl.scoring.error_rates import score
-from speechssl.train.finetune import FinetuneConfig, FinetuneModel, finetune
+from speechssl.train.finetune import FinetuneConfig, finetune
 from speechssl.train.finetune import make_task as make
+from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.labeled import LabeledBatch
 from speechssl.train.log import MetricSums, read_log, read_samples
 from speechssl.train.parallel import Ranks

@@ -22,7 +22,7 @@ from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.spectral_contrast import SpectralContrastConfig
 from speechssl.objective.wav2vec import Wav2vecConfig
-from speechssl.train.finetune import FinetuneModel
+from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.labeled import LabeledCollate, RegularizationConfig
 from speechssl.train.pretrain import PretrainModel
 

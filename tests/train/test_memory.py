@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from speechssl.errors import TrainingError
-from speechssl.train.finetune import FinetuneModel, finetune
+from speechssl.train.finetune import finetune
+from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.log import MetricSums
 from speechssl.train.memory import explained_shortage
 from speechssl.train.pretrain import PretrainModel, pretrain

@@ -15,7 +15,8 @@ from speechssl.decode.arpa import write_arpa
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.model.ctc import CTCModel, ctc_losses
-from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.transcribe.decoding import make_beam_search
+from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
 _LETTERS = VOCABULARY.symbols[2:]

@@ -66,7 +66,7 @@ def test_they_work_beside_a_language_model(loaded, hotwords, planted_waveform, t
     assert str(Transcriber.load("m", lm=lm).transcribe(waveform, SAMPLE_RATE)) == "where in the cat"
     transcriber = Transcriber.load("m", lm=lm, hotwords=hotwords)
     assert str(transcriber.transcribe(waveform, SAMPLE_RATE)) == "where is The Cat"
-    assert transcriber.describe_decoding().startswith(
+    assert transcriber.decoding.describe().startswith(
         "beam 50, lm.arpa x 0.8, word +2, unknown -20, 2 phrases of hot.tsv"
     )
 

@@ -20,7 +20,8 @@ from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import ConfigError
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
-from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.transcribe.decoding import make_beam_search
+from speechssl.transcribe.transcriber import Transcriber
 
 _FRAME_SECONDS = FRAME / 16_000
 

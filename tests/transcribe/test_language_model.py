@@ -104,7 +104,7 @@ def test_the_likeliest_texts_have_their_scores(loaded, lm, planted_waveform) -> 
     assert len({text.text for text in stretch.texts}) == 3
     scores = [text.score for text in stretch.texts]
     assert scores == sorted(scores, reverse=True)
-    config, model = transcriber.beam_search.config, transcriber.beam_search.model
+    config, model = transcriber.decoding.beam_search.config, transcriber.decoding.beam_search.model
     for text in stretch.texts:  # what the language model says by itself, and the whole is the sum
         words = text.text.split()
         contexts = [("<s>", *words[:number]) for number in range(len(words) + 1)]

@@ -19,7 +19,8 @@ from speechssl.model.causal_transformer import CausalTransformerConfig
 from speechssl.model.ctc import CTCModel
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.feature_encoder import FeatureEncoderConfig
-from speechssl.transcribe.transcriber import Transcriber, make_beam_search
+from speechssl.transcribe.decoding import make_beam_search
+from speechssl.transcribe.transcriber import Transcriber
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
 COPIES = [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
