@@ -68,9 +68,9 @@ class _FileWriter(Writer):
         self._folder = start.folder
         for name in (LOG_FILE, SAMPLES_FILE):
             path = start.folder / name
-            kept = [line for line in read_lines(path) if line["step"] <= start.first_step]
-            write_text_file(path, "".join(map(_format_line, kept)))
-            self._files[path] = path.open("a", encoding="utf-8")
+            if path.exists():
+                kept = [line for line in read_lines(path) if line["step"] <= start.first_step]
+                write_text_file(path, "".join(map(_format_line, kept)))
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         self._append(LOG_FILE, [{"step": step, "split": split, **metrics}])
@@ -86,6 +86,8 @@ class _FileWriter(Writer):
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         path = self._folder / name
         with named_errors(path):
+            if path not in self._files:
+                self._files[path] = path.open("a", encoding="utf-8")
             self._files[path].write("".join(map(_format_line, lines)))
             self._files[path].flush()  # a killed run must find here everything up to its checkpoint
 

@@ -90,6 +90,7 @@ def test_training_speaks_on_stderr_only(folder: Path, stage: str) -> None:
         "log.jsonl",
         "run.json",
         "tensorboard",
+        *(["samples.jsonl"] if stage == "finetune" else []),
     }
 
 
