@@ -15,12 +15,9 @@ from torch.utils.flop_counter import flop_registry
 # Dense bfloat16 with sums in float32, and float32 without TF32, in TFLOP/s, from NVIDIA's data sheets; SXM where
 # nothing else is said. A GPU is the first all of whose words are in its name.
 _PEAKS: tuple[tuple[str, float | None, float], ...] = (
-    ("B300", 2250, 75),
     ("B200", 2250, 75),
     ("GH200", 989, 67),
-    ("H200 NVL", 835, 60),
     ("H200", 989, 67),
-    ("H100 NVL", 835, 60),
     ("H100 PCIe", 756, 51),
     ("H100", 989, 67),
     ("A100", 312, 19.5),
@@ -34,11 +31,10 @@ _PEAKS: tuple[tuple[str, float | None, float], ...] = (
     ("V100", None, 15.7),
     ("T4", None, 8.1),
     ("RTX A6000", 154.8, 38.7),
-    ("RTX 5090", 209.5, 104.8),
     ("RTX 4090", 165.2, 82.6),
     ("RTX 3090", 71, 35.6),
 )
-_NAMESAKES = {"MIG", "LAPTOP", "D", "TI"}  # words of other GPUs, or of a part of one
+_NAMESAKES = {"MIG", "LAPTOP", "D", "TI", "NVL"}  # words of other GPUs, or of a part of one
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
