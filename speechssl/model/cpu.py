@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels, D model dim.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -187,22 +188,24 @@ class FourierConvolution:
 
 
 @contextmanager
-def plain_convolutions(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Convolve by plain matrix products if a small model trains in float32 on a CPU.
+def small_model_training(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Train a small model in float32 on a CPU by one thread, unless OMP_NUM_THREADS is set, and plain matrix products.
 
-    oneDNN generates machine code for each new length, some milliseconds a layer, and hardly two batches have one
-    length. NNPACK, which would take its place from 16 rows on, needs sixteen times as long for the positions of a batch
-    of 20 short rows, and its threads keep PyTorch's from their work. A large model's convolutions gain more from faster
-    code than it costs.
+    Its operations are so short that threads wait for each other longer than they save. oneDNN generates machine code
+    for each new length, some milliseconds a layer, and hardly two batches have one length. NNPACK, which would take its
+    place from 16 rows on, is slower than products. A large model gains more from each than it costs.
     """
     num_weights = sum(conv.weight.numel() for conv in model.modules() if isinstance(conv, nn.Conv1d))
     if device.type != "cpu" or dtype != torch.float32 or num_weights >= _SMALL_WEIGHTS:
         yield
         return
-    before = bool(torch.backends.mkldnn.enabled)
+    has_onednn, num_threads = bool(torch.backends.mkldnn.enabled), torch.get_num_threads()
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     try:
         with torch.backends.nnpack.flags(enabled=False):
             yield
     finally:
-        torch.backends.mkldnn.enabled = before  # type: ignore[assignment]
+        torch.set_num_threads(num_threads)
+        torch.backends.mkldnn.enabled = has_onednn  # type: ignore[assignment]

@@ -1,6 +1,7 @@
 """The folder of a training run: one process at a time, and the configuration that it was started with."""
 
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -227,7 +228,7 @@ def _describe_machine(ranks: Ranks) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": device if is_gpu else f"{device}, {count(torch.get_num_threads(), 'thread')}",
+        "device": device if is_gpu else f"{device}, {count(os.cpu_count() or 1, 'core')}",
         "processes": ranks.count,
     }
 

@@ -16,7 +16,7 @@ from speechssl.checkpoint.training_state import Progress, load_progress, load_tr
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
-from speechssl.model.cpu import plain_convolutions
+from speechssl.model.cpu import small_model_training
 from speechssl.model.device import autocast, exact_float32, resolve_precision
 from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
@@ -113,7 +113,7 @@ def train(
     frozen: tuple[nn.Module, ...] | None = None
     with (
         exact_float32(dtype),
-        plain_convolutions(model, ranks.device, dtype),
+        small_model_training(model, ranks.device, dtype),
         closing(reading),
         stop_requests() as stop,
         RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,

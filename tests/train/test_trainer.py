@@ -215,21 +215,21 @@ def test_half_precision_reaches_the_model_if_asked_for(tmp_path: Path) -> None:
         train_toys(task, tmp_path / str(precision), precision=precision)
 
 
-def enabled_libraries() -> tuple[bool, bool]:
-    return bool(torch.backends.mkldnn.enabled), torch._C._get_nnpack_enabled()
+def cpu_settings() -> tuple[bool, bool, int]:
+    return bool(torch.backends.mkldnn.enabled), torch._C._get_nnpack_enabled(), torch.get_num_threads()
 
 
 class Convolving(Toy):
-    """Notes which libraries are used in its forward and backward pass."""
+    """Notes how its forward and backward pass are computed."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 1)
-        self.libraries: list[tuple[bool, bool]] = []
+        self.settings: list[tuple[bool, bool, int]] = []
 
     def forward(self, batch: TaskBatch, step: int) -> dict[str, Term]:
         def note(_: Any = None) -> None:
-            self.libraries.append(enabled_libraries())
+            self.settings.append(cpu_settings())
 
         losses = super().forward(batch, step)
         note()
@@ -238,13 +238,28 @@ class Convolving(Toy):
 
 
 @pytest.mark.parametrize(
-    ("dim", "precision", "expected"), [(8, None, False), (8, "bfloat16", True), (1024, None, True)], ids=str
+    ("dim", "precision", "threads", "expected"),
+    [
+        (8, None, None, (False, False, 1)),
+        (8, None, "2", (False, False, 2)),
+        (8, "bfloat16", None, (True, True, 2)),
+        (1024, None, None, (True, True, 2)),
+    ],
+    ids=str,
 )
-def test_only_small_models_that_train_in_float32_convolve_by_plain_products(
-    dim: int, precision: Any, expected: bool, tmp_path: Path
+def test_only_small_models_that_train_in_float32_do_so_by_one_thread_and_plain_products(
+    dim: int, precision: Any, threads: str | None, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = Toys()
-    task.model = Convolving(dim)
-    train_toys(task, tmp_path, num_steps=1, precision=precision)
-    assert task.model.libraries == [(expected, expected)] * 2
-    assert enabled_libraries() == (True, True)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        task = Toys()
+        task.model = Convolving(dim)
+        train_toys(task, tmp_path, num_steps=1, precision=precision)
+        assert task.model.settings == [expected] * 2
+        assert cpu_settings() == (True, True, 2)
+    finally:
+        torch.set_num_threads(before)
