@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.options import Language
+from speechssl.commands.options import Language, NormalizeTexts
 from speechssl.errors import LanguageModelError
 from speechssl.terminal import exit_on_error, print_status
 
@@ -41,14 +41,7 @@ def ngram(
             "suits it.",
         ),
     ] = False,
-    normalize: Annotated[
-        bool,
-        typer.Option(
-            "--normalize",
-            help="Reduce texts to lower-case words without punctuation, as recipes/own_data does with labels; those "
-            "with digits are left out.",
-        ),
-    ] = False,
+    normalize: NormalizeTexts = False,
     language: Language = None,
 ) -> None:
     """Estimate an n-gram language model from texts, for --lm.

@@ -98,3 +98,12 @@ RunFolder = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; TOML syntax.")
 ]
+
+NormalizeTexts = Annotated[
+    bool,
+    typer.Option(
+        "--normalize",
+        help="Reduce texts to lower-case words without punctuation, as recipes/own_data does with labels; those "
+        "with digits are left out.",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speechssl.commands.options import Language
+from speechssl.commands.options import Language, NormalizeTexts
 from speechssl.terminal import exit_on_error, print_status
 
 
@@ -23,14 +23,7 @@ def units(
     size: Annotated[
         int | None, typer.Option(min=3, metavar="N", help="How many pieces, CTC's blank among them. Default: 500.")
     ] = None,
-    normalize: Annotated[
-        bool,
-        typer.Option(
-            "--normalize",
-            help="Reduce texts to lower-case words without punctuation, as recipes/own_data does with labels; those "
-            "with digits are left out.",
-        ),
-    ] = False,
+    normalize: NormalizeTexts = False,
     language: Language = None,
 ) -> None:
     """Choose what the outputs of a model stand for, for `units = FILE` in fine-tuning.
