@@ -43,6 +43,17 @@ NUM_DEV = 2  # utterances to evaluate on, which is not measured
 NUM_COUNTED = 4  # updates whose FLOPs are counted, and with which the peak of memory is measured
 
 
+# `speechssl`, and then the KiB of memory that it had at most. Not getrusage, in which a process begins with the peak of
+# the one that starts it.
+PEAK_PROGRAM = """
+import re
+from pathlib import Path
+from speechssl.__main__ import app
+app(standalone_mode=False)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
 class Measured:
     """A run of an objective that goes on by a few updates at a time."""
 
@@ -117,15 +128,14 @@ def measure(name: str, reference: Measured, out: Path, work: Path, num_turns: in
 def peak_memory(run: Measured, folder: Path) -> float:
     """Return the MiB that a process of its own takes to begin a run."""
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "speechssl", "pretrain", *run.settings, "--output", str(folder)]
+    command = [sys.executable, "-c", PEAK_PROGRAM, "pretrain", *run.settings, "--output", str(folder)]
     command += set_all(f"trainer.num_steps={NUM_COUNTED}")
-    with (folder.parent / "memory.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    log = folder.parent / "memory.log"
+    with log.open("w") as errors:
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, check=False)
     if process.returncode:
-        raise ConfigError(f"{run.name}: its pretraining failed; see {folder.parent / 'memory.log'}")
-    return usage.ru_maxrss / 2**10  # Linux counts KiB
+        raise ConfigError(f"{run.name}: its pretraining failed; see {log}")
+    return int(process.stdout) / 2**10
 
 
 def main() -> None:
