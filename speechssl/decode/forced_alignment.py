@@ -17,10 +17,15 @@ def align(log_probs: Tensor, labels: Sequence[int], blank_id: int, first_frame: 
         blank_id: CTC's blank.
         first_frame: The number of the first row.
     """
+    return join_repeats(*align_frames(log_probs, labels, blank_id), blank_id, first_frame)
+
+
+def align_frames(log_probs: Tensor, labels: Sequence[int], blank_id: int) -> tuple[list[float], list[int]]:
+    """Return what each of the S frames shows on the path of `align`: its log probability, and the symbol."""
     if not labels:
-        return []
+        return log_probs[:, blank_id].tolist(), [blank_id] * len(log_probs)
     from torchaudio.functional import forced_align  # greedy decoding runs where torchaudio cannot be imported
 
     targets = torch.tensor([list(labels)], dtype=torch.int32)
     path, scores = forced_align(log_probs[None], targets, blank=blank_id)
-    return join_repeats(scores[0].tolist(), path[0].tolist(), blank_id, first_frame)
+    return scores[0].tolist(), path[0].tolist()

@@ -62,12 +62,12 @@ class PrefixScorer:
         words, is_delimiter = self.words, symbol == self._delimiter_id
         if self.lexicon.is_of_letters and not (is_delimiter and prefix.parent is None):
             return words.between, *self._after(prefix, self.lexicon.unit_words[symbol])
-        context, score = self._with_word(prefix)
+        context, score = self.with_word(prefix)
         if is_delimiter:
             return words.between, context, score
         return words.begun.longer.get(symbol) or words.grow(words.begun, symbol), context, score
 
-    def _with_word(self, prefix: Prefix) -> tuple[Ngram, float]:
+    def with_word(self, prefix: Prefix) -> tuple[Ngram, float]:
         """Return the context after the word under way, if there is one, and the score with it."""
         if prefix.beginning.word is None:
             return prefix.context, prefix.score
@@ -91,5 +91,5 @@ class PrefixScorer:
         if self.lexicon.is_of_letters and prefix.parent is not None and prefix.symbol != self._delimiter_id:
             context, score = self._after(prefix, WORD_DELIMITER)  # which ends texts of letters, heard or not
         else:
-            context, score = self._with_word(prefix)
+            context, score = self.with_word(prefix)
         return score + self._config.lm_weight * self._model.score(context, END)
