@@ -19,7 +19,7 @@ from speechssl.train.health import WARNINGS_FILE
 from speechssl.train.log import read_log, read_samples
 from speechssl.train.pretrain import STAGE as PRETRAIN
 from speechssl.train.pretrain import PretrainConfig
-from speechssl.train.run import RunConfig, read_record
+from speechssl.train.record import RunConfig, read_record
 from speechssl.train.throughput import SPEED
 from speechssl.train.writers import RUN_FILE
 
