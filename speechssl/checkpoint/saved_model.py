@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import AliasChoices, Field
@@ -14,6 +14,7 @@ from speechssl import __version__
 from speechssl.checkpoint.foreign import Names, listed, to_ours
 from speechssl.config import Config
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.manifest import Manifest
 from speechssl.data.units import Units
 from speechssl.errors import CheckpointError
 from speechssl.files import digest_files
@@ -31,6 +32,11 @@ class TrainingData(Config):
     license: str = Field(validation_alias=AliasChoices("license", "licence"))  # the latter of earlier versions
     hours: float | None  # None of what others trained
     labeled: bool = Field(validation_alias=AliasChoices("labeled", "labelled"))  # the latter of earlier versions
+
+    @classmethod
+    def of(cls, stage: str, license_: str, manifest: Manifest, *, labeled: bool) -> Self:
+        """Describe the utterances of a manifest, all of them."""
+        return cls(stage=stage, license=license_, hours=float(manifest.seconds.sum()) / 3600, labeled=labeled)
 
 
 class ModelDescription(Config):

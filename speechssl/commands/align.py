@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from speechssl.commands.options import Device, InferencePrecision, Language
-from speechssl.commands.transcribe import Model, Quiet
+from speechssl.commands.transcription_options import Model, Quiet
 from speechssl.terminal import exit_on_error, print_error
 
 

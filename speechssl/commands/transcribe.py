@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -20,6 +21,26 @@ from speechssl.commands.options import (
     Version,
     WordsOnly,
     make_app,
+)
+from speechssl.commands.transcription_options import (
+    BatchSeconds,
+    Beside,
+    Channel,
+    End,
+    Formats,
+    Letters,
+    Live,
+    Model,
+    NBest,
+    OutputDir,
+    Overwrite,
+    Quiet,
+    RawRate,
+    Reference,
+    SpeechDetection,
+    SplitAtPauses,
+    Start,
+    Words,
 )
 from speechssl.terminal import exit_on_error
 from speechssl.transcribe.formats import Format
@@ -41,19 +62,6 @@ transcribe-audio --help lists all options.
 """
 
 
-def parse_time(text: str | float) -> float:
-    """Turn seconds, mm:ss or hh:mm:ss, with or without a fraction, into seconds."""
-    parts = str(text).split(":")
-    try:
-        numbers = [*map(float, parts)]
-    except ValueError:
-        numbers = []
-    is_time = 1 <= len(numbers) <= 3 and all(part.isdecimal() for part in parts[:-1])
-    if not is_time or not 0 <= numbers[-1] <= 1e9 or (len(numbers) > 1 and max(numbers[1:]) >= 60):
-        raise typer.BadParameter(f"expected seconds, mm:ss or hh:mm:ss, found {text!r}")
-    return sum((number * 60.0**place for place, number in enumerate(reversed(numbers))), 0.0)
-
-
 class _Command(TyperCommand):
     """A command that shows examples if it is given nothing."""
 
@@ -63,111 +71,6 @@ class _Command(TyperCommand):
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
-
-Model = Annotated[
-    Path,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        envvar="SPEECHSSL_MODEL",
-        help="A fine-tuned model: a model folder (ours or Hugging Face's), a run folder, or a name on the Hugging Face "
-        "Hub.",
-    ),
-]
-Formats = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format",
-        metavar="|".join([*Format, "all"]),
-        help="Several with commas, or the option several times. txt (default): a line of text a file, after its name "
-        "and a tab if there are several files. json: a line with an object a file, with segments and words. srt, vtt: "
-        "subtitles. tsv: start and end in milliseconds, and text. html: a page to hear and correct it on, and in a "
-        "folder with several index.html, the least certain first.",
-    ),
-]
-OutputDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Write files named as the recordings, atomically, instead of printing. Files that were made from the same "
-        "recordings with the same model and options are kept, so an interrupted run can be resumed.",
-    ),
-]
-Beside = Annotated[
-    bool, typer.Option("--beside", help="Like --output-dir, but beside each recording, in its own folder.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that already exist.")]
-Words = Annotated[bool, typer.Option("--words", help="In srt, vtt and tsv, each word by itself.")]
-Letters = Annotated[
-    bool, typer.Option("--letters", help="In json, the letters of each word too, with times and confidences.")
-]
-NBest = Annotated[
-    int | None,
-    typer.Option(
-        "--nbest",
-        min=1,
-        metavar="N",
-        help="In json, the N likeliest texts of the search with --lm too, with their scores.",
-    ),
-]
-Channel = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Use this channel, counted from 1. Default: their mean.")
-]
-Start = Annotated[
-    float | None,
-    typer.Option(parser=parse_time, metavar="TIME", help="Start here in each file: seconds, mm:ss or hh:mm:ss."),
-]
-End = Annotated[float | None, typer.Option(parser=parse_time, metavar="TIME", help="Stop here in each file.")]
-RawRate = Annotated[
-    int | None,
-    typer.Option(
-        min=100,
-        max=1_000_000,
-        metavar="HZ",
-        help="Standard input holds no file but samples of this rate: 16 bits, little-endian, mono, as `arecord -t raw "
-        "-f S16_LE` writes them.",
-    ),
-]
-Live = Annotated[
-    bool,
-    typer.Option(
-        "--live",
-        help="Transcribe standard input while it is recorded: `arecord -t raw -f S16_LE -r 16000 -c 1 | "
-        "transcribe-audio --live --raw-rate 16000 -`. Words are printed as soon as they are final, a line ended by "
-        "each pause; a terminal also shows what may follow them. Ctrl-C ends it as the end of the input does.",
-    ),
-]
-SplitAtPauses = Annotated[
-    bool,
-    typer.Option(
-        "--split-at-pauses",
-        help="Process each piece between two pauses by itself, which suits models trained on short utterances.",
-    ),
-]
-SpeechDetection = Annotated[
-    Literal["energy", "silero"],
-    typer.Option(
-        help="What tells speech from the pauses. energy: what is not quiet. silero: voices, also in noise and music "
-        "(pip install 'speechssl[vad]').",
-    ),
-]
-Reference = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE|DIR",
-        help="What is really said: a manifest with texts, any other labels that recipes/own_data takes, or a folder of "
-        ".txt files named as the recordings. Word and character error rates with 95 % intervals go to stderr, over all "
-        "recordings that have a text; an empty one says that nothing is said.",
-    ),
-]
-BatchSeconds = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS",
-        help="Audio in a batch, padding included. Longer recordings are processed a minute at a time.",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print neither progress nor the summary.")]
 
 LIVE_OPTIONS = ("files", "--live", "--model", "--raw-rate", "--device", "--precision", "--language", "--quiet")
 
@@ -210,29 +113,7 @@ def transcribe(
     stderr counts files and seconds; the real-time factor is the time taken over the length of the audio.
     """
     formats = _parse_formats(output_format or ["txt"])
-    stop = math.inf if end is None else end
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if (source := context.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
-    ]
-    not_live = " nor ".join(option for option in given if option not in LIVE_OPTIONS)
-    for is_wrong, option, expected in (
-        (live and not (raw_rate and files == ["-"]), "--live", "expected --raw-rate and -, standard input, beside it"),
-        (live and not_live, "--live", f"expected no {not_live} beside it"),
-        (output_dir is None and not beside and len(formats) > 1, "--format", "several formats need --output-dir"),
-        (output_dir is not None and beside, "--beside", "expected no --output-dir beside it"),
-        (letters and Format.JSON not in formats, "--letters", "expected --format json beside it"),
-        (nbest and (lm is None or Format.JSON not in formats), "--nbest", "expected --lm and --format json beside it"),
-        (raw_rate and "-" not in files, "--raw-rate", "expected - among the files, standard input"),
-        (not 0 <= (start or 0) < stop, "--start, --end", "expected an end after the start"),
-        (not batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
-        (reference and not start is end is None, "--reference", "expected neither --start nor --end beside it"),
-        (vad != "energy" and not split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
-        (normalize and not reference, "--normalize", "expected --reference beside it"),
-    ):
-        if is_wrong:
-            raise typer.BadParameter(expected, param_hint=option)
+    _check_options(context, formats)
     with exit_on_error():
         # Loaded here, so that --help and mistakes on the command line are answered immediately.
         from speechssl.transcribe.inputs import find_inputs
@@ -244,31 +125,20 @@ def transcribe(
             assert raw_rate
             transcribe_live(load, raw_rate, quiet)
             return
-        options: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad}
         inputs, failures = find_inputs(files, channel, start, end)
-        writer: Writer
+        detection: dict[str, Any] = {"split_at_pauses": split_at_pauses, "vad": vad}
         if output_dir is None and not beside:
-            writer = Printer(formats[0], words, letters, is_named=[file.path for file in inputs[:1]] != files)
+            writer: Writer = Printer(formats[0], words, letters, is_named=[file.path for file in inputs[:1]] != files)
         else:
-            part = {
-                "channel": channel,
-                "start": start,
-                "end": end,
-                "words": words,
-                **({"letters": True} if letters else {}),
-                **({"nbest": nbest} if nbest else {}),
-            }
-            settings = describe_settings(model, lm, hotwords, precision=precision, language=language, **options, **part)
-            whole: dict[str, Any] = {
-                "formats": formats,
-                "words": words,
-                "letters": letters,
-                "overwrite": overwrite,
-                "settings": settings,
-            }
-            writer = OutputFolder(output_dir, **whole) if output_dir is not None else BesideRecordings(**whole)
-        options |= {"batch_seconds": batch_seconds, "nbest": nbest}
+            span = {"channel": channel, "start": start, "end": end}
+            shown = {"words": words, **({"letters": True} if letters else {}), **({"nbest": nbest} if nbest else {})}
+            settings = describe_settings(
+                model, lm, hotwords, precision=precision, language=language, **detection, **span, **shown
+            )
+            place = BesideRecordings if output_dir is None else partial(OutputFolder, output_dir)
+            writer = place(formats=formats, words=words, letters=letters, overwrite=overwrite, settings=settings)
         scoring = {"words_only": normalize, "language": language}
+        options = {**detection, "batch_seconds": batch_seconds, "nbest": nbest}
         if not transcribe_files(inputs, failures, writer, load, reference, quiet, scoring, raw_rate, **options):
             sys.exit(1)
 
@@ -296,6 +166,40 @@ def _load(
     # With references it is the language of the texts as well, and need not be a choice of the model.
     language = language_for(model, language) if is_scored else language
     return Transcriber.load(model, device, lm, precision, language, hotwords)
+
+
+def _check_options(context: typer.Context, formats: Sequence[Format]) -> None:
+    """Refuse options that do not fit each other."""
+    given = SimpleNamespace(**context.params)
+    span = given.start or 0, math.inf if given.end is None else given.end
+    is_printed, is_whole = given.output_dir is None and not given.beside, given.start is given.end is None
+    names = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
+    ]
+    not_live = " nor ".join(name for name in names if name not in LIVE_OPTIONS)
+    is_stdin, json = [*given.files] == ["-"], Format.JSON in formats
+    for is_wrong, option, expected in (
+        (
+            given.live and not (given.raw_rate and is_stdin),
+            "--live",
+            "expected --raw-rate and -, standard input, beside it",
+        ),
+        (given.live and not_live, "--live", f"expected no {not_live} beside it"),
+        (is_printed and len(formats) > 1, "--format", "several formats need --output-dir"),
+        (given.output_dir is not None and given.beside, "--beside", "expected no --output-dir beside it"),
+        (given.letters and not json, "--letters", "expected --format json beside it"),
+        (given.nbest and (given.lm is None or not json), "--nbest", "expected --lm and --format json beside it"),
+        (given.raw_rate and "-" not in given.files, "--raw-rate", "expected - among the files, standard input"),
+        (not 0 <= span[0] < span[1], "--start, --end", "expected an end after the start"),
+        (not given.batch_seconds > 0, "--batch-seconds", "expected more than 0 seconds"),
+        (given.reference and not is_whole, "--reference", "expected neither --start nor --end beside it"),
+        (given.vad != "energy" and not given.split_at_pauses, "--vad", "expected --split-at-pauses beside it"),
+        (given.normalize and not given.reference, "--normalize", "expected --reference beside it"),
+    ):
+        if is_wrong:
+            raise typer.BadParameter(expected, param_hint=option)
 
 
 def _parse_formats(values: Sequence[str]) -> list[Format]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from speechssl.checkpoint.reader import language_for
 from speechssl.checkpoint.saved_model import CTCCheckpoint
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.decode.settings import BeamSearchConfig
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.evaluate.confidences import rate_words
@@ -23,6 +23,7 @@ from speechssl.scoring.bootstrap import Interval, bootstrap_interval
 from speechssl.scoring.error_rates import (
     Confusion,
     ErrorCounts,
+    UtteranceScore,
     describe_normalization,
     normalize_for_scoring,
     score,
@@ -90,16 +91,8 @@ def evaluate_model(
     if folds_timit and not has_phonemes:
         raise ConfigError(f"--timit: expected a model of phonemes, found {transcriber.checkpoint.vocabulary.kind}")
     references = read_references(manifest)
-    transcribed = [Transcript("", 0.0)] * len(manifest)
-    order = longest_first(manifest)
     started = time.perf_counter()
-    transcripts = transcriber.transcribe_many(utterance_readers(manifest, order), names=map(manifest.where, order))
-    with progress(str(manifest.path), len(manifest)) as advance:
-        for index, transcript in zip(order, transcripts, strict=True):
-            if isinstance(transcript, SpeechSSLError):
-                raise transcript
-            transcribed[index] = transcript
-            advance()
+    transcribed = _transcribe(transcriber, manifest)
     seconds = time.perf_counter() - started
     hypotheses = [transcript.text for transcript in transcribed]
     languages = [utterance.language or language for utterance in manifest]
@@ -133,20 +126,7 @@ def evaluate_model(
         characters=found.characters,
         word_confusions=found.word_confusions[:_NUM_CONFUSIONS],
         character_confusions=found.character_confusions[:_NUM_CONFUSIONS],
-        utterances=tuple(
-            {
-                "path": str(utterance.path),
-                "start": utterance.start,
-                "num_samples": utterance.num_samples,
-                "speaker": utterance.speaker,
-                **asdict(scored),
-                "word_confidences": utterance_confidences,
-                "words_right": utterance_is_right,
-            }
-            for utterance, scored, utterance_confidences, utterance_is_right in zip(
-                manifest, found.utterances, confidences, is_right, strict=True
-            )
-        ),
+        utterances=tuple(map(_describe_utterance, manifest, found.utterances, confidences, is_right)),
         confidences="uncalibrated" if calibration is None else "calibrated",
         calibration=None if calibration is None else calibration.to_dict(),
         reliability=measure_reliability(confidences, is_right, speakers),
@@ -154,6 +134,27 @@ def evaluate_model(
         per=None if phonemes is None else bootstrap_interval(phonemes, speakers),
         phonemes=None if phonemes is None else sum_counts(phonemes),
     )
+
+
+def _transcribe(transcriber: Transcriber, manifest: Manifest) -> list[Transcript]:
+    """Transcribe every utterance, or raise the error of one that cannot be read."""
+    transcribed = [Transcript("", 0.0)] * len(manifest)
+    order = longest_first(manifest)
+    transcripts = transcriber.transcribe_many(utterance_readers(manifest, order), names=map(manifest.where, order))
+    with progress(str(manifest.path), len(manifest)) as advance:
+        for index, transcript in zip(order, transcripts, strict=True):
+            if isinstance(transcript, SpeechSSLError):
+                raise transcript
+            transcribed[index] = transcript
+            advance()
+    return transcribed
+
+
+def _describe_utterance(
+    utterance: Utterance, scored: UtteranceScore, confidences: list[float], is_right: list[float]
+) -> dict[str, Any]:
+    where = {name: getattr(utterance, name) for name in ("path", "start", "num_samples", "speaker")}
+    return {**where, **asdict(scored), "word_confidences": confidences, "words_right": is_right}
 
 
 def evaluate_manifests(

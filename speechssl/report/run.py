@@ -19,9 +19,10 @@ from speechssl.train.health import WARNINGS_FILE
 from speechssl.train.log import read_log, read_samples
 from speechssl.train.pretrain import STAGE as PRETRAIN
 from speechssl.train.pretrain import PretrainConfig
-from speechssl.train.run import RunConfig, read_record
+from speechssl.train.record import RunConfig, read_record
 from speechssl.train.throughput import SPEED
-from speechssl.train.writers import RUN_FILE
+from speechssl.train.unreadable import UNREADABLE_FILE
+from speechssl.train.writers import RUN_FILE, read_lines
 
 _CONFIGS: dict[str, type[RunConfig]] = {PRETRAIN: PretrainConfig, FINETUNE: FinetuneConfig}
 
@@ -71,6 +72,11 @@ class Run:
         """The lines of its warnings, oldest first."""
         file = self.folder / WARNINGS_FILE
         return [_parse(line, file) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    @cached_property
+    def unreadable(self) -> list[dict[str, Any]]:
+        """The utterances that could not be read, whose place others took, in the order in which they were found."""
+        return read_lines(self.folder / UNREADABLE_FILE)
 
     @cached_property
     def samples(self) -> list[dict[str, Any]]:

@@ -15,9 +15,12 @@ from speechssl.errors import ManifestError
 from speechssl.report.markup import table
 from speechssl.report.run import Run
 from speechssl.report.svg import histogram
+from speechssl.terminal import count
+from speechssl.train.unreadable import UNREADABLE_FILE
 
 _SPLITS = ("train", "dev", "unlabeled")
 _NUM_BARS = 24
+_MOST_UNREADABLE = 5  # that are named
 _NOT_SHOWN = ("data.train", "data.dev", "data.unlabeled")  # they stand among the data
 
 
@@ -33,7 +36,7 @@ class Split:
 
 
 def describe_data(runs: Sequence[Run]) -> str:
-    """Return the manifests of all runs with their sizes, and the lengths of what was trained on."""
+    """Return the manifests of all runs with their sizes, the unreadable, and the lengths of what was trained on."""
     splits = list(_splits(runs))
     rows, pictures = [], []
     for split in splits:
@@ -52,7 +55,26 @@ def describe_data(runs: Sequence[Run]) -> str:
                 pictures.append(_draw_lengths(split))
         rows.append([split.name, where, *cells, escape(", ".join(split.runs))])
     head = ["split", "manifest", "hours", "utterances", "seconds each", "speakers", "runs"]
-    return table(head, rows, (2, 3, 5)) + f"<div class=charts>{''.join(pictures)}</div>"
+    unreadable = "".join(_describe_unreadable(run, splits) for run in runs if run.unreadable)
+    return table(head, rows, (2, 3, 5)) + unreadable + f"<div class=charts>{''.join(pictures)}</div>"
+
+
+def _describe_unreadable(run: Run, splits: Sequence[Split]) -> str:
+    """Say how many utterances of a run could not be read, and name the first with their causes."""
+    number, manifests = (
+        len(run.unreadable),
+        [split.manifest for split in splits if split.name != "dev" and run.name in split.runs],
+    )
+    total = sum(len(manifest) for manifest in manifests if manifest is not None)
+    share = "" if None in manifests else f" of {total:,} ({number / total:.1%})"
+    named = [
+        f"<code>{escape(line['where'])}</code>: {escape(line['problem'])}" for line in run.unreadable[:_MOST_UNREADABLE]
+    ]
+    if number > _MOST_UNREADABLE:
+        file = escape(str(run.folder / UNREADABLE_FILE))
+        named.append(f"{number - _MOST_UNREADABLE:,} more, which <code>{file}</code> names")
+    said = f"{count(number, 'utterance')}{share} could not be read; others took the place of:"
+    return f"<p>{escape(run.name)}: {said}</p><ul>{''.join(f'<li>{item}</li>' for item in named)}</ul>"
 
 
 def _splits(runs: Sequence[Run]) -> Iterator[Split]:

@@ -30,7 +30,8 @@ from speechssl.train.labeled import LabeledBatch, LabeledCollate, Regularization
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pseudo_labels import STREAM, PseudoLabels, PseudoLabelsConfig, make_stream
-from speechssl.train.run import RunConfig, train_in_folder
+from speechssl.train.record import RunConfig
+from speechssl.train.run import train_in_folder
 from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Batches, Task
 from speechssl.train.trainer import TrainerConfig
@@ -38,6 +39,7 @@ from speechssl.train.vocabulary import make_vocabulary
 
 STAGE = "finetune"
 _NUM_SAMPLES = 8  # utterances of the dev set whose transcripts are kept at each evaluation
+_OF_ANY_LENGTH = {"min_seconds": 0.0, "max_seconds": float(2**31)}
 
 
 class FinetuneDataConfig(DataConfig):
@@ -103,47 +105,22 @@ def make_task(
     unlabeled_manifest: Manifest | None = None,
 ) -> Task[Any]:
     """Make the task of fine-tuning the encoder of a saved model, or a fresh one."""
-    encoder = config.encoder if saved is None else saved.description.encoder
-    assert encoder is not None
-    ctc = CTCModel(config.regularization.apply(encoder), len(vocabulary))
-    if saved is not None and config.keep_head:
-        ctc.load_state_dict(saved.ctc("cpu").model.state_dict())
-    elif saved is not None:
-        ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
+    ctc = _make_model(config, saved, len(vocabulary))
     labeled = FinetuneModel(ctc, config.regularization, vocabulary.blank_id)
-    everything = BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31))
 
     def batches_of(
-        manifest: Manifest, batches: BatchConfig, regularization: RegularizationConfig | None, microbatches: int
+        manifest: Manifest, batches: BatchConfig, regularization: RegularizationConfig | None, microbatches: int = 1
     ) -> Batches[LabeledBatch]:
-        mask_dim = ctc.encoder.config.mask_dim
-        collate = LabeledCollate(ctc.encoder.geometry, mask_dim, vocabulary, regularization, config.seed)
-        return Batches.of_manifest(
-            manifest,
-            batches,
-            collate,
-            config.data.num_workers,
-            config.seed,
-            crop=False,
-            microbatches=microbatches,
-        )
-
-    def frozen(step: int) -> tuple[nn.Module, ...]:
-        """The head alone learns at first, then the encoder too, less its convolutions if they are frozen."""
-        if step < config.head_only_steps:
-            return (ctc.encoder,)
-        own = (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
-        return (*own, *(module for part in parts for module in part.frozen(ctc, step)))
-
-    def data_of(manifest: Manifest, *, labeled: bool) -> TrainingData:
-        hours = float(manifest.seconds.sum()) / 3600
-        return TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=labeled)
+        """Put utterances together; without regularization as they are."""
+        workers, seed, encoder = config.data.num_workers, config.seed, ctc.encoder
+        collate = LabeledCollate(encoder.geometry, encoder.config.mask_dim, vocabulary, regularization, seed)
+        return Batches.of_manifest(manifest, batches, collate, workers, seed, crop=False, microbatches=microbatches)
 
     def write_model(step: int, folder: Path) -> None:
         data = () if saved is None else saved.description.training_data
-        data += (data_of(train_manifest, labeled=True),)
+        data += (TrainingData.of(STAGE, config.data.license, train_manifest, labeled=True),)
         if unlabeled_manifest is not None:
-            data += (data_of(unlabeled_manifest, labeled=False),)
+            data += (TrainingData.of(STAGE, config.data.license, unlabeled_manifest, labeled=False),)
         description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=data)
         save_model(folder, description, ctc.state_dict(), vocabulary)
 
@@ -154,37 +131,59 @@ def make_task(
         parts, streams = _make_parts(config, ctc, vocabulary, train, unlabeled_manifest)
         model, train = JointModel(labeled, parts), JointBatches(**vars(train), others=streams)
 
-    agreement = length_agreement(train_manifest)
-    with_text = [number for number, utterance in enumerate(dev_manifest) if utterance.text]
-    num_samples = min(_NUM_SAMPLES, len(with_text))
-    sampled = [with_text[part * len(with_text) // num_samples] for part in range(num_samples)]
-
     def after_update(step: int, all_reduce: AllReduce) -> None:
         for part in parts:
             part.after_update(ctc, step, all_reduce)
 
+    of_parts = [name for part in parts for name in part.shown_metrics]
+    of_phonemes = ["per"] if vocabulary.kind == "phonemes" else []
+    agreement = length_agreement(train_manifest)
+    sampled = _spread_out(dev_manifest)
     return Task(
         stage=STAGE,
         model=model,
         saved_module=ctc,
         train=train,
-        dev=batches_of(dev_manifest, everything, None, 1),
+        dev=batches_of(dev_manifest, BatchConfig(seconds=config.batches.seconds, **_OF_ANY_LENGTH), None),
         evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),
         best_metric=config.best_metric,
-        shown_metrics=(
-            "loss",
-            "loss_per_label",
-            *(name for part in parts for name in part.shown_metrics),
-            *(("per",) if vocabulary.kind == "phonemes" else ()),
-            "wer",
-            "cer",
-        ),
-        frozen=frozen,
+        shown_metrics=("loss", "loss_per_label", *of_parts, *of_phonemes, "wer", "cer"),
+        frozen=partial(_frozen, config, ctc, parts),
         after_update=after_update,
         write_model=write_model,
         limits=(*(limit for part in parts for limit in part.limits), BLANK, SHIFTED),
         facts={} if agreement is None else {"length_agreement": agreement},
     )
+
+
+def _make_model(config: FinetuneConfig, saved: SavedModel | None, num_units: int) -> CTCModel:
+    ctc = CTCModel(config.regularization.apply(_encoder(config, saved)), num_units)
+    if saved is not None and config.keep_head:
+        ctc.load_state_dict(saved.ctc("cpu").model.state_dict())
+    elif saved is not None:
+        ctc.encoder.load_state_dict(saved.encoder("cpu").state_dict())
+    return ctc
+
+
+def _encoder(config: FinetuneConfig, saved: SavedModel | None) -> EncoderConfig:
+    encoder = config.encoder if saved is None else saved.description.encoder
+    assert encoder is not None, "the configuration has one of the two"
+    return encoder
+
+
+def _spread_out(manifest: Manifest) -> list[int]:
+    """Return the numbers of a few utterances with text, spread over a manifest."""
+    with_text = [number for number, utterance in enumerate(manifest) if utterance.text]
+    num_samples = min(_NUM_SAMPLES, len(with_text))
+    return [with_text[part * len(with_text) // num_samples] for part in range(num_samples)]
+
+
+def _frozen(config: FinetuneConfig, ctc: CTCModel, parts: Sequence[Part], step: int) -> tuple[nn.Module, ...]:
+    """Let the head alone learn at first, then the encoder too, less its convolutions if they are frozen."""
+    if step < config.head_only_steps:
+        return (ctc.encoder,)
+    own = (ctc.encoder.feature_encoder,) if config.feature_encoder_is_frozen else ()
+    return (*own, *(module for part in parts for module in part.frozen(ctc, step)))
 
 
 def _make_parts(
@@ -228,28 +227,16 @@ def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Ma
     if config.init is not None:
         saved = read_model(config.init, config.language)
         inputs["init"] = saved.digest
-    encoder = config.encoder if saved is None else saved.description.encoder
-    assert encoder is not None, "the configuration has one of the two"
-    geometry = encoder.feature_encoder.geometry
-    vocabulary: Units | None
-    if saved is not None and config.keep_head:
-        vocabulary = saved.vocabulary
-        if vocabulary is None:
-            raise ConfigError(f"keep_head: expected a fine-tuned model with a vocabulary, found none in {config.init}")
-    elif isinstance(config.units, Path):
-        vocabulary = load_units(config.units)
+    vocabulary = _find_vocabulary(config, saved, manifests)
+    if isinstance(config.units, Path):
         inputs["units"] = hashlib.sha256(config.units.read_bytes()).hexdigest()
-    else:
-        vocabulary = make_vocabulary(config.units, *manifests)
-        if config.units != "letters":  # of which earlier runs have no note
-            inputs["units"] = config.units
-    if config.best_metric == "per" and vocabulary.kind != "phonemes":
-        raise ConfigError(f"best_metric: expected wer or cer for {vocabulary.kind}, found per, that of phonemes")
-
+    elif config.units != "letters":  # of which earlier runs have no note
+        inputs["units"] = config.units
     unlabeled = None
     if config.data.unlabeled is not None:
         unlabeled = ranks.share(partial(read_manifest, config.data.unlabeled))
         inputs["unlabeled"] = unlabeled.digest
+    geometry = _encoder(config, saved).feature_encoder.geometry
 
     def find_problems() -> Sequence[Problem]:
         needs = [
@@ -272,3 +259,18 @@ def _finetune(config: FinetuneConfig, folder: Path, ranks: Ranks, *manifests: Ma
         lambda: make_task(config, saved, vocabulary, manifests[0], manifests[1], unlabeled),
         prepare,
     )
+
+
+def _find_vocabulary(config: FinetuneConfig, saved: SavedModel | None, manifests: Sequence[Manifest]) -> Units:
+    vocabulary: Units | None
+    if saved is not None and config.keep_head:
+        vocabulary = saved.vocabulary
+        if vocabulary is None:
+            raise ConfigError(f"keep_head: expected a fine-tuned model with a vocabulary, found none in {config.init}")
+    elif isinstance(config.units, Path):
+        vocabulary = load_units(config.units)
+    else:
+        vocabulary = make_vocabulary(config.units, *manifests)
+    if config.best_metric == "per" and vocabulary.kind != "phonemes":
+        raise ConfigError(f"best_metric: expected wer or cer for {vocabulary.kind}, found per, that of phonemes")
+    return vocabulary

@@ -28,7 +28,8 @@ from speechssl.objective.objective import AllReduce, Losses, Objective, Objectiv
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks, joined_ranks
-from speechssl.train.run import RunConfig, train_in_folder
+from speechssl.train.record import RunConfig
+from speechssl.train.run import train_in_folder
 from speechssl.train.task import Batches, Measured, Task
 
 STAGE = "pretrain"
@@ -117,21 +118,14 @@ def make_task(
     train_collate: Callable[[list[Example]], TaskBatch] = collate
     if config.mixing is not None:
         train_collate = MixingCollate(collate, config.mixing, config.mixing.read_noise(), config.seed)
-    train, dev = (
-        Batches.of_manifest(
-            manifest,
-            config.batches,
-            of_split,
-            config.data.num_workers,
-            config.seed,
-            crop=True,
-            microbatches=microbatches,
+
+    def batches_of(
+        manifest: Manifest, collate: Callable[[list[Example]], TaskBatch], microbatches: int = 1
+    ) -> Batches[TaskBatch]:
+        workers, seed = config.data.num_workers, config.seed
+        return Batches.of_manifest(
+            manifest, config.batches, collate, workers, seed, crop=True, microbatches=microbatches
         )
-        for manifest, of_split, microbatches in (
-            (train_manifest, train_collate, config.trainer.microbatches),
-            (dev_manifest, collate, 1),
-        )
-    )
 
     def evaluate(batch: TaskBatch, step: int) -> Measured:
         return Measured(model(batch, step), batch.counts)
@@ -140,8 +134,8 @@ def make_task(
         model.objective.after_update(model.encoder, step, all_reduce)
 
     def write_model(step: int, folder: Path) -> None:
-        hours = float(train_manifest.seconds.sum()) / 3600
-        data = TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=False)
+        """Write the weights that a model folder holds: not those of teachers."""
+        data = TrainingData.of(STAGE, config.data.license, train_manifest, labeled=False)
         description = ModelDescription(
             kind="pretrained",
             step=step,
@@ -155,8 +149,8 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=model,
-        train=train,
-        dev=dev,
+        train=batches_of(train_manifest, train_collate, config.trainer.microbatches),
+        dev=batches_of(dev_manifest, collate),
         evaluate=evaluate,
         best_metric=config.objective.best_metric,
         shown_metrics=config.objective.shown_metrics,

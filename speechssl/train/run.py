@@ -1,76 +1,33 @@
 """The folder of a training run: one process at a time, and the configuration that it was started with."""
 
-import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from speechssl import __version__
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import Progress, find_progress, load_progress, repair_links
-from speechssl.config import Config, differences
-from speechssl.data.batches import DataConfig
 from speechssl.data.check import Problem
-from speechssl.data.sampler import BatchConfig, BatchSampler
+from speechssl.data.sampler import BatchSampler
 from speechssl.errors import TrainingError
-from speechssl.files import exclusive_lock, write_text_file
+from speechssl.files import exclusive_lock
 from speechssl.objective.teacher import split_weights
-from speechssl.terminal import count, print_status
+from speechssl.terminal import print_status
 from speechssl.train.health import RollBackError, add_warning, read_warnings
 from speechssl.train.memory import explained_shortage
-from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
-from speechssl.train.schedule import Course, LearningRate, ScheduleConfig
+from speechssl.train.record import RunConfig, describe_machine, find_changes, read_record, write_record
+from speechssl.train.schedule import Course, LearningRate
 from speechssl.train.task import Task
-from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.trainer import train
 from speechssl.train.writers import RUN_FILE
-
-FREE_SETTINGS = {
-    "trainer.num_steps",  # upwards, or to what is done
-    "schedule.on_extend",  # the course of the learning rate is noted when it is decided
-    "trainer.log_steps",
-    "trainer.evaluate_steps",
-    "trainer.checkpoint_steps",
-    "trainer.keep_last",
-    "trainer.device",
-    "trainer.on_warning",
-    "trainer.max_unreadable",
-    "trainer.writers",
-    "data.num_workers",
-    "data.train",  # the path: the content is compared instead
-    "data.dev",
-    "mixing.noise",
-    "data.unlabeled",
-    "init",
-    "units",
-    "objective.check_from_step",  # a run that has come further was healthy enough
-    "objective.targets.model",
-    "objective.targets.clusters",
-}
-"""What may differ between the parts of one run: what does not change its result, and the length."""
 
 _MOST_LISTED = 20
 _MOST_ROLL_BACKS = 3
-
-
-class RunConfig(Config):
-    """What every training run is told; the defaults are those of wav2vec 2.0 base's pretraining."""
-
-    seed: int = Field(0, ge=0, lt=2**63)  # of initialization, order, crops, masks and noise
-    data: DataConfig
-    batches: BatchConfig = BatchConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    trainer: TrainerConfig = TrainerConfig()
 
 
 def train_in_folder(
@@ -176,7 +133,7 @@ def _begin_or_resume(
     if progress.step:
         old, course = read_record(file, type(config))
         parts = [part for part in old.pop("parts", []) if part["step"] < progress.step]  # those that led here
-        changes = _changes(old, record, progress.step)
+        changes = find_changes(old, record, progress.step)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
             raise TrainingError(
@@ -194,8 +151,8 @@ def _begin_or_resume(
             return progress, course
         if num_steps > course.num_steps:
             course = _extend(folder, config, course, progress.step)
-    record |= {"course": course.to_dict(), "parts": [*parts, {"step": progress.step, **_describe_machine(ranks)}]}
-    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
+    record["parts"] = [*parts, {"step": progress.step, **describe_machine(ranks)}]
+    write_record(file, record, course)
     return progress, course
 
 
@@ -211,26 +168,9 @@ def _roll_back(folder: Path, kind: type[RunConfig], problem: str) -> None:
     if not step or len(course.roll_backs) == _MOST_ROLL_BACKS:
         why = f"it has gone back {_MOST_ROLL_BACKS} times" if step else "it has no checkpoint to go back to"
         raise TrainingError(f"{problem} ({why})")
-    course = course.model_copy(update={"roll_backs": (*course.roll_backs, step)})
-    record["course"] = course.to_dict()
-    write_text_file(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n", durable=True)
+    write_record(file, record, course.model_copy(update={"roll_backs": (*course.roll_backs, step)}))
     message = f"went back to this step with half the learning rate, because of {problem}"
     add_warning(folder, read_warnings(folder, step), step, "roll_back", message)
-
-
-def _describe_machine(ranks: Ranks) -> dict[str, Any]:
-    """When, with which versions and on what a part of a run is trained."""
-    is_gpu = ranks.device.type == "cuda"
-    device = torch.cuda.get_device_name(ranks.device) if is_gpu else ranks.device.type
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "speechssl": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": device if is_gpu else f"{device}, {count(os.cpu_count() or 1, 'core')}",
-        "processes": ranks.count,
-    }
 
 
 def _extend(folder: Path, config: RunConfig, course: Course, step: int) -> Course:
@@ -251,29 +191,6 @@ def _extend(folder: Path, config: RunConfig, course: Course, step: int) -> Cours
         )
     print_status(f"{folder}: extended from {course.num_steps} to {num_steps} updates: the learning rate {what}")
     return extended
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any], step: int) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ although they may not, as (old, new)."""
-    found = differences(old, new)
-    found = {name.removeprefix("config."): change for name, change in found.items()}
-    before, now = found.get("trainer.num_steps", (0, 0))
-    free = FREE_SETTINGS - {"trainer.num_steps"} if step < now < before else FREE_SETTINGS
-    return {name: change for name, change in found.items() if name not in free}
-
-
-def read_record(file: Path, kind: type[RunConfig]) -> tuple[dict[str, Any], Course]:
-    """What a run was started with; settings that an earlier version wrote have today's names and defaults."""
-    try:
-        record: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        settings = record["config"]
-        settings["trainer"].pop("reference", None)
-        num_steps = settings["trainer"]["num_steps"]
-        course = record.pop("course", {"length": num_steps, "num_steps": num_steps})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
-    record["config"] = kind.from_dict(settings, str(file)).to_dict()
-    return record, Course.from_dict(course, str(file))
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -17,7 +17,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from speechssl.checkpoint.saved_model import CTCCheckpoint
-from speechssl.commands.transcribe import app, parse_time
+from speechssl.commands.transcribe import app
+from speechssl.commands.transcription_options import parse_time
 from speechssl.transcribe.formats import Format
 from speechssl.transcribe.inputs import find_inputs
 from speechssl.transcribe.job import transcribe_files

@@ -16,7 +16,7 @@ from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.rng import keyed_generator
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.pretrain import PretrainConfig
-from speechssl.train.run import RunConfig
+from speechssl.train.record import RunConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = ["data.train=none", "data.dev=none", "data.license=none"]

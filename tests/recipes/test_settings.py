@@ -172,6 +172,10 @@ def test_a_language_model_learns_from_train_is_tuned_on_dev_and_scored_on_test(r
     assert ran.one("ngram") == [texts, *options, "--output", model]
     tuned = [finetuned, str(data / "dev.tsv"), "--lm", model, "--output", settings, "--trials", "7"]
     assert ran.one("tune-lm") == tuned
+    calibrated = [finetuned, str(data / "dev.tsv")]
+    assert ran.all_of("calibrate") == [calibrated, [*calibrated, "--lm", settings]]
+    order = [call[call.index("speechssl") + 1] for call in ran.calls if "speechssl" in call]
+    assert order[-5:] == ["ngram", "tune-lm", "calibrate", "calibrate", "evaluate"]
     scored = [finetuned, str(data / "test.tsv")]
     assert ran.all_of("evaluate") == [
         [*scored, "--output", f"{finetuned}/scores.json"],
@@ -353,6 +357,7 @@ def test_each_round_labels_everything_and_starts_from_the_pretrained_encoder(
     for folder in runs:
         assert [call for call in ran.all_of("ngram") if call[0] == manifests[labeled] and folder in call[-1]]
         assert [folder, manifests["dev"]] in [call[:2] for call in ran.all_of("tune-lm")]
+        assert [folder, manifests["dev"]] in ran.all_of("calibrate")
         assert [call[:2] for call in ran.all_of("evaluate")].count([folder, manifests["test"]]) == 2
     assert len(ran.all_of("tune-lm")) == 3  # of which the first may be of the stage before
     again = run(recipe, "--set", "trainer.num_steps=7", **{**settings, "TO": "self_train"}, ROUNDS="2", TRIALS="7")

@@ -107,6 +107,14 @@ def test_a_report_is_whole(tmp_path: Path) -> None:
         assert report.exists() == (status != "137")
 
 
+def test_a_model_that_says_no_word_stays_uncalibrated(tmp_path: Path) -> None:
+    program = "speechssl=(bash -c 'exit $STATUS'); calibrate run dev.tsv; echo next"
+    note = "note: these confidences stay uncalibrated\n"
+    for status, code, out, said in (("0", 0, "next\n", ""), ("1", 0, "next\n", note), ("130", 130, "", "")):
+        result = run_stages(tmp_path, program, STATUS=status)
+        assert (result.returncode, result.stdout, result.stderr) == (code, out, said)
+
+
 SAVES = """trap 'echo saved; exit 75' TERM; echo ready; while :; do sleep 0.05; done"""
 
 

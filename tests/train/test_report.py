@@ -13,6 +13,7 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.config import default_values, differences
+from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.evaluate.evaluate import evaluate_manifests
 from speechssl.report.page import write_report
@@ -166,6 +167,35 @@ def test_a_changed_or_missing_manifest_is_said(runs: list[Path], tmp_path: Path)
         (run / "run.json").write_text(json.dumps(record), "utf-8")
         write_report([run], tmp_path / "report.html")
         assert said in Page(tmp_path / "report.html").text
+
+
+def test_a_page_tells_what_could_not_be_read(runs: list[Path], corpus: Any, tmp_path: Path) -> None:
+    copies = []
+    for name, number in (("many", 7), ("one", 1), ("none", 0)):
+        copies.append(tmp_path / name)
+        copies[-1].mkdir()
+        for file in ("run.json", "log.jsonl"):
+            (copies[-1] / file).write_bytes((runs[0] / file).read_bytes())
+        lines = [{"step": 2, "where": f"train.tsv:{row}", "problem": f"cause {row} <b>"} for row in range(number)]
+        (copies[-1] / "unreadable.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    write_report(copies, tmp_path / "report.html")
+    content = (tmp_path / "report.html").read_text("utf-8")
+    data = re.findall(r"<section id=data>.*?</section>", content, re.DOTALL)[0]
+    text = Page(tmp_path / "report.html").text
+    total = len(read_manifest(corpus.train))
+    assert f"many: 7 utterances of {total} ({7 / total:.1%}) could not be read" in text
+    assert f"one: 1 utterance of {total} ({1 / total:.1%}) could not be read" in text
+    assert "none: 0" not in text
+    assert re.findall(r"<code>train.tsv:(\d)</code>: cause (\d) &lt;b&gt;", data) == [
+        *((str(row), str(row)) for row in range(5)),
+        ("0", "0"),
+    ]
+    assert f"2 more, which {copies[0] / 'unreadable.jsonl'} names" in text
+    record = json.loads((copies[1] / "run.json").read_text("utf-8"))
+    record["inputs"]["train"] = "0" * 64  # the manifest has changed since
+    (copies[1] / "run.json").write_text(json.dumps(record), "utf-8")
+    write_report(copies[1:2], tmp_path / "report.html")
+    assert "one: 1 utterance could not be read" in Page(tmp_path / "report.html").text
 
 
 def test_folders_without_a_run_are_refused_in_one_line(
