@@ -1,6 +1,5 @@
 """Prefix beam search: the likeliest texts of a CTC model and a language model of words together."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -18,8 +17,9 @@ from speechssl.decode.greedy import PathToken
 from speechssl.decode.hotwords import Hotwords
 from speechssl.decode.hypotheses import Hypothesis, Sentence
 from speechssl.decode.kenlm_model import KenlmModel, is_kenlm
+from speechssl.decode.lattice import Lattice, make_lattice
 from speechssl.decode.ngram import UNKNOWN, LanguageModel
-from speechssl.decode.prefix import IMPOSSIBLE, Prefix
+from speechssl.decode.prefix import IMPOSSIBLE, Prefix, log_add
 from speechssl.decode.prefix_scorer import PrefixScorer
 from speechssl.decode.sentences import cut_sentences
 from speechssl.decode.settings import BeamSearchConfig
@@ -29,6 +29,8 @@ from speechssl.errors import AudioError
 Step = tuple[float, Prefix, int | None, float, float, float]
 """What may become of a prefix at a frame: its rank; the prefix, or the one before a new symbol, and that symbol; the
 log probabilities of the paths that end in a blank, of those that do not, and of all."""
+
+_LATTICE_NATS = 15.0  # texts whose scores are lower than the best one's by more say nothing: exp(-15) is 3e-7
 
 
 class BeamSearch:
@@ -63,15 +65,21 @@ class BeamSearch:
         return self.join_paths(self.find_sentences(parts, hotwords))
 
     def find_sentences(
-        self, parts: Iterable[Tensor], hotwords: Hotwords | None = None, num_texts: int = 1
+        self,
+        parts: Iterable[Tensor],
+        hotwords: Hotwords | None = None,
+        num_texts: int = 1,
+        *,
+        with_lattices: bool = False,
     ) -> Iterator[Sentence]:
         """Yield what is found in a recording, which is cut at pauses if it is long, up to ``num_texts`` texts each.
 
-        The (S, V) log probabilities come in parts. Where hot words could be said, texts with them are tried too.
+        The (S, V) log probabilities come in parts. Where hot words could be said, texts with them are tried too. With
+        lattices, the tokens know the posterior probabilities of their words.
         """
         first_frame = 0
         for log_probs in cut_sentences(parts, self.units, self.sentence_frames):
-            yield self._find_sentence(log_probs, first_frame, hotwords, num_texts)
+            yield self._find_sentence(log_probs, first_frame, hotwords, num_texts, with_lattices)
             first_frame += len(log_probs)
 
     def join_paths(self, sentences: Iterable[Sentence]) -> list[PathToken]:
@@ -84,7 +92,7 @@ class BeamSearch:
         return path
 
     def _find_sentence(
-        self, log_probs: Tensor, first_frame: int, hotwords: Hotwords | None, num_texts: int
+        self, log_probs: Tensor, first_frame: int, hotwords: Hotwords | None, num_texts: int, with_lattice: bool
     ) -> Sentence:
         if log_probs.isnan().any():
             raise AudioError("expected probabilities of the model, found NaN")
@@ -104,8 +112,14 @@ class BeamSearch:
         if spots:
             of_tokens = best.spots(self.units.delimiter_id)
             path = [replace(token, spot=spot) for token, spot in zip(path, of_tokens, strict=True)]
+        lattice: Lattice | None = None
+        if with_lattice:
+            lowest = ranked[0][0].score - _LATTICE_NATS
+            likely = [prefix for hypothesis, prefix in ranked if hypothesis.score >= lowest]
+            lattice, posteriors = make_lattice(likely, self._scorer, self.units, log_probs, first_frame)
+            path = [replace(token, posterior=posterior) for token, posterior in zip(path, posteriors, strict=True)]
         hypotheses = tuple(hypothesis for hypothesis, _ in ranked[:num_texts])
-        return Sentence(first_frame, first_frame + len(log_probs), hypotheses, path)
+        return Sentence(first_frame, first_frame + len(log_probs), hypotheses, path, lattice)
 
     def _search(self, log_probs: Tensor, spots: Sequence[Spot]) -> list[Prefix]:
         """Return the prefixes that are left at the end."""
@@ -178,8 +192,8 @@ class BeamSearch:
                 # No text has two delimiters in a row.
                 staying = (total if symbol == delimiter else prefix.repeat) + score
                 if staying != IMPOSSIBLE:
-                    repeat = staying if repeat == IMPOSSIBLE else _log_add(staying, repeat)
-                total = repeat if blank == IMPOSSIBLE else _log_add(blank, repeat)
+                    repeat = staying if repeat == IMPOSSIBLE else log_add(staying, repeat)
+                total = repeat if blank == IMPOSSIBLE else log_add(blank, repeat)
                 steps.append((total + prefix.rank, prefix, None, blank, repeat, total))
             elif blank_score != IMPOSSIBLE:
                 steps.append((blank + prefix.rank, prefix, None, blank, IMPOSSIBLE, blank))
@@ -252,7 +266,7 @@ class BeamSearch:
                 ((self._scorer.finished_score(prefix), prefix) for prefix in prefixes),
                 key=lambda found: (found[0], found[1].total),
             )
-            acoustic = reduce(_log_add, (prefix.total for prefix in prefixes))
+            acoustic = reduce(log_add, (prefix.total for prefix in prefixes))
             ranked.append((Hypothesis(text, acoustic, score), best))
         return sorted(ranked, key=lambda found: found[0].score, reverse=True)
 
@@ -264,9 +278,3 @@ def _tried(log_probs: Tensor, min_log_prob: float) -> Iterator[dict[int, float]]
     found = zip(is_tried.nonzero()[:, 1].tolist(), log_probs[is_tried].tolist(), strict=True)
     for number in is_tried.sum(dim=1).tolist():
         yield dict(islice(found, number))
-
-
-def _log_add(first: float, second: float) -> float:
-    if first < second:
-        first, second = second, first
-    return first if second == IMPOSSIBLE else first + math.log1p(math.exp(second - first))

@@ -1,7 +1,9 @@
-"""From the confidence of a word to the probability that it is right: two numbers, fitted on texts that are known."""
+"""From the confidence of a word to the probability that it is right: numbers fitted on texts that are known."""
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -16,28 +18,39 @@ Array = npt.NDArray[np.float64]
 
 
 class Calibration(Config):
-    """A straight line in the log odds (Platt, 1999): ``slope`` x log odds of the confidence + ``offset``.
+    """A straight line in log odds (Platt, 1999): ``slope`` x those of the confidence + ``offset``.
 
     The confidence of a word is what the model says of a letter, the geometric mean; a word needs all of its letters. So
     it is too high for a model that spells badly, and a temperature, which is a slope alone, cannot mend that: it leaves
-    0.5 where it is. No slope is below 0, so the order of confidences stays.
+    0.5 where it is. Of a search with a language model, ``posterior_slope`` x the log odds of the word's posterior
+    probability in the lattice is added: how the word does beside those that could stand there instead. No slope is
+    below 0, so the order of confidences stays where nothing else differs.
     """
 
     slope: float = Field(ge=0)
+    posterior_slope: float = Field(0.0, ge=0)
     offset: float
     fitted_on: str = ""  # in a few words
 
-    def __call__(self, confidence: float) -> float:
+    def __call__(self, confidence: float, posterior: float | None = None) -> float:
         """Return the calibrated confidence, from 0 to 1."""
         odds = self.slope * _log_odds(confidence) + self.offset
+        if posterior is not None:
+            odds += self.posterior_slope * _log_odds(posterior)
         return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
 
     def describe(self) -> str:
         """Return it in a few words."""
-        return f"slope {self.slope:.2f}, offset {self.offset:+.2f}"
+        of_posterior = f", of posteriors {self.posterior_slope:.2f}" if self.posterior_slope else ""
+        return f"slope {self.slope:.2f}{of_posterior}, offset {self.offset:+.2f}"
 
 
-def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool], fitted_on: str = "") -> Calibration:
+def fit_calibration(
+    confidences: Sequence[float],
+    is_right: Sequence[bool],
+    fitted_on: str = "",
+    posteriors: Sequence[float] | None = None,
+) -> Calibration:
     """Find the line under which the words are likeliest to be right and wrong as they are.
 
     Instead of 1 and 0 the targets are (R + 1) / (R + 2) and 1 / (W + 2) for R right and W wrong words, as Platt has
@@ -47,14 +60,22 @@ def fit_calibration(confidences: Sequence[float], is_right: Sequence[bool], fitt
         confidences: Of at least one word, not calibrated.
         is_right: Whether each is right.
         fitted_on: Which words these are.
+        posteriors: Those of a search with a language model.
     """
-    odds = np.array([_log_odds(confidence) for confidence in confidences])
+    columns = [np.array([_log_odds(value) for value in values]) for values in (confidences, posteriors or [])]
     right = np.array(is_right, np.bool_)
     targets = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
-    slope, offset = _newton(np.stack([odds, np.ones_like(odds)], axis=1), targets)
-    if slope < 0:  # the loss is convex, so that the best line without a lower one is flat
-        slope, [offset] = 0.0, _newton(np.ones((len(odds), 1)), targets)
-    return Calibration(slope=float(slope), offset=float(offset), fitted_on=fitted_on)
+    # The loss is convex: where a slope would be below 0, the best line has it at 0 or another one.
+    used = [number for number, column in enumerate(columns) if len(column)]
+    fits = []
+    for chosen in (subset for size in range(len(used) + 1) for subset in combinations(used, size)):
+        inputs = np.stack([*(columns[number] for number in chosen), np.ones(len(right))], axis=1)
+        weights = _newton(inputs, targets)
+        if (weights[:-1] >= 0).all():
+            slopes = dict(zip(chosen, weights[:-1].tolist(), strict=True))
+            fits.append((_loss(inputs @ weights, targets), slopes, float(weights[-1])))
+    _, slopes, offset = min(fits, key=itemgetter(0))
+    return Calibration(slope=slopes.get(0, 0.0), posterior_slope=slopes.get(1, 0.0), offset=offset, fitted_on=fitted_on)
 
 
 def _newton(inputs: Array, targets: Array) -> Array:

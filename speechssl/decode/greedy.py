@@ -18,6 +18,7 @@ class PathToken:
     last_frame: int
     log_prob: float  # the mean over the run
     spot: Spot | None = None  # the hot phrase of which it is a letter
+    posterior: float | None = None  # the probability of its word in the lattice of a search, if there is one
 
 
 def greedy_path(parts: Iterable[Tensor], blank_id: int) -> list[PathToken]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from speechssl.decode.greedy import PathToken
+from speechssl.decode.lattice import Lattice
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,4 @@ class Sentence:
     stop_frame: int
     hypotheses: tuple[Hypothesis, ...]
     path: list[PathToken]  # of the best
+    lattice: Lattice | None = None  # if it was asked for

@@ -37,14 +37,18 @@ class Prefix:
         self.spot: Spot | None = None
         self.blank = self.repeat = self.total = IMPOSSIBLE
 
-    def labels(self) -> list[int]:
-        """Return its symbols, from the first on."""
-        labels = []
+    def chain(self) -> list["Prefix"]:
+        """Return the prefixes that it grew from, from the one of its first symbol to itself."""
+        found = []
         prefix = self
         while prefix.parent is not None:
-            labels.append(prefix.symbol)
+            found.append(prefix)
             prefix = prefix.parent
-        return labels[::-1]
+        return found[::-1]
+
+    def labels(self) -> list[int]:
+        """Return its symbols, from the first on."""
+        return [prefix.symbol for prefix in self.chain()]
 
     def spots(self, delimiter_id: int | None) -> list[Spot | None]:
         """Return which hot phrase each symbol is a letter of, from the first on."""
@@ -65,3 +69,10 @@ class Prefix:
         while prefix.parent is not None and not prefix.children and prefix not in kept:
             prefix.parent.children.pop(prefix.symbol, None)
             prefix = prefix.parent
+
+
+def log_add(first: float, second: float) -> float:
+    """Return the logarithm of the sum of two probabilities."""
+    if first < second:
+        first, second = second, first
+    return first if second == IMPOSSIBLE else first + math.log1p(math.exp(second - first))

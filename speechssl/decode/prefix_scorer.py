@@ -1,5 +1,6 @@
 """How prefixes grow: their words, and what a language model says of them."""
 
+from collections.abc import Sequence
 from copy import copy
 
 from speechssl.data.units import WORD_DELIMITER, Units
@@ -7,6 +8,7 @@ from speechssl.decode.lexicon import Beginning, Lexicon, WordTree
 from speechssl.decode.ngram import END, START, UNKNOWN, LanguageModel, Ngram
 from speechssl.decode.prefix import Prefix
 from speechssl.decode.settings import BeamSearchConfig
+from speechssl.decode.words import has_no_spaces
 
 _MOST_SCORED = 100_000  # words after others whose scores are kept
 
@@ -22,7 +24,7 @@ class PrefixScorer:
 
     def __init__(self, model: LanguageModel, units: Units, config: BeamSearchConfig) -> None:
         self.lexicon = Lexicon(model, units, config.lm)
-        self._model, self._delimiter_id, self._blank_id = model, units.delimiter_id, units.blank_id
+        self._model, self._units, self._delimiter_id, self._blank_id = model, units, units.delimiter_id, units.blank_id
         self.ends = [
             self.lexicon.is_of_letters or begins or unit == units.delimiter_id
             for unit, begins in enumerate(self.lexicon.begins)
@@ -85,6 +87,16 @@ class PrefixScorer:
         context, log_prob = self._scored[key]
         score = prefix.score + config.lm_weight * log_prob + config.word_score
         return context, score + config.unknown_score if word == UNKNOWN else score
+
+    def word_starts(self, labels: Sequence[int]) -> list[bool]:
+        """Tell which symbols begin a word; in scripts without spaces, with a model of letters, each letter does."""
+        starts = self._units.word_starts(labels)
+        if self.lexicon.is_of_letters:
+            alone = [any(map(has_no_spaces, self._units.decode([label]))) for label in labels]
+            starts = [
+                start or one or before for start, one, before in zip(starts, alone, [False, *alone], strict=False)
+            ]
+        return starts
 
     def finished_score(self, prefix: Prefix) -> float:
         """Return the score of the words of a text that ends here."""

@@ -43,9 +43,12 @@ class Word:
     text: str
     start: float  # in seconds, as the end; never before the end of the previous word
     end: float
-    confidence: float  # from 0 to 1: the geometric mean of the probabilities of its symbols, or `Calibration` of that
+    confidence: (
+        float  # from 0 to 1: the geometric mean of the probabilities of its symbols, or what `Calibration` makes of it
+    )
     is_joined: bool = False  # to the word before it, without a space
     letters: tuple[Letter, ...] = field(default=(), compare=False, repr=False)
+    posterior: float | None = field(default=None, compare=False)  # in the lattice of a search, if one was made
 
     def to_dict(self, letters: bool = False) -> dict[str, Any]:
         """Return the word as plain JSON types, times to the millisecond; "joined" only if it is."""
@@ -88,7 +91,9 @@ def words_of_path(
             start, end = of_word[0].start, of_word[-1].end
             # Letters of one unit, and marks that follow theirs, share frames.
             start = max(start, words[-1].end) if is_joined else start
-            words.append(Word(part, start, max(start, end), min(confidence, 1.0), is_joined, of_word))
+            words.append(
+                Word(part, start, max(start, end), min(confidence, 1.0), is_joined, of_word, of_part[0].posterior)
+            )
     return tuple(words)
 
 
@@ -116,7 +121,7 @@ def letters_of_path(
 def _divided(text: str, letters: Sequence[PathToken], units: Units) -> Iterator[tuple[str, Sequence[PathToken], bool]]:
     """Divide a word where its script has no spaces: yield parts, their units, whether they are joined to the last."""
     of_character: list[PathToken] = []
-    if any(map(_has_no_spaces, text)):
+    if any(map(has_no_spaces, text)):
         of_character = [letter for letter in letters for _ in units.decode([letter.symbol_id])]
     if len(of_character) != len(text):
         yield text, letters, False
@@ -127,18 +132,18 @@ def _divided(text: str, letters: Sequence[PathToken], units: Units) -> Iterator[
         stop = first + len(cluster)
         following = clusters[number + 1] if number + 1 < len(clusters) else ""
         # Words of other scripts stay whole.
-        if not following or _has_no_spaces(cluster[0]) or _has_no_spaces(following[0]):
+        if not following or has_no_spaces(cluster[0]) or has_no_spaces(following[0]):
             yield text[begin:stop], of_character[begin:stop], begin > 0
             begin = stop
         first = stop
 
 
-def _has_no_spaces(character: str) -> bool:
+def has_no_spaces(character: str) -> bool:
     """Return whether a character is of a script that is written without spaces between words."""
     return unicodedata.name(character, "").partition(" ")[0] in _SCRIPTS_WITHOUT_SPACES
 
 
-def frame_seconds(frame: int, geometry: FrameGeometry, num_samples: int) -> float:
+def frame_seconds(frame: float, geometry: FrameGeometry, num_samples: int) -> float:
     """Return where the hop of a frame begins, which is where that of the frame before it ends."""
     sample = frame * geometry.hop_samples + (geometry.receptive_field_samples - geometry.hop_samples) / 2
     return min(max(sample, 0), num_samples) / SAMPLE_RATE

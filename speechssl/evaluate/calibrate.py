@@ -37,16 +37,16 @@ def calibrate_model(
     """
     transcriber = Transcriber.load(model, device, lm, precision, language_for(model, language), calibrated=False)
     evaluation = evaluate_model(transcriber, read_manifest(path), words_only=words_only, language=language)
-    confidences, is_right = (
-        [utterance[name] for utterance in evaluation.utterances] for name in ("word_confidences", "words_right")
-    )
-    flat, flat_right = list(chain(*confidences)), list(chain(*is_right))
+    names = "word_confidences", "words_right", "word_posteriors"
+    confidences, is_right, posteriors = ([found[name] for found in evaluation.utterances] for name in names)
+    flat, flat_right, flat_posteriors = (list(chain(*values)) for values in (confidences, is_right, posteriors))
     if not flat:
         raise ManifestError(f"{path}: expected speech in which the model hears words, found none")
-    calibration = fit_calibration(flat, flat_right, f"{path.name}: {count(len(flat), 'word')}")
+    fitted_on = f"{path.name}: {count(len(flat), 'word')}"
+    calibration = fit_calibration(flat, flat_right, fitted_on, None if lm is None else flat_posteriors)
     file = CalibrationFile.of(transcriber.checkpoint.weights_files, lm)
     file.write(calibration)
-    after = [[calibration(confidence) for confidence in utterance] for utterance in confidences]
+    after = [list(map(calibration, *words)) for words in zip(confidences, posteriors, strict=True)]
     speakers = [utterance["speaker"] for utterance in evaluation.utterances]
     print_status(
         f"calibrate: {path}: {count(len(flat), 'word')}, {100 * sum(flat_right) / len(flat):.1f} % right, "

@@ -11,8 +11,8 @@ def rate_words(
     normalize: Callable[[str], str],
     word_matches: Sequence[bool],
     character_matches: Sequence[bool],
-) -> list[tuple[float, bool]]:
-    """Return the confidence of each word of an utterance, and whether it is right.
+) -> list[tuple[Word, bool]]:
+    """Return each word of an utterance, and whether it is right.
 
     A word is right if the alignment of words has the same one in the reference; where words are joined, in scripts
     without spaces, if that of characters has all of its characters. What is no word after normalization is left out.
@@ -23,7 +23,7 @@ def rate_words(
         word_matches, character_matches: Of its normalized text, as `Score` has them.
     """
     starts = [position for position, word in enumerate(words) if not word.is_joined or position == 0]
-    rated: list[tuple[float, bool]] = []
+    rated: list[tuple[Word, bool]] = []
     first_word = first_character = 0
     for start, stop in pairwise([*starts, len(words)]):
         group = words[start:stop]
@@ -37,7 +37,7 @@ def rate_words(
             right = [all(character_matches[first:end]) for first, end in pairwise(borders)]
         else:
             right = [all(word_matches[first_word:stop_word])] * len(group)
-        rated += [(word.confidence, is_right) for word, is_right in zip(group, right, strict=True)]
+        rated += zip(group, right, strict=True)
         first_word = stop_word
         first_character += len(text) + 1  # with the space behind it
     assert first_word == len(word_matches)

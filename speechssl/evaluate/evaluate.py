@@ -14,6 +14,7 @@ from speechssl.checkpoint.reader import language_for
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.decode.settings import BeamSearchConfig
+from speechssl.decode.words import Word
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.evaluate.confidences import rate_words
 from speechssl.evaluate.utterances import longest_first, read_references, utterance_readers
@@ -105,7 +106,8 @@ def evaluate_model(
             transcribed, languages, found.word_matches, found.character_matches, strict=True
         )
     ]
-    confidences, is_right = ([[word[place] for word in words] for words in rated] for place in (0, 1))
+    confidences = [[word.confidence for word, _ in words] for words in rated]
+    is_right = [[right for _, right in words] for words in rated]
     calibration = transcriber.decoding.calibration
     search = transcriber.decoding.beam_search.config if transcriber.decoding.beam_search else None
     return Evaluation(
@@ -126,7 +128,7 @@ def evaluate_model(
         characters=found.characters,
         word_confusions=found.word_confusions[:_NUM_CONFUSIONS],
         character_confusions=found.character_confusions[:_NUM_CONFUSIONS],
-        utterances=tuple(map(_describe_utterance, manifest, found.utterances, confidences, is_right)),
+        utterances=tuple(map(_describe_utterance, manifest, found.utterances, rated)),
         confidences="uncalibrated" if calibration is None else "calibrated",
         calibration=None if calibration is None else calibration.to_dict(),
         reliability=measure_reliability(confidences, is_right, speakers),
@@ -151,10 +153,15 @@ def _transcribe(transcriber: Transcriber, manifest: Manifest) -> list[Transcript
 
 
 def _describe_utterance(
-    utterance: Utterance, scored: UtteranceScore, confidences: list[float], is_right: list[float]
+    utterance: Utterance, scored: UtteranceScore, rated: Sequence[tuple[Word, bool]]
 ) -> dict[str, Any]:
     where = {name: getattr(utterance, name) for name in ("path", "start", "num_samples", "speaker")}
-    return {**where, **asdict(scored), "word_confidences": confidences, "words_right": is_right}
+    of_words = {
+        "word_confidences": [word.confidence for word, _ in rated],
+        "words_right": [is_right for _, is_right in rated],
+        "word_posteriors": [word.posterior for word, _ in rated],
+    }
+    return {**where, **asdict(scored), **of_words}
 
 
 def evaluate_manifests(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -33,6 +34,7 @@ class Decoding:
     beam_search: "BeamSearch | None" = None
     hotwords: Hotwords | None = None
     calibration: Calibration | None = None
+    has_posteriors: bool = False  # whether words of a search know their posterior probabilities
 
     def describe(self) -> str:
         """Say it in a few words, for a table of results."""
@@ -60,24 +62,29 @@ class Decoding:
     def calibrated(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """Return words with calibrated confidences, if there is a calibration."""
         calibrate = self.calibration
-        return tuple(replace(word, confidence=calibrate(word.confidence)) for word in words) if calibrate else words
+        if calibrate is None:
+            return words
+        return tuple(replace(word, confidence=calibrate(word.confidence, word.posterior)) for word in words)
 
     def _name_path(self, path: Sequence[PathToken], sentences: Sequence[Sentence], num_samples: int) -> Transcript:
         """Return what a path says, and the texts of sentences, with times."""
         words = self.calibrated(words_of_path(path, self.units, self.geometry, num_samples))
         seconds = num_samples / SAMPLE_RATE
-        starts = [frame_seconds(sentence.first_frame, self.geometry, num_samples) for sentence in sentences[1:]]
-        ends = [0.0, *starts, seconds]
+        at = partial(frame_seconds, geometry=self.geometry, num_samples=num_samples)
+        ends = [0.0, *(at(sentence.first_frame) for sentence in sentences[1:]), seconds]
         stretches = (
-            Stretch(start, end, sentence.hypotheses)
+            Stretch(start, end, sentence.hypotheses, sentence.lattice.mapped(at))
             for start, end, sentence in zip(ends, ends[1:], sentences, strict=False)
+            if sentence.lattice is not None
         )
         return Transcript(join_words(words), seconds, words, self.calibration is not None, tuple(stretches))
 
     def _find_path(self, parts: Iterable[Tensor], nbest: int | None) -> tuple[list[PathToken], list[Sentence]]:
         """Return the path of the best text and, of a beam search, the sentences it was found in."""
         if self.beam_search is not None:
-            sentences = list(self.beam_search.find_sentences(parts, self.hotwords, nbest or 1))
+            has_lattices = nbest is not None or self.has_posteriors
+            found = self.beam_search.find_sentences(parts, self.hotwords, nbest or 1, with_lattices=has_lattices)
+            sentences = list(found)
             return self.beam_search.join_paths(sentences), sentences
         if self.hotwords is not None:
             return self.hotwords.find_path(parts), []

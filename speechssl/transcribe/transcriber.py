@@ -53,10 +53,12 @@ class Transcriber:
         precision: Precision | None = None,
         hotwords: Hotwords | None = None,
         calibration: Calibration | None = None,
+        has_posteriors: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.geometry = checkpoint.model.encoder.geometry
-        self.decoding = Decoding(checkpoint.vocabulary, self.geometry, beam_search, hotwords, calibration)
+        units = checkpoint.vocabulary
+        self.decoding = Decoding(units, self.geometry, beam_search, hotwords, calibration, has_posteriors)
         self.inference = Inference(
             partial(_run, checkpoint.model),  # which can be pickled
             self.geometry,
@@ -85,7 +87,8 @@ class Transcriber:
                 is greedy decoding.
             precision: ``float32``, ``bfloat16`` or ``float16``; None is float32 on a CPU and 16 bits on a GPU.
             hotwords: A table of phrases to listen for, as `Hotwords.read` takes it.
-            calibrated: Whether confidences are calibrated where ``speechssl calibrate`` has fitted that.
+            calibrated: Whether confidences are calibrated where ``speechssl calibrate`` has fitted that. If not, words
+                of a beam search have the posteriors that it needs.
 
         Raises:
             CheckpointError: there is no fine-tuned model, or no such device, or its calibration is malformed.
@@ -102,7 +105,8 @@ class Transcriber:
         calibration = (
             CalibrationFile.of(files, None if lm is None else Path(lm)).read() if files and calibrated else None
         )
-        return cls(checkpoint, beam_search, precision, phrases, calibration)
+        has_posteriors = calibration.posterior_slope > 0 if calibration else not calibrated
+        return cls(checkpoint, beam_search, precision, phrases, calibration, has_posteriors)
 
     def transcribe(
         self,

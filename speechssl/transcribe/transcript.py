@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from speechssl.decode.hypotheses import Hypothesis
+from speechssl.decode.lattice import Lattice
 from speechssl.decode.words import Word, join_words
 from speechssl.transcribe.subtitles import format_srt, format_tsv, format_vtt, group_words
 
@@ -55,11 +56,18 @@ class Stretch:
     start: float  # in seconds, as the end
     end: float
     texts: tuple[Hypothesis, ...]
+    lattice: Lattice  # of all texts that the search kept and that are not hopeless
+
+    def shifted(self, seconds: float) -> "Stretch":
+        """Return it as said so much later."""
+        lattice = self.lattice.mapped(lambda time: time + seconds)
+        return Stretch(self.start + seconds, self.end + seconds, self.texts, lattice)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types, times to the millisecond."""
         texts = [text.to_dict() for text in self.texts]
-        return {"start": round(self.start, 3), "end": round(self.end, 3), "texts": texts}
+        borders = {"start": round(self.start, 3), "end": round(self.end, 3)}
+        return {**borders, "texts": texts, "lattice": self.lattice.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Transcript:
 
     def shifted(self, seconds: float) -> "Transcript":
         """Return the transcript as part of a recording, in which it starts at ``seconds``."""
-        nbest = (replace(found, start=found.start + seconds, end=found.end + seconds) for found in self.nbest)
+        nbest = (found.shifted(seconds) for found in self.nbest)
         words = tuple(shift_words(self.words, seconds))
         return replace(self, seconds=self.seconds + seconds, words=words, nbest=tuple(nbest))
 
@@ -108,8 +116,14 @@ class Transcript:
         If the likeliest texts were asked for, ``"nbest"`` has those of each stretch that was searched as a whole, one
         unless the recording is long or was split at pauses. ``score`` is the sum of the others, in nats::
 
-            "nbest": [{"start": ..., "end": ..., "texts": [{"text": ..., "score": ..., "acoustic": ..., "lm": ...},
-                                                           ...]}, ...]
+            "nbest": [{"start": ..., "end": ...,
+                       "texts": [{"text": ..., "score": ..., "acoustic": ..., "lm": ...}, ...],
+                       "lattice": {"nodes": [seconds, ...],
+                                   "arcs": [{"source": 0, "target": 1, "text": ..., "start": ..., "end": ...,
+                                             "acoustic": ..., "lm": ..., "posterior": ...}, ...]}}, ...]
+
+        Arcs of the `Lattice` lead from one node to another, which are numbered from 0. Every path from the first node
+        to the last is a text; ``posterior`` is the probability that a word is said there, before calibration.
 
         The confidence of the whole is null without words. Only those of words are calibrated, not those of letters. In
         scripts without spaces each letter is a word, with ``"joined": true`` if no space stands before it.

@@ -42,3 +42,24 @@ def test_confidences_that_say_the_reverse_become_one_number() -> None:
     found = fit_calibration([0.1, 0.2, 0.8, 0.9, 0.9], [True, True, False, False, False])
     assert found.slope == 0
     assert found(0.1) == found(0.9) == pytest.approx((2 * 3 / 4 + 3 * 1 / 5) / 5)
+
+
+def test_a_planted_share_of_posteriors_is_found() -> None:
+    generator = np.random.default_rng(1)
+    confidences, posteriors = generator.beta(3, 2, (2, 20_000))
+    planted = Calibration(slope=0.8, posterior_slope=0.5, offset=-0.3)
+    right = generator.random(20_000) < list(map(planted, confidences, posteriors))
+    found = fit_calibration(confidences.tolist(), right.tolist(), posteriors=posteriors.tolist())
+    assert (found.slope, found.posterior_slope, found.offset) == pytest.approx((0.8, 0.5, -0.3), abs=0.08)
+    assert found(0.7, 0.9) > found(0.7, 0.2) > found(0.6, 0.2)
+    assert found(0.7) == found(0.7, 0.5)  # whose log odds are 0
+
+
+def test_a_posterior_that_says_the_reverse_counts_nothing() -> None:
+    generator = np.random.default_rng(2)
+    confidences, posteriors = generator.beta(3, 2, (2, 5_000))
+    right = generator.random(5_000) < confidences * (1.2 - posteriors)
+    found = fit_calibration(confidences.tolist(), right.tolist(), posteriors=posteriors.tolist())
+    alone = fit_calibration(confidences.tolist(), right.tolist())
+    assert found.posterior_slope == 0
+    assert (found.slope, found.offset) == pytest.approx((alone.slope, alone.offset))

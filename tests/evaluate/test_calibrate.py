@@ -158,6 +158,19 @@ def test_a_language_model_has_a_calibration_of_its_own(model: Path, corpus: Corp
         assert Transcriber.load(model, lm=lm).decoding.calibration is None
 
 
+def test_posteriors_of_the_search_count_where_they_were_fitted(
+    model: Path, lm: Path, planted_waveform: Callable[[str], Any]
+) -> None:
+    def words(**options: Any) -> Any:
+        return Transcriber.load(model, lm=lm, **options).transcribe(planted_waveform("e o"), 16_000).words
+
+    assert [word.posterior for word in words()] == [None, None]
+    posteriors = [word.posterior for word in words(calibrated=False)]
+    assert all(0 < posterior <= 1 for posterior in posteriors)
+    CalibrationFile.of((model / "weights",), lm).write(Calibration(slope=0.0, posterior_slope=1.0, offset=0.0))
+    assert [word.confidence for word in words()] == pytest.approx(posteriors)
+
+
 def test_other_weights_are_uncalibrated_and_copies_are_not(model_folder: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "first")
     run("calibrate", folder, corpus([("a b", "abc def")]), "--device", "cpu")

@@ -18,7 +18,8 @@ def rate(reference: str, *texts: str, words_only: bool = False) -> list[tuple[fl
     ]
     found = score([reference], [join_words(words)], words_only=words_only)
     normalize = partial(normalize_for_scoring, words_only=words_only)
-    return rate_words(words, normalize, found.word_matches[0], found.character_matches[0])
+    rated = rate_words(words, normalize, found.word_matches[0], found.character_matches[0])
+    return [(word.confidence, is_right) for word, is_right in rated]
 
 
 def right(reference: str, *texts: str, words_only: bool = False) -> list[bool]:

@@ -122,6 +122,12 @@ def test_the_likeliest_texts_have_their_scores(loaded, lm, planted_waveform) -> 
     pieces = transcriber.transcribe(long[: 3 * len(waveform)], SAMPLE_RATE, nbest=1, split_at_pauses=True)
     assert " ".join(found.texts[0].text for found in pieces.nbest).strip() == pieces.text
     assert all(a.end <= b.start + 0.5 for a, b in pairwise(pieces.nbest))
+    for found in (*stretches[1:], *pieces.nbest[1:]):
+        times = found.lattice.times
+        assert found.start - 0.1 < times[0] < times[-1] < found.end + 0.1
+    late = transcriber.transcribe(waveform, SAMPLE_RATE, nbest=1).shifted(5.0).nbest[0]
+    assert late.lattice.times[0] == pytest.approx(stretch.lattice.times[0] + 5)
+    assert [arc.start for arc in late.lattice.arcs] == [pytest.approx(arc.start + 5) for arc in stretch.lattice.arcs]
     with pytest.raises(ConfigError, match="nbest: expected a language model beside it"):
         Transcriber.load("m").transcribe(waveform, SAMPLE_RATE, nbest=3)
 
@@ -133,6 +139,12 @@ def test_the_command_writes_the_likeliest_texts(loaded, lm, plant) -> None:
     assert stretch["texts"][0]["text"] == MEANT
     assert len(stretch["texts"]) == 2
     assert all(text["score"] == pytest.approx(text["acoustic"] + text["lm"], abs=2e-4) for text in stretch["texts"])
+    lattice = stretch["lattice"]
+    assert lattice["nodes"] == sorted(lattice["nodes"])
+    assert 0 <= lattice["nodes"][0] < lattice["nodes"][-1] <= stretch["end"]
+    for node in range(len(lattice["nodes"]) - 1):
+        over = [arc["posterior"] for arc in lattice["arcs"] if arc["source"] <= node < arc["target"]]
+        assert sum(over) == pytest.approx(1, abs=1e-4)
     assert "nbest" not in json.loads(CliRunner().invoke(cli.app, options).stdout)
     assert CliRunner().invoke(cli.app, [*options[:-1], "txt", "--nbest", "2"]).exit_code == 2
 
