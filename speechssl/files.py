@@ -44,17 +44,24 @@ def write_text_file(path: Path, content: str, *, durable: bool = False) -> None:
     If it is to be ``durable``, so does a reader after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
     with named_errors(path):
-        try:
+        with replaced_file(path) as temporary:
             temporary.write_text(content, "utf-8", newline="")
             if durable:
                 flush(temporary)
-            temporary.replace(path)
-            if durable:
-                flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if durable:
+            flush(path.parent)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Fill a temporary file that takes the place of ``path`` if nothing fails, and is gone otherwise."""
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # no longer than the name may be
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

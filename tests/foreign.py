@@ -28,6 +28,13 @@ SIZES: dict[str, Any] = {
     "encoder_num_heads": 4,
     "encoder_ff_interm_features": 48,
 }
+SMALL: dict[str, Any] = {
+    "encoder_embed_dim": 768,  # published widths and kernels, which tell the heads and strides
+    "encoder_num_heads": 12,
+    "encoder_num_layers": 2,
+    "encoder_pos_conv_groups": 16,
+    "extractor_conv_layer_config": [(12, 10, 5), *[(12, 3, 2)] * 4, (12, 2, 2), (24, 2, 2)],
+}
 NOISE = {
     "encoder_projection_dropout": 0.1,
     "encoder_attention_dropout": 0.1,

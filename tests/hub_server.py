@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
+
+from local_server import Handler, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
@@ -53,84 +53,69 @@ class Hub:
         return getattr(hashlib, "sha256" if self.is_large(name) else "sha1")(self.files[name]).hexdigest()
 
 
+class _Handler(Handler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def respond(self) -> None:
+        self.hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
+        if self.hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.refuse(401, "RepoNotFound")
+        info = re.fullmatch(r"/api/models/([^?]+?)(?:/(revision|tree)/([^/?]+))?(?:\?.*)?", self.path)
+        file = re.fullmatch(r"/(.+?)/resolve/([^/]+)/([^?]+)", self.path)
+        name = (info or file or [None, ""])[1]
+        if name != self.hub.name:
+            return self.refuse(404, "RepoNotFound")
+        if info:
+            if info[3] not in (None, "main", "v1", COMMIT):
+                return self.refuse(404, "RevisionNotFound")
+            return self.send_json(self.hub.entries() if info[2] == "tree" else self.info())
+        assert file
+        if file[3] not in self.hub.files:
+            return self.refuse(404, "EntryNotFound")
+        return self.send_file(file[3])
+
+    def info(self) -> dict[str, Any]:
+        name, siblings = self.hub.name, [{"rfilename": name} for name in self.hub.files]
+        return {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": self.hub.private}
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_json({"error": code}, status, {"X-Error-Code": code, "X-Error-Message": code})
+
+    def send_json(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def send_file(self, name: str) -> None:
+        content = self.hub.files[name]
+        if name in self.hub.damaged:
+            middle = len(content) // 2
+            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, "0"])[1])
+        body = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{self.hub.etag(name)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            sent = body if self.hub.cut is None or not self.hub.is_large(name) else body[: self.hub.cut]
+            self.wfile.write(sent)
+            self.close_connection = len(sent) < len(body)
+
+
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
     """Answer for as long as the context lasts."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
-
-        def answer(self) -> None:
-            hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
-            if hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                return self.refuse(401, "RepoNotFound")
-            info = re.fullmatch(r"/api/models/([^?]+?)(?:/(revision|tree)/([^/?]+))?(?:\?.*)?", self.path)
-            file = re.fullmatch(r"/(.+?)/resolve/([^/]+)/([^?]+)", self.path)
-            name = (info or file or [None, ""])[1]
-            if name != hub.name:
-                return self.refuse(404, "RepoNotFound")
-            if info:
-                if info[3] not in (None, "main", "v1", COMMIT):
-                    return self.refuse(404, "RevisionNotFound")
-                return self.send_json(hub.entries() if info[2] == "tree" else self.info())
-            assert file
-            if file[3] not in hub.files:
-                return self.refuse(404, "EntryNotFound")
-            return self.send_file(file[3])
-
-        def info(self) -> dict[str, Any]:
-            siblings = [{"rfilename": name} for name in hub.files]
-            return {"id": hub.name, "modelId": hub.name, "sha": COMMIT, "siblings": siblings, "private": hub.private}
-
-        def refuse(self, status: int, code: str) -> None:
-            self.send_json({"error": code}, status, {"X-Error-Code": code, "X-Error-Message": code})
-
-        def send_json(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            for key, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            for key, value in (headers or {}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def send_file(self, name: str) -> None:
-            content = hub.files[name]
-            if name in hub.damaged:
-                middle = len(content) // 2
-                content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-            start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, "0"])[1])
-            body = content[start:]
-            self.send_response(206 if start else 200)
-            self.send_header("ETag", f'"{hub.etag(name)}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(body)))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.end_headers()
-            if self.command == "GET":
-                sent = body if hub.cut is None or not hub.is_large(name) else body[: hub.cut]
-                self.wfile.write(sent)
-                self.close_connection = len(sent) < len(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(_Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

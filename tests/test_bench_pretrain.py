@@ -1,6 +1,5 @@
 """The benchmark of training beside transformers, with models of no size."""
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from programs import load_tool
 
 pytest.importorskip("transformers")
 
@@ -17,14 +17,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("bench_pretrain", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_pretrain"] = module  # where dataclasses look up their annotations
     path, threads, is_allowed = list(sys.path), torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    spec.loader.exec_module(module)
-    yield module
+    yield load_tool("bench_pretrain")
     sys.path[:] = path
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = is_allowed

@@ -1,9 +1,9 @@
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_tool
 
 from speechssl.errors import ConfigError
 from speechssl.train.pretrain import PretrainConfig
@@ -31,13 +31,7 @@ code_dim = 768
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_table", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["model_table"] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("model_table")
 
 
 def load(folder: Path, text: str) -> PretrainConfig:

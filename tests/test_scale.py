@@ -1,6 +1,5 @@
 """tools/scale.py, with numbers that were planted."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from programs import TOOLS, load_tool
 from torch import nn
 
 from speechssl.errors import ConfigError
 from speechssl.train.pretrain import PretrainConfig
 
-TOOLS = Path(__file__).parents[1] / "tools"
 TINY = """
 [encoder.feature_encoder]
 dims = [16, 24, 32]
@@ -34,13 +33,7 @@ layer_drop = 0.0
 @pytest.fixture
 def scale(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(TOOLS)
-    spec = importlib.util.spec_from_file_location("scale", TOOLS / "scale.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "scale", module)  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("scale")
 
 
 @pytest.fixture

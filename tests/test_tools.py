@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from programs import load_tool
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.saved_model import ModelDescription
@@ -41,16 +42,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(windows, "WINDOW_SECONDS", windows.WINDOW_SECONDS)  # score_long sets it
     threads = torch.get_num_threads()
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
+    yield load_tool
     torch.set_num_threads(threads)
 
 

@@ -5,11 +5,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import yaml  # of huggingface_hub
+from local_server import Handler, serving
 
 
 @dataclass
@@ -23,93 +22,89 @@ class HubServer:
     endpoint: str = ""
 
 
+class _Handler(Handler):
+    hub: HubServer
+
+    def respond(self) -> None:
+        hub, body, path = self.hub, self.body(), self.path.partition("?")[0]
+        hub.requests.append(f"{self.command} {self.path}")
+        if path.startswith("/upload/"):  # an address that was handed out needs no token
+            hub.large[path.removeprefix("/upload/")] = body
+            return self.answer({})
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self.answer({"error": "Invalid username or password."}, 401)
+        answers = {
+            "/api/repos/create": self.create,
+            "/api/validate-yaml": self.validate,
+            "/preupload/main": self.choose_modes,
+            "/info/lfs/objects/batch": self.hand_out_addresses,
+            "/commit/main": self.commit,
+        }
+        for end, answer in answers.items():
+            if path.endswith(end):
+                return answer(path, body)
+        return self.answer({"error": f"{self.command} {self.path} is not served"}, 404)
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def answer(self, content: Any, status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def create(self, path: str, body: bytes) -> None:
+        request = json.loads(body)
+        name = f"{request['organization']}/{request['name']}"
+        if name in self.hub.files:
+            return self.answer({"error": "You already created this model repo", "url": name}, 409)
+        self.hub.files[name] = {}
+        return self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name})
+
+    def validate(self, path: str, body: bytes) -> None:
+        head = yaml.safe_load(json.loads(body)["content"].split("---")[1])
+        wrong = [] if isinstance(head, dict) else [{"message": "expected a head"}]
+        self.answer({"errors": wrong, "warnings": []})
+
+    def choose_modes(self, path: str, body: bytes) -> None:
+        modes = []
+        for name in (file["path"] for file in json.loads(body)["files"]):
+            mode = "lfs" if name.endswith((".safetensors", ".onnx")) else "regular"
+            modes.append({"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": None})
+        self.answer({"files": modes})
+
+    def hand_out_addresses(self, path: str, body: bytes) -> None:
+        objects = [
+            {**one, "actions": {"upload": {"href": f"{self.hub.endpoint}/upload/{one['oid']}", "header": {}}}}
+            for one in json.loads(body)["objects"]
+        ]
+        self.answer({"transfer": "basic", "objects": objects})
+
+    def commit(self, path: str, body: bytes) -> None:
+        name = path.removeprefix("/api/models/").removesuffix("/commit/main")
+        for entry in map(json.loads, body.splitlines()):
+            value = entry["value"]
+            if entry["key"] == "file":
+                self.hub.files[name][value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                self.hub.files[name][value["path"]] = self.hub.large[value["oid"]]
+        url = f"{self.hub.endpoint}/{name}/commit/1"
+        self.answer({"success": True, "commitOid": "1" * 40, "commitUrl": url})
+
+
 @contextmanager
 def running_hub(token: str) -> Iterator[HubServer]:
     """Serve on a free port."""
     hub = HubServer(token)
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, content: Any, status: int = 200) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def body(self) -> bytes:
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                parts = []
-                while size := int(self.rfile.readline(), 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-        def handle_request(self) -> None:
-            body = self.body()
-            hub.requests.append(f"{self.command} {self.path}")
-            if self.path.startswith("/upload/"):  # an address that was handed out needs no token
-                hub.large[self.path.removeprefix("/upload/")] = body
-                return self.answer({})
-            if self.headers.get("Authorization") != f"Bearer {hub.token}":
-                return self.answer({"error": "Invalid username or password."}, 401)
-            path = self.path.partition("?")[0]
-            if path == "/api/repos/create":
-                request = json.loads(body)
-                name = f"{request['organization']}/{request['name']}"
-                if name in hub.files:
-                    return self.answer({"error": "You already created this model repo", "url": name}, 409)
-                hub.files[name] = {}
-                return self.answer({"url": f"{hub.endpoint}/{name}", "name": name})
-            if path == "/api/validate-yaml":
-                head = yaml.safe_load(json.loads(body)["content"].split("---")[1])
-                wrong = [] if isinstance(head, dict) else [{"message": "expected a head"}]
-                return self.answer({"errors": wrong, "warnings": []})
-            if path.endswith("/preupload/main"):
-                modes = [
-                    {
-                        "path": file["path"],
-                        "uploadMode": "lfs" if file["path"].endswith((".safetensors", ".onnx")) else "regular",
-                        "shouldIgnore": False,
-                        "oid": None,
-                    }
-                    for file in json.loads(body)["files"]
-                ]
-                return self.answer({"files": modes})
-            if path.endswith("/info/lfs/objects/batch"):
-                objects = [
-                    {**one, "actions": {"upload": {"href": f"{hub.endpoint}/upload/{one['oid']}", "header": {}}}}
-                    for one in json.loads(body)["objects"]
-                ]
-                return self.answer({"transfer": "basic", "objects": objects})
-            if path.endswith("/commit/main"):
-                name = path.removeprefix("/api/models/").removesuffix("/commit/main")
-                for line in body.splitlines():
-                    entry = json.loads(line)
-                    value = entry["value"]
-                    if entry["key"] == "file":
-                        hub.files[name][value["path"]] = base64.b64decode(value["content"])
-                    elif entry["key"] == "lfsFile":
-                        hub.files[name][value["path"]] = hub.large[value["oid"]]
-                return self.answer(
-                    {"success": True, "commitOid": "1" * 40, "commitUrl": f"{hub.endpoint}/{name}/commit/1"}
-                )
-            return self.answer({"error": f"{self.command} {self.path} is not served"}, 404)
-
-        do_GET = do_POST = do_PUT = handle_request  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler, hub=hub) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

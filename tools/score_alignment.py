@@ -11,6 +11,7 @@ as not said; and what `speechssl manifest --from-long` cuts from this text shoul
 
 import argparse
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.cpu import tune_cpu
@@ -52,6 +53,74 @@ def is_all_said(origins: Sequence[int | None], owners: Sequence[int], kept: Set[
     )
 
 
+@dataclass
+class Joined:
+    """Utterances in one recording; times in seconds."""
+
+    samples: Waveform
+    words: list[str]
+    owners: list[int]  # the utterance of each word
+    spans: list[tuple[float, float]]  # of each utterance
+    sounds: list[tuple[float, float]]  # likewise, from its first sound to its last one
+
+
+def join(manifest: Path, pause_seconds: float) -> Joined:
+    """Join the utterances with words, and a pause after each."""
+    pause = np.zeros(round(pause_seconds * SAMPLE_RATE), np.float32)
+    parts: list[Waveform] = []
+    joined, start = Joined(pause, [], [], [], []), 0.0
+    for utterance in read_manifest(manifest):
+        samples = read_utterance(utterance)
+        spoken = (utterance.text or "").split()
+        if not spoken:
+            continue
+        joined.words += spoken
+        joined.owners += [len(joined.spans)] * len(spoken)
+        begin, end = sound(samples)
+        joined.spans.append((start, start + len(samples) / SAMPLE_RATE))
+        joined.sounds.append((start + begin, start + end))
+        parts += [samples, pause]
+        start += (len(samples) + len(pause)) / SAMPLE_RATE
+    joined.samples = np.concatenate(parts)
+    return joined
+
+
+def print_borders(joined: Joined, found: Sequence[AlignedWord], hop_seconds: float) -> None:
+    """Say how far first and last words are from the sound, and what is wrong though the text is right."""
+    firsts, lasts, outside = [], [], 0
+    owners = joined.owners
+    for number, (word, owner) in enumerate(zip(found, owners, strict=True)):
+        if word.start is None or word.end is None:
+            continue
+        outside += not joined.spans[owner][0] <= word.start <= word.end <= joined.spans[owner][1] + hop_seconds
+        if number == 0 or owners[number - 1] != owner:
+            firsts.append(1000 * (word.start - joined.sounds[owner][0]))
+        if number + 1 == len(owners) or owners[number + 1] != owner:
+            lasts.append(1000 * (word.end - joined.sounds[owner][1]))
+    unsaid = sum(word.status is Status.NOT_SAID for word in found)
+    print(f"* {outside} words lie outside their utterance, {unsaid} pass for not said")
+    for name, values in (("first words begin", firsts), ("last words end", lasts)):
+        low, middle, high = np.percentile(values, [10, 50, 90])
+        print(f"* {name} {middle:+.0f} ms from the sound (median; 10 and 90 %: {low:+.0f}, {high:+.0f})")
+
+
+def change(words: Sequence[str], share: float) -> tuple[list[str], list[int | None]]:
+    """Take a share of words out and put others in; return the text, and which word each is, None if it is put in."""
+    generator = np.random.default_rng(0)
+    text: list[str] = []
+    origins: list[int | None] = []
+    for number, word in enumerate(words):
+        draw = generator.random()
+        if draw < share:
+            continue
+        if draw > 1 - share:
+            text.append(str(generator.choice(words)))
+            origins.append(None)
+        text.append(word)
+        origins.append(number)
+    return text, origins
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Score the alignment of joined utterances.")
     parser.add_argument("model", type=Path)
@@ -59,56 +128,16 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two utterances")
     parser.add_argument("--changed", type=float, default=0.06, help="share of words taken out, and put in")
     arguments = parser.parse_args()
-    pause = np.zeros(round(arguments.pause * SAMPLE_RATE), np.float32)
-    parts: list[Waveform] = []
-    words: list[str] = []
-    owners: list[int] = []
-    spans, sounds, start = [], [], 0.0
-    for utterance in read_manifest(arguments.manifest):
-        samples = read_utterance(utterance)
-        spoken = (utterance.text or "").split()
-        if not spoken:
-            continue
-        words += spoken
-        owners += [len(spans)] * len(spoken)
-        begin, end = sound(samples)
-        spans.append((start, start + len(samples) / SAMPLE_RATE))
-        sounds.append((start + begin, start + end))
-        parts += [samples, pause]
-        start += (len(samples) + len(pause)) / SAMPLE_RATE
-    recording = np.concatenate(parts)
+    joined = join(arguments.manifest, arguments.pause)
+    recording, words, owners = joined.samples, joined.words, joined.owners
     transcriber = Transcriber.load(arguments.model)
-    hop = 1000 * transcriber.geometry.hop_samples / SAMPLE_RATE
+    hop_seconds = transcriber.geometry.hop_samples / SAMPLE_RATE
+    minutes = len(recording) / SAMPLE_RATE / 60
+    frames = f"a frame every {1000 * hop_seconds:.0f} ms"
+    print(f"{len(joined.spans)} utterances, {minutes:.1f} minutes, {len(words)} words, {frames}\n")
+    print_borders(joined, texts_words(transcriber.align(recording, " ".join(words), SAMPLE_RATE).words), hop_seconds)
 
-    found = texts_words(transcriber.align(recording, " ".join(words), SAMPLE_RATE).words)
-    firsts, lasts, outside = [], [], 0
-    for number, (word, owner) in enumerate(zip(found, owners, strict=True)):
-        if word.start is None or word.end is None:
-            continue
-        outside += not spans[owner][0] <= word.start <= word.end <= spans[owner][1] + hop / 1000
-        if number == 0 or owners[number - 1] != owner:
-            firsts.append(1000 * (word.start - sounds[owner][0]))
-        if number + 1 == len(owners) or owners[number + 1] != owner:
-            lasts.append(1000 * (word.end - sounds[owner][1]))
-    unsaid = sum(word.status is Status.NOT_SAID for word in found)
-    print(f"{len(spans)} utterances, {start / 60:.1f} minutes, {len(words)} words, a frame every {hop:.0f} ms\n")
-    print(f"* {outside} words lie outside their utterance, {unsaid} pass for not said")
-    for name, values in (("first words begin", firsts), ("last words end", lasts)):
-        low, middle, high = np.percentile(values, [10, 50, 90])
-        print(f"* {name} {middle:+.0f} ms from the sound (median; 10 and 90 %: {low:+.0f}, {high:+.0f})")
-
-    generator = np.random.default_rng(0)
-    text: list[str] = []
-    origins: list[int | None] = []  # which of the words each is; None is put in
-    for number, word in enumerate(words):
-        draw = generator.random()
-        if draw < arguments.changed:
-            continue
-        if draw > 1 - arguments.changed:
-            text.append(str(generator.choice(words)))
-            origins.append(None)
-        text.append(word)
-        origins.append(number)
+    text, origins = change(words, arguments.changed)
     alignment = transcriber.align(recording, " ".join(text), SAMPLE_RATE)
     aligned = alignment.words
     statuses = [word.status for word in texts_words(aligned)]

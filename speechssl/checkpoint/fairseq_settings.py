@@ -112,6 +112,7 @@ def parse_layers(text: str | list[list[int]], file: Path) -> tuple[tuple[int, ..
     """Read a Python expression of channels, kernel and stride a layer, like ``[(512, 10, 5)] + [(512, 3, 2)] * 4``."""
 
     def parse(node: ast.expr) -> Any:
+        """Return the number or the list that an expression stands for; others raise a ValueError."""
         match node:
             case ast.Constant(value=int(value)):
                 return value

@@ -185,6 +185,7 @@ def plain_settings(value: Any, file: Path) -> Any:
     num_values = 0
 
     def convert(value: Any, depth: int) -> Any:
+        """Return a value as plain JSON types, None for any other; too many or too deep raise a CheckpointError."""
         nonlocal num_values
         num_values += 1
         if num_values > _MAX_VALUES or depth > _MAX_DEPTH:

@@ -95,6 +95,7 @@ class _Object(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Read bytes from the position on by one request; return how many, 0 at the end. Raises OSError."""
         num_wanted = min(len(buffer), self.num_bytes - self.position)
         if num_wanted <= 0:
             return 0

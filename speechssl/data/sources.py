@@ -55,6 +55,7 @@ class _ByteRange(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Read bytes from the position on, patched; return how many, also if an error, kept in ``errors``, cut it."""
         num_read, wanted = 0, max(0, min(len(buffer), self.size - self.position))
         try:
             if wanted:

@@ -19,7 +19,7 @@ from speechssl.data.paths import path_below
 from speechssl.data.recording import Recording
 from speechssl.data.scan import parallel_map
 from speechssl.errors import AudioError, ManifestError
-from speechssl.files import path_inside
+from speechssl.files import path_inside, replaced_file
 
 
 def unpack_manifests(manifests: Sequence[Manifest], folder: Path) -> list[AudioError]:
@@ -91,22 +91,21 @@ def _unpack(pair: tuple[str, Path]) -> AudioError | None:
     with suppress(OSError, soundfile.LibsndfileError), _open(copy) as file:
         if file.comment == source:
             return None
-    temporary = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(), _open(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as file:
+        with (
+            replaced_file(copy) as temporary,
+            warnings.catch_warnings(),
+            _open(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as file,
+        ):
             warnings.simplefilter("ignore", AudioWarning)  # what should be mended is not this program's business
             file.comment = source
             for block in Recording(path):
                 file.write(block)
-        temporary.replace(copy)
     except AudioError as error:
         return error
     except (OSError, soundfile.LibsndfileError) as error:
         raise ManifestError(f"{copy}: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return None
 
 

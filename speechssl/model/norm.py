@@ -98,6 +98,7 @@ class _ValidGroupNorm(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, num_groups: int, epsilon: float
     ) -> Tensor:
+        """Normalize x (B, C, S) in float32, of which ``lengths`` (B,) frames are valid, by weight and bias (C,)."""
         batch, dim, length = x.shape
         valid = (torch.arange(length, device=x.device) < lengths[:, None]).type_as(x)[:, None, :]
         share = lengths.clamp(min=1).type_as(x)[:, None, None] / length
@@ -121,6 +122,7 @@ class _ValidGroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+        """Return the gradients of x (B, C, S), weight (C,) and bias (C,), given that of the output (B, C, S)."""
         x, valid, share, mean, scale, weight = ctx.saved_tensors
         (batch, dim, length), num_groups = x.shape, mean.shape[1]
         # The kernel divides its sums by the number of all values: with a larger scale and a smaller weight the part

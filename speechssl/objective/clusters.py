@@ -9,7 +9,6 @@ Shapes: N frames, D channels, K clusters.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +25,7 @@ from torch import Tensor
 from speechssl import __version__
 from speechssl.config import Config, differences
 from speechssl.errors import ConfigError
-from speechssl.files import ordinary_permissions
+from speechssl.files import ordinary_permissions, replaced_file
 from speechssl.model.encoder import SpeechEncoder
 
 MOST_WHOLE_FRAMES = 200_000
@@ -190,16 +189,12 @@ def save_clusters(path: Path, centers: Tensor, description: ClustersDescription)
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")
     metadata = {"format": description.format, _DESCRIPTION: json.dumps(description.to_dict(), ensure_ascii=False)}
     try:
-        with ordinary_permissions(temporary):
+        with replaced_file(path) as temporary, ordinary_permissions(temporary):
             save_file({"centers": centers.contiguous()}, temporary, metadata)
-        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_clusters(path: Path) -> Clusters:

@@ -117,6 +117,7 @@ def make_task(
         return Batches.of_manifest(manifest, batches, collate, workers, seed, crop=False, microbatches=microbatches)
 
     def write_model(step: int, folder: Path) -> None:
+        """Write the CTC model with all that it was trained on."""
         data = () if saved is None else saved.description.training_data
         data += (TrainingData.of(STAGE, config.data.license, train_manifest, labeled=True),)
         if unlabeled_manifest is not None:

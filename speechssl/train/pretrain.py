@@ -122,6 +122,7 @@ def make_task(
     def batches_of(
         manifest: Manifest, collate: Callable[[list[Example]], TaskBatch], microbatches: int = 1
     ) -> Batches[TaskBatch]:
+        """Put utterances together, cropped to equal lengths."""
         workers, seed = config.data.num_workers, config.seed
         return Batches.of_manifest(
             manifest, config.batches, collate, workers, seed, crop=True, microbatches=microbatches

@@ -58,6 +58,7 @@ class _Watch(Thread):
         self.has_left, self.has_failed = Event(), False
 
     def run(self) -> None:
+        """Meet every few seconds; when another process is gone, say so, and end this one if it does not end itself."""
         is_missing, failed = 1, 0  # a process that has not left; the number of one that has failed, counted from 1
         try:
             while is_missing and not failed:

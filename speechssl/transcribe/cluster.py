@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.checkpoint.reader import read_model
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.model.device import Precision
-from speechssl.objective.clusters import ClustersDescription, describe_layer, fit_centers, save_clusters
+from speechssl.objective.clusters import ClustersDescription, fit_centers, save_clusters
 from speechssl.rng import keyed_generator
 from speechssl.terminal import count, print_error, print_status
-from speechssl.transcribe.extract import check_layer, encode_whole, make_inference
+from speechssl.transcribe.extract import encode_whole, open_layer
 from speechssl.transcribe.outputs import prepare_file
 from speechssl.transcribe.windows import CONTEXT_SECONDS, WINDOW_SECONDS
 
@@ -57,11 +56,8 @@ def cluster_manifests(
         SpeechSSLError: model, layer or manifests are unfit, or there are fewer frames than clusters.
     """
     prepare_file(output)
-    saved = read_model(model, language)
-    encoder = saved.encoder(device)
-    check_layer(layer, encoder.config.context.num_layers)
+    described, inference = open_layer(model, layer, device, precision, language)
     read = [read_manifest(manifest) for manifest in manifests]
-    inference = make_inference(encoder, layer, precision)
     utterances = [utterance for manifest in read for utterance in manifest]
     sources = ((utterance.path, lambda utterance=utterance: read_utterance(utterance)) for utterance in utterances)
     with tempfile.TemporaryFile() as file:
@@ -71,7 +67,7 @@ def cluster_manifests(
         features = np.memmap(file, np.float32, "r", shape=(num_frames, dim))
         centers = torch.from_numpy(fit_centers(features, num_clusters, seed))
     description = ClustersDescription(
-        source=describe_layer(model, saved.digest, encoder, layer, language),
+        source=described,
         window_seconds=WINDOW_SECONDS,
         context_seconds=CONTEXT_SECONDS,
         precision=inference.precision,

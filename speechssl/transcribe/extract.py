@@ -1,7 +1,6 @@
 """Recordings in, features out: the outputs of an encoder's layers at each frame, and when the frame is."""
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,13 +14,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from speechssl.checkpoint.reader import load_encoder
+from speechssl.checkpoint.reader import load_encoder, read_model
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import AudioError, ConfigError, SpeechSSLError
-from speechssl.files import ordinary_permissions
+from speechssl.files import ordinary_permissions, replaced_file
 from speechssl.frames import FrameGeometry
 from speechssl.model.device import Precision
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.objective.clusters import LayerDescription, describe_layer
 from speechssl.terminal import count, print_error, print_status
 from speechssl.transcribe.inference import Inference, Source
 from speechssl.transcribe.inputs import InputFile, find_inputs, spooled_stdin
@@ -113,10 +113,25 @@ def _parse_layer(layer: str | None, num_layers: int) -> Layer:
     return int(layer)
 
 
-def check_layer(layer: int, num_layers: int) -> None:
-    """Raise a `ConfigError` if there is no such layer."""
+def open_layer(
+    model: Path, layer: int, device: str | None, precision: Precision | None, language: str | None
+) -> tuple[LayerDescription, Inference]:
+    """Read a model to use the output of one layer; return what it is, and what gives it.
+
+    Args:
+        model: Of any kind and format, as for `read_model`.
+        layer: From 1; 0 is the input of the first.
+        device, precision, language: As for `Transcriber.load`.
+
+    Raises:
+        SpeechSSLError: there is no such model or layer.
+    """
+    saved = read_model(model, language)
+    encoder = saved.encoder(device)
+    num_layers = encoder.config.context.num_layers
     if not 0 <= layer <= num_layers:
         raise ConfigError(f"--layer: expected a number from 0 to {num_layers}, found {layer}")
+    return describe_layer(model, saved.digest, encoder, layer, language), make_inference(encoder, layer, precision)
 
 
 def _extract(inference: Inference, inputs: Sequence[InputFile]) -> Iterator[tuple[InputFile, list[Array] | None]]:
@@ -152,19 +167,16 @@ def _as_utf8(name: str) -> str:
 
 
 def _write(output: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        if output.suffix == ".npz":
-            # Not np.savez(), whose own arguments a recording could be named like.
-            with zipfile.ZipFile(temporary, "w") as archive:
-                for name, array in {**arrays, "__metadata__": np.array(json.dumps(metadata))}.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                        np.lib.format.write_array(file, array, allow_pickle=False)
-        else:
-            with ordinary_permissions(temporary):
-                safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
-        temporary.replace(output)
+        with replaced_file(output) as temporary:
+            if output.suffix == ".npz":
+                # Not np.savez(), whose own arguments a recording could be named like.
+                with zipfile.ZipFile(temporary, "w") as archive:
+                    for name, array in {**arrays, "__metadata__": np.array(json.dumps(metadata))}.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                            np.lib.format.write_array(file, array, allow_pickle=False)
+            else:
+                with ordinary_permissions(temporary):
+                    safetensors.numpy.save_file(dict(arrays), temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{output}: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

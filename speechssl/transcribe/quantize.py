@@ -13,16 +13,14 @@ import numpy.typing as npt
 
 from speechssl import __version__
 from speechssl.checkpoint.kmeans_files import read_any_clusters
-from speechssl.checkpoint.reader import read_model
 from speechssl.data.audio import Waveform
 from speechssl.data.manifest import is_manifest, read_manifest, read_utterance
 from speechssl.data.recording import Recording
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.model.device import Precision
-from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.clusters import Clusters, LayerDescription, describe_layer, nearest_centers
+from speechssl.objective.clusters import Clusters, LayerDescription, nearest_centers
 from speechssl.terminal import count, escaped, print_error, print_status
-from speechssl.transcribe.extract import check_layer, encode_whole, make_inference
+from speechssl.transcribe.extract import encode_whole, open_layer
 from speechssl.transcribe.inference import Inference
 from speechssl.transcribe.inputs import find_inputs, spooled_stdin
 from speechssl.transcribe.outputs import prepare_file, write_text
@@ -78,12 +76,8 @@ def quantize_files(
     clusters = read_any_clusters(clusters_file)
     if clusters.description is not None:
         language = clusters.description.source.language
-    saved = read_model(model, language)
-    encoder = saved.encoder(device)
-    layer = _find_layer(clusters, layer, encoder)
-    described = describe_layer(model, saved.digest, encoder, layer, language)
+    described, inference = open_layer(model, _find_layer(clusters, layer), device, precision, language)
     clusters.check(described)
-    inference = make_inference(encoder, layer, precision)
     temporary = output.with_name(f".{output.name[:50]}.{os.getpid()}.tmp")
     try:
         with ExitStack() as stack:
@@ -105,13 +99,12 @@ def quantize_files(
     return not num_failed
 
 
-def _find_layer(clusters: Clusters, layer: int | None, encoder: SpeechEncoder) -> int:
+def _find_layer(clusters: Clusters, layer: int | None) -> int:
     stated = layer if clusters.description is None else clusters.description.source.layer
     if stated is None:
         raise ConfigError(f"{clusters.path}: does not say of which layer it is: expected --layer, found none")
     if layer is not None and layer != stated:
         raise ConfigError(f"--layer: expected {stated}, that of {clusters.path}, found {layer}")
-    check_layer(stated, encoder.config.context.num_layers)
     return stated
 
 

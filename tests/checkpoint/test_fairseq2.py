@@ -17,13 +17,6 @@ from speechssl.errors import CheckpointError
 
 WAVEFORMS = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.05
 HEARD = {"base": WAVEFORMS, "large": nn.functional.layer_norm(WAVEFORMS, WAVEFORMS.shape[1:])}
-SMALL = {
-    "encoder_embed_dim": 768,  # published widths and kernels, which tell the heads and strides
-    "encoder_num_heads": 12,
-    "encoder_num_layers": 2,
-    "encoder_pos_conv_groups": 16,
-    "extractor_conv_layer_config": [(12, 10, 5), *[(12, 3, 2)] * 4, (12, 2, 2), (24, 2, 2)],
-}
 Write = Callable[..., tuple[nn.Module, Path]]
 
 
@@ -34,7 +27,7 @@ def write(tmp_path: Path) -> Write:
     def save(
         kind: str, has_head: bool = True, pieces: Sequence[str] = PIECES, **changes: Any
     ) -> tuple[nn.Module, Path]:
-        peer = foreign.make_peer(kind, len(PIECES) if has_head else None, **SMALL)
+        peer = foreign.make_peer(kind, len(PIECES) if has_head else None, **foreign.SMALL)
         weights = {**to_fairseq2(peer, kind), **changes}
         torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "model.pt")
         (tmp_path / "tokenizer.model").write_bytes(tokenizer(pieces))

@@ -17,13 +17,6 @@ from speechssl.errors import CheckpointError
 from speechssl.transcribe.transcriber import Transcriber
 
 WAVEFORMS = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.05
-SMALL = {
-    "encoder_embed_dim": 768,  # published widths and kernels, which tell the heads and strides
-    "encoder_num_heads": 12,
-    "encoder_num_layers": 2,
-    "encoder_pos_conv_groups": 16,
-    "extractor_conv_layer_config": [(12, 10, 5), *[(12, 3, 2)] * 4, (12, 2, 2), (24, 2, 2)],
-}
 
 Write = Callable[..., tuple[nn.Module, Path]]
 
@@ -33,7 +26,7 @@ def write(tmp_path: Path) -> Write:
     """Save a model of published widths and geometry, otherwise tiny."""
 
     def save(kind: str, num_outputs: int | None = None, name: str = "a.pth", **sizes: Any) -> tuple[nn.Module, Path]:
-        peer = foreign.make_peer(kind, num_outputs, **{**SMALL, **sizes})
+        peer = foreign.make_peer(kind, num_outputs, **{**foreign.SMALL, **sizes})
         torch.save(peer.state_dict(), tmp_path / name)
         return peer, tmp_path / name
 
@@ -54,7 +47,7 @@ def test_pretrained(write: Write, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["base", "large"])
 def test_wavlm(tmp_path: Path, kind: str) -> None:
-    peer = foreign.make_wavlm(kind, **SMALL, encoder_num_buckets=320, encoder_max_distance=800)
+    peer = foreign.make_wavlm(kind, **foreign.SMALL, encoder_num_buckets=320, encoder_max_distance=800)
     torch.save(peer.state_dict(), tmp_path / "a.pth")
     assert_same_features(tmp_path / "a.pth", peer, WAVEFORMS, as_heard(kind))
 

@@ -48,6 +48,8 @@ def test_a_line_ends_with_each_pause(loaded: CTCCheckpoint, planted_waveform: Sa
     result = run(content + b"\0", *ARGUMENTS)  # and half a sample
     assert (result.exit_code, result.stdout) == (0, "hello где\nagain\n")
     assert re.fullmatch(r"2\.\d s of audio on cpu x \d+, float32\n", result.stderr)
+    result = run(raw(SILENCE, SILENCE), "--model", "m", "--live", "--raw-rate", "32000", "-")
+    assert result.stderr.startswith("1.0 s of audio")
     result = run(b"", *ARGUMENTS, "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
@@ -152,17 +154,18 @@ def test_an_interrupt_ends_it_with_what_was_said_before(
     pipe.heard("abcdefghabcdefgha\n")
 
 
-def test_samples_wait_while_nobody_listens_and_chunks_do_not_depend_on_the_pipe() -> None:
+@pytest.mark.parametrize("sample_rate", [16_000, 8_000])
+def test_samples_wait_while_nobody_listens_and_chunks_do_not_depend_on_the_pipe(sample_rate: int) -> None:
     read, write = os.pipe()
     file = io.BufferedReader(io.FileIO(read))
-    samples = LiveSamples(file, 16_000)
-    content = np.arange(-20_000, 20_000, dtype="<i2")
+    samples = LiveSamples(file, sample_rate)
+    content = np.arange(-20_000, 20_700, dtype="<i2")  # of which the last 700 fill no chunk
     pieces = content.tobytes()
     for first in range(0, len(pieces), 7777):  # more than a pipe holds
         os.write(write, pieces[first : first + 7777])
     os.close(write)
     chunks = list(samples)
-    assert [len(chunk) for chunk in chunks] == [1600] * 25
+    assert [len(chunk) for chunk in chunks] == [sample_rate // 10] * (400_000 // sample_rate) + [700]
     assert np.array_equal(np.concatenate(chunks), content)
 
 

@@ -59,7 +59,7 @@ def test_copies_that_are_there_are_kept(corpus: Path, tmp_path: Path) -> None:
     unpack(corpus, tmp_path / "out")
     assert copies[0].exists()
     assert copies[1].stat().st_mtime_ns == before
-    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("age", [-1000, 1000])  # older than the copy, as after `cp -p`, and newer
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_costs_a_line_and_its_rows(corpus: Path, tmp_path: P
     assert said.count("\n") == 1
     assert "one.flac" in said
     assert len(read_manifest(tmp_path / "out" / "train.tsv")) == 1
-    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_two_manifests_of_one_name_are_refused(corpus: Path, tmp_path: Path) -> None:

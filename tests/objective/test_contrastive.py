@@ -1,14 +1,14 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from losses import loss_sum
+from losses import Given, loss_sum
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,20 +55,6 @@ def make_objective(
 ) -> ContrastiveObjective:
     torch.manual_seed(0)
     return ContrastiveObjective(config, frame_dim, context_dim).eval()
-
-
-@dataclass(frozen=True)
-class Given:
-    """In the place of an encoder: frames and context that do not depend on the batch."""
-
-    frames: Frames
-    context: Tensor
-
-    def extract_frames(self, *_: object) -> Frames:
-        return self.frames
-
-    def contextualize(self, *_: object) -> Tensor:
-        return self.context
 
 
 def make_inputs(batch: ContrastiveBatch) -> tuple[Frames, Tensor]:

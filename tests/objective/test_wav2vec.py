@@ -1,12 +1,12 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from losses import loss_sum
+from losses import Given, loss_sum
 from torch import Tensor, nn
 
 from speechssl.data.batches import Example
@@ -37,20 +37,6 @@ ENCODER = EncoderConfig(
     ),
     context=CausalConfig(model_dim=16, kernels=(2, 3, 4)),
 )
-
-
-@dataclass(frozen=True)
-class Given:
-    """In the place of an encoder: frames and context that do not depend on the batch."""
-
-    frames: Frames
-    context: Tensor
-
-    def extract_frames(self, *_: object) -> Frames:
-        return self.frames
-
-    def contextualize(self, *_: object) -> Tensor:
-        return self.context
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from local_server import Handler, serving
 from miniature import RECIPES, recipe_modules, run_recipe
 from miniature_librispeech import make_librilight, make_tree
 
@@ -300,32 +300,28 @@ def test_wrong_folders_are_one_line(copy: Path, tmp_path: Path) -> None:
 # Downloads
 
 
-class Server(ThreadingHTTPServer):
+@dataclass
+class Server:
     """Serves ``files`` with or without Range, and breaks off as told; remembers the requests."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[str, bytes] = {}
-        self.knows_range = True
-        self.break_off_after: list[int] = []  # bytes of the next answers
-        self.requests: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+    files: dict[str, bytes] = field(default_factory=dict)
+    knows_range: bool = True
+    break_off_after: list[int] = field(default_factory=list)  # bytes of the next answers
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
+class _Handler(Handler):
+    mirror: Server
 
-    def do_GET(self) -> None:
-        stated = self.headers["Range"]
-        self.server.requests.append((self.path, stated))
-        content = self.server.files.get(self.path)
+    def respond(self) -> None:
+        stated, mirror = self.headers["Range"], self.mirror
+        mirror.requests.append((self.path, stated))
+        content = mirror.files.get(self.path)
         if content is None:
             self.send_error(404)
             return
-        start = int(stated.removeprefix("bytes=").removesuffix("-")) if stated and self.server.knows_range else 0
+        start = int(stated.removeprefix("bytes=").removesuffix("-")) if stated and mirror.knows_range else 0
         if start and start >= len(content):
             self.send_error(416)
             return
@@ -334,21 +330,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        limit = self.server.break_off_after.pop(0) if self.server.break_off_after else len(content)
+        limit = mirror.break_off_after.pop(0) if mirror.break_off_after else len(content)
         self.wfile.write(content[start : start + limit])
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    mirror = Server()
+    with serving(_Handler, mirror=mirror) as mirror.url:
+        yield mirror
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """A language of tones that is learned in seconds: each letter is a pitch, and words are parted by silence."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.train import trainer
 from speechssl.train.finetune import FinetuneConfig
+from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig, pretrain
+from speechssl.train.throughput import METRICS
 
 PITCHES = {"a": 250.0, "b": 600.0, "c": 1300.0, "d": 2900.0}
 LETTER_SAMPLES, GAP_SAMPLES = 1_600, 640
@@ -228,6 +234,54 @@ def record_gradients(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], 
         return gradients
 
     return record
+
+
+@pytest.fixture
+def kill_after_save(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Run a training that is killed behind its first checkpoint."""
+
+    class KilledError(Exception):
+        pass
+
+    def kill(run: Callable[[], None]) -> None:
+        save = trainer.save_checkpoint
+
+        def save_and_die(*arguments: Any) -> None:
+            save(*arguments)
+            raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "save_checkpoint", save_and_die)
+            with pytest.raises(KilledError):
+                run()
+
+    return kill
+
+
+@pytest.fixture
+def finetuned_by_two(corpus: Corpus, tmp_path: Path) -> Callable[..., None]:
+    """Fine-tune by two processes, and compare the log and what is beside the model with a run of one."""
+
+    def compare(of_one: Path, stage: str, *overrides: str) -> None:
+        run = tmp_path / "two"
+        torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        arguments = ("finetune", *corpus.arguments(stage, *overrides), "--output", str(run))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [*torchrun, "-m", "speechssl", *arguments]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        for mine, theirs in zip(read_log(run), read_log(of_one), strict=True):
+            assert mine.keys() - METRICS == theirs.keys() - METRICS
+            for name in mine.keys() - {*METRICS, "split"}:
+                assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (mine["step"], name)
+        states = (safetensors.torch.load_file(folder / "latest" / "training.safetensors") for folder in (run, of_one))
+        found, expected = states
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            if name.startswith("teacher/"):
+                torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+    return compare
 
 
 @pytest.fixture(autouse=True)

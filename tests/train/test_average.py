@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from toys import Toys, train_toys
 
-from speechssl.checkpoint.training_state import load_progress, save_checkpoint
+from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import TrainingError
 from speechssl.objective.teacher import Teacher
-from speechssl.train import trainer
 from speechssl.train.average import WeightAverage
 from speechssl.train.finetune import finetune
 from speechssl.train.pretrain import pretrain
@@ -103,21 +102,9 @@ def start(request: pytest.FixtureRequest, corpus: Any, pretrained: Path) -> Call
 
 
 def test_it_resumes_exactly_and_learns_as_without_it(
-    start: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., None], tmp_path: Path, kill_after_save: Callable[..., None]
 ) -> None:
-    class KilledError(Exception):
-        pass
-
-    save = save_checkpoint
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save_and_die)
-        with pytest.raises(KilledError):
-            start(tmp_path / "resumed", AVERAGE)
+    kill_after_save(lambda: start(tmp_path / "resumed", AVERAGE))
     assert load_progress(tmp_path / "resumed").step == 3
     start(tmp_path / "resumed", AVERAGE)
     start(tmp_path / "whole", AVERAGE)

@@ -1,6 +1,5 @@
 """What holds for every objective: each file of recipes/prompts/objectives, with tones instead of speech."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from programs import load_tool
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -174,21 +174,13 @@ def whole(tones: Tones, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 @every_objective
 def test_it_resumes_exactly(
-    name: str, tones: Tones, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tones: Tones,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    kill_after_save: Callable[[Callable[[], None]], None],
 ) -> None:
-    class KilledError(Exception):
-        pass
-
-    save = trainer.save_checkpoint
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save_and_die)
-        with pytest.raises(KilledError):
-            pretrain(tones.config(name), tmp_path / "run")
+    kill_after_save(lambda: pretrain(tones.config(name), tmp_path / "run"))
     assert load_progress(tmp_path / "run").step == 2
     pretrain(tones.config(name), tmp_path / "run")
     found, expected = states(tmp_path / "run"), states(whole(name))
@@ -269,13 +261,7 @@ def test_two_processes_train_it_as_one(name: str, of_two: Path, whole: Callable[
 
 @pytest.fixture(scope="module")
 def model_table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_table", ROOT / "tools" / "model_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["model_table"] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("model_table")
 
 
 @every_objective

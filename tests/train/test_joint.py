@@ -1,8 +1,5 @@
 """Labeled and unlabeled speech in one update: each with its own order, counts and weight; on two ranks as on one."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
@@ -30,7 +27,6 @@ from speechssl.train.joint import JointBatch, JointBatches
 from speechssl.train.joint_objective import JointObjective
 from speechssl.train.log import read_log
 from speechssl.train.task import Task
-from speechssl.train.throughput import METRICS
 
 OBJECTIVE = (
     'joint.objective={kind="masked_prediction", num_clusters=6, num_bands=8, comparison_dim=16, fit_seconds=20.0}',
@@ -226,27 +222,9 @@ def test_the_model_is_a_plain_one_that_learned_from_all(
     assert record["loss"] == pytest.approx(record["ctc"] + 1.5 * sum(shares), rel=1e-5)
 
 
-def test_two_processes_train_it_as_one(corpus: Any, unlabeled: Path, of_one: Path, tmp_path: Path) -> None:
-    file, *options = corpus.arguments(
-        "scratch", *OBJECTIVE, f"data.unlabeled={unlabeled}", *SHORT, "joint.labeled_too=true"
-    )
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = [*torchrun, "-m", "speechssl", "finetune", file, *options, "--output", str(tmp_path / "two")]
-    result = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    for mine, theirs in zip(read_log(tmp_path / "two"), read_log(of_one), strict=True):
-        assert mine.keys() - METRICS == theirs.keys() - METRICS
-        for name in mine.keys() - {*METRICS, "split"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (mine["step"], name)
-    found, expected = (
-        safetensors.torch.load_file(run / "latest" / "training.safetensors") for run in (tmp_path / "two", of_one)
-    )
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        if name.startswith("teacher/"):
-            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+def test_two_processes_train_it_as_one(unlabeled: Path, of_one: Path, finetuned_by_two: Callable[..., None]) -> None:
+    overrides = (*OBJECTIVE, f"data.unlabeled={unlabeled}", *SHORT, "joint.labeled_too=true")
+    finetuned_by_two(of_one, "scratch", *overrides)
 
 
 def test_what_is_learned_without_labels_reaches_the_encoder_and_what_predicts(

@@ -1,9 +1,6 @@
 """Momentum pseudo-labels: what the teacher says, who learns it, how the teacher moves, and that collapse is seen."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ from speechssl.train.labeled import LabeledBatch, LabeledCollate, Regularization
 from speechssl.train.log import read_log
 from speechssl.train.pseudo_labels import PseudoBatch, PseudoCollate, PseudoLabels, PseudoLabelsConfig, _labels
 from speechssl.train.task import Task
-from speechssl.train.throughput import METRICS
 from speechssl.train.trainer import TrainerConfig
 
 SHORT = (
@@ -355,27 +351,10 @@ def test_it_resumes_exactly_with_its_teacher_and_an_objective_beside_it(
 
 
 def test_two_processes_train_it_as_one(
-    corpus: Any, unlabeled: Path, finetuned: Path, of_one: Path, tmp_path: Path
+    unlabeled: Path, finetuned: Path, of_one: Path, finetuned_by_two: Callable[..., None]
 ) -> None:
     overrides = (*settings(unlabeled, finetuned)[:-1], *JOINT, "pseudo_labels.share_left=0.01")
-    file, *options = corpus.arguments("finetune", *overrides)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = [*torchrun, "-m", "speechssl", "finetune", file, *options, "--output", str(tmp_path / "two")]
-    result = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    for mine, theirs in zip(read_log(tmp_path / "two"), read_log(of_one), strict=True):
-        assert mine.keys() - METRICS == theirs.keys() - METRICS
-        for name in mine.keys() - {*METRICS, "split"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (mine["step"], name)
-    found, expected = (
-        safetensors.torch.load_file(run / "latest" / "training.safetensors") for run in (tmp_path / "two", of_one)
-    )
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        if name.startswith("teacher/"):
-            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    finetuned_by_two(of_one, "finetune", *overrides)
 
 
 def test_shapes_are_fixed_if_asked_for() -> None:
