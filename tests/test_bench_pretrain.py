@@ -143,4 +143,4 @@ def test_what_does_not_fit_is_said(program: ModuleType, monkeypatch: pytest.Monk
     peaks = [program.measure_memory(side, case, CPU, "float32") for side in program.SIDES]
     assert peaks[0] > 0
     assert [program.show(peak, 0) for peak in peaks] == [f"{peaks[0]:.0f}", "out of memory"]
-    assert program.ratio(*peaks) == "-"
+    assert program.ratios(peaks) == ["-"]

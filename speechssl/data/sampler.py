@@ -101,6 +101,7 @@ class BatchSampler:
         self.seconds_per_epoch = in_batches / SAMPLE_RATE  # without padding
         self._current = self.epoch(0)
         self.num_batches = len(self._current)
+        self.num_shapes = len(self._buckets) + 1  # of batches, with fixed shapes: one an epoch is of what is left over
 
     def __getitem__(self, number: int) -> BatchPlan:
         epoch, position = divmod(number, self.num_batches)

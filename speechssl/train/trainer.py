@@ -22,6 +22,7 @@ from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
+from speechssl.train.compiled import compiled_calls
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.health import CLIPPED, RISING, SOUND, Health
 from speechssl.train.log import MetricSums, RunLog, read_log
@@ -36,7 +37,7 @@ class TrainerConfig(Config):
     """How long and how to train.
 
     ``precision`` is that of matrix products and convolutions: None is bfloat16 on a GPU that has it in hardware, else
-    float32, which means it: TF32 is off.
+    float32, which means it: TF32 is off. ``compile`` is off until somebody has measured on a GPU what it gains.
     """
 
     num_steps: int = Field(400_000, ge=1)  # updates
@@ -47,6 +48,7 @@ class TrainerConfig(Config):
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
     on_warning: Literal["warn", "stop"] = "warn"  # at what is suspicious, such as a rising loss
+    compile: bool = False  # what an update computes, by torch.compile; needs batches.fixed_shapes
 
 
 def train(
@@ -64,7 +66,7 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite, a value of the log is beyond a limit, a batch does not fit into
-            memory, or the microbatches do not divide among the ranks.
+            memory, the microbatches do not divide among the ranks, or the model cannot be compiled.
         StoppedError: a signal asked for it; a checkpoint was saved.
     """
     if config.microbatches % ranks.count:
@@ -89,6 +91,7 @@ def train(
     with (
         exact_float32(dtype),
         plain_convolutions(model, ranks.device, dtype),
+        compiled_calls(task.compiled, task.train) if config.compile else nullcontext(),
         closing(reading),
         stop_requests() as stop,
         RunLog(run, task.stage, task.shown_metrics, first_step, config.num_steps)
