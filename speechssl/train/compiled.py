@@ -35,21 +35,15 @@ def compiled_calls(modules: Sequence[nn.Module], batches: Batches[Any]) -> Itera
     if not all(stream.sampler.config.fixed_shapes for stream in batches.streams):
         raise TrainingError("trainer.compile: expected fixed_shapes = true in batches of every data set, found false")
     most = GRAPHS_PER_SHAPE * sum(stream.sampler.num_shapes for stream in batches.streams)
-    # Settings are constants: as variables they would have some graphs compiled twice.
-    limits = {
-        "recompile_limit": most,
-        "accumulated_recompile_limit": most * len(modules),
-        "specialize_float": True,
-    }
-    plain = [module.forward for module in modules]
+    limits = {"recompile_limit": most, "accumulated_recompile_limit": most * len(modules)}
     try:
         with torch._dynamo.config.patch(limits):
             for module in modules:
                 module.forward = compiled_call(module, most)
             yield
     finally:
-        for module, forward in zip(modules, plain, strict=True):
-            module.forward = forward
+        for module in modules:
+            vars(module).pop("forward", None)  # beside which there is that of its class
 
 
 def compiled_call(module: nn.Module, most: int) -> Callable[..., Any]:

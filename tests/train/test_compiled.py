@@ -41,7 +41,7 @@ SMALL = (  # an encoder that is traced fast, and one batch an epoch
     "encoder.context.num_layers=1",
     "batches={seconds=9.0, min_seconds=1.0, num_buckets=1, fixed_shapes=true}",
 )
-FAST = ("masked_prediction", "best_rq", "wav2vec2")
+FAST = ("masked_prediction", "wav2vec2")
 traced_objectives = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in NAMES]
 )
@@ -58,8 +58,9 @@ class Compiler:
     run: Callable[..., Any] = aot_eager  # forward and backward as graphs, without code of their own
 
     def __call__(self, graph: Any, inputs: Any) -> Any:
+        made = self.run(graph, inputs)  # or raises what has the graph traced anew, with a number as a constant
         self.steps.append(self.step)
-        return self.run(graph, inputs)
+        return made
 
 
 @pytest.fixture
