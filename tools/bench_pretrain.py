@@ -53,7 +53,7 @@ from speechssl.model.device import autocast, resolve_precision  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses, weighted_sum  # noqa: E402
-from speechssl.train.compiled import GRAPHS_PER_SHAPE, compiled_call  # noqa: E402
+from speechssl.train import compiled  # noqa: E402
 from speechssl.train.finetune import FinetuneConfig, FinetuneModel  # noqa: E402
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig  # noqa: E402
 from speechssl.train.optimizer import make_optimizer  # noqa: E402
@@ -329,11 +329,11 @@ def build_update(side: str, case: Case, device: torch.device, precision: str) ->
         ours = case.build_ours().to(device)
         if is_compiled:
             part = case.compiled_part(ours)
-            part.forward = compiled_call(part, GRAPHS_PER_SHAPE)
+            part.forward = compiled.compiled_call(part, compiled.GRAPHS_PER_SHAPE)
         return make_update(ours, our_loss(ours, case, device), case, device, precision)
     theirs = case.build_theirs().to(device)
     if is_compiled:
-        theirs.compile(dynamic=False)
+        theirs.compile(backend=compiled.BACKEND, dynamic=False)
     return make_update(theirs, their_loss(theirs, case, device), case, device, precision)
 
 
