@@ -68,6 +68,29 @@ def test_a_row_a_model_in_every_table(
         assert 0 < abs(bfloat16 / float32 - 1) < 0.01
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_both_sides_are_compiled_if_asked(program: ModuleType, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.fx.GraphModule] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: object) -> object:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(program.compiled, "BACKEND", note)
+    case = program.make_case(stage, "base", 1.0, True)
+    numbers = []
+    for side in (*program.SIDES, *program.COMPILED_SIDES):
+        torch._dynamo.reset()
+        update = program.build_update(side, case, CPU, "float32")
+        update()
+        update()
+        numbers.append(len(made))
+    assert numbers[1] == 0
+    assert numbers[2] == 1, "ours is one graph"
+    assert numbers[3] > 1
+    assert program.ratios([3.0, 2.0, None, 1.0]) == ["1.50", "-"]
+
+
 @pytest.mark.parametrize(
     ("stage", "name", "label", "gigaflops"),
     [
@@ -143,4 +166,4 @@ def test_what_does_not_fit_is_said(program: ModuleType, monkeypatch: pytest.Monk
     peaks = [program.measure_memory(side, case, CPU, "float32") for side in program.SIDES]
     assert peaks[0] > 0
     assert [program.show(peak, 0) for peak in peaks] == [f"{peaks[0]:.0f}", "out of memory"]
-    assert program.ratio(*peaks) == "-"
+    assert program.ratios(peaks) == ["-"]

@@ -1,13 +1,14 @@
 """Compare the speed and memory of training wav2vec 2.0 with transformers' Wav2Vec2ForPreTraining and Wav2Vec2ForCTC.
 
     python tools/bench_pretrain.py [--stage finetune] [--device cuda] [--models base large] [--batch-seconds 87.5]
-        [--peak-tflops 989]
+        [--peak-tflops 989] [--compiled]
 
 The models are recipes/models/wav2vec2_{base,large}.toml. Both sides are given the same waveforms, hidden frames and
 distractors, drawn by our collate before the clock runs; that the same weights give the same loss is made sure of first.
 An update is forward, backward and AdamW, in bfloat16 on a GPU and in float32 (never TF32) on a CPU. Both run in this
-process, in turns, with the same allocator, optimizer and number of threads. Nothing is compiled. The best of the
-repeats counts, because whatever else the machine does only ever slows down.
+process, in turns, with the same allocator, optimizer and number of threads. With --compiled both are measured compiled
+too: ours as by trainer.compile, theirs by its module's compile(dynamic=False), which may leave parts of it as they are.
+The best of the repeats counts, because whatever else the machine does only ever slows down.
 
 Fine-tuning is that of recipes/librispeech on 100 hours, once the encoder learns too: a CTC head, frozen convolutions,
 batches of the recipe's size of clips of 20 s with 15 letters a second. Nothing is hidden on either side, since theirs
@@ -52,6 +53,7 @@ from speechssl.model.device import autocast, resolve_precision  # noqa: E402
 from speechssl.model.encoder import EncoderConfig, normalize_waveforms  # noqa: E402
 from speechssl.objective.contrastive import ContrastiveBatch  # noqa: E402
 from speechssl.objective.objective import Losses, weighted_sum  # noqa: E402
+from speechssl.train import compiled  # noqa: E402
 from speechssl.train.finetune import FinetuneConfig  # noqa: E402
 from speechssl.train.finetune_model import FinetuneModel  # noqa: E402
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig  # noqa: E402
@@ -65,6 +67,7 @@ from model_table import ctc_head, model_parts  # noqa: E402
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIDES = ("speechssl", "transformers")
+COMPILED_SIDES = tuple(f"{side} compiled" for side in SIDES)
 FINETUNED_SECONDS = 20.0  # of a clip: LibriSpeech's training has few as long and none over 25
 LETTERS_PER_SECOND = 15
 NO_DATA = ("data.train=none", "data.dev=none", "data.license=none")
@@ -107,6 +110,10 @@ class Case(ABC):
     @abstractmethod
     def build_ours(self) -> nn.Module:
         """Our model, whose call with (batch, step) returns ``Losses``."""
+
+    @abstractmethod
+    def compiled_part(self, ours: nn.Module) -> nn.Module:
+        """What of our model is compiled."""
 
     @abstractmethod
     def build_theirs(self) -> Theirs:
@@ -159,6 +166,9 @@ class PretrainCase(Case):
 
     def build_ours(self) -> PretrainModel:
         return PretrainModel(self.config.encoder, self.config.objective)
+
+    def compiled_part(self, ours: nn.Module) -> nn.Module:
+        return ours.objective
 
     def build_theirs(self) -> transformers.Wav2Vec2ForPreTraining:
         objective, quantizer = self.config.objective, self.config.objective.quantizer
@@ -219,6 +229,9 @@ class FinetuneCase(Case):
         model = FinetuneModel(CTCModel(self.encoder, len(VOCABULARY)), RegularizationConfig(), VOCABULARY.blank_id)
         model.ctc.encoder.feature_encoder.requires_grad_(False)
         return model
+
+    def compiled_part(self, ours: nn.Module) -> nn.Module:
+        return ours.ctc
 
     def build_theirs(self) -> transformers.Wav2Vec2ForCTC:
         config = transformers.Wav2Vec2Config(
@@ -312,10 +325,16 @@ def make_update(
 
 def build_update(side: str, case: Case, device: torch.device, precision: str) -> Update:
     """A new model of one side, and its step of training."""
-    if side == "speechssl":
+    is_compiled = side in COMPILED_SIDES
+    if side.startswith("speechssl"):
         ours = case.build_ours().to(device)
+        if is_compiled:
+            part = case.compiled_part(ours)
+            part.forward = compiled.compiled_call(part, compiled.GRAPHS_PER_SHAPE)
         return make_update(ours, our_loss(ours, case, device), case, device, precision)
     theirs = case.build_theirs().to(device)
+    if is_compiled:
+        theirs.compile(backend=compiled.BACKEND, dynamic=False)
     return make_update(theirs, their_loss(theirs, case, device), case, device, precision)
 
 
@@ -400,9 +419,10 @@ def show(value: float | None, digits: int) -> str:
     return "out of memory" if value is None else f"{value:.{digits}f}"
 
 
-def ratio(ours: float | None, theirs: float | None) -> str:
-    """Of what both sides gave."""
-    return "-" if ours is None or theirs is None else f"{ours / theirs:.2f}"
+def ratios(found: Sequence[float | None]) -> list[str]:
+    """Of what ours and theirs gave, then of both compiled."""
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return ["-" if ours is None or theirs is None else f"{ours / theirs:.2f}" for ours, theirs in pairs]
 
 
 def main() -> None:
@@ -416,6 +436,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=["base", "large"], default=["base", "large"])
     parser.add_argument("--batch-seconds", type=float, help="audio in a batch (default: the recipe's batches.seconds)")
     parser.add_argument("--peak-tflops", type=float, help="of the processor in this precision, for the MFU")
+    parser.add_argument("--compiled", action="store_true", help="measure both sides compiled too")
     parser.add_argument("--tiny", action="store_true", help="models of no size, to see that the program runs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -426,6 +447,9 @@ def main() -> None:
     num_updates = arguments.updates or (10 if is_gpu else 1)
     has_bfloat16 = is_gpu or arguments.tiny  # many a CPU is hundreds of times slower in it
 
+    sides = (*SIDES, *COMPILED_SIDES) if arguments.compiled else SIDES
+    compared = ["ours / theirs", "ours / theirs, compiled"][: len(sides) // 2]
+
     speeds, peaks, losses = [], [], []
     for name in arguments.models:
         case = make_case(arguments.stage, name, arguments.batch_seconds, arguments.tiny)
@@ -433,25 +457,25 @@ def main() -> None:
         if in_bfloat16 is not None:
             difference = in_bfloat16 / in_float32 - 1
             losses.append([name, case.label, f"{in_float32:.5f}", f"{in_bfloat16:.5f}", f"{100 * difference:+.3f} %"])
-        peak = {side: measure_memory(side, case, device, precision) for side in SIDES}
-        peaks.append([name, case.label, *(show(peak[side], 0) for side in SIDES), ratio(*peak.values())])
+        peak = {side: measure_memory(side, case, device, precision) for side in sides}
+        peaks.append([name, case.label, *(show(peak[side], 0) for side in sides), *ratios([*peak.values()])])
         start_counting(device)  # gives back what the last one took
-        fitting = [side for side in SIDES if peak[side] is not None]
+        fitting = [side for side in sides if peak[side] is not None]
         speed = measure_speeds(case, fitting, device, precision, arguments.repeats, num_updates)
-        found = [speed.get(side) for side in SIDES]
+        found = [speed.get(side) for side in sides]
         row = [name, case.label, *(show(value, 2) for value in found)]
         if arguments.peak_tflops:
             share = case.flops_per_second / (arguments.peak_tflops * 1e12)
             row += ["-" if value is None else f"{100 * share * value:.1f} %" for value in found]
-        speeds.append([*row, ratio(*found)])
+        speeds.append([*row, *ratios(found)])
 
     name = torch.cuda.get_device_name(device) if is_gpu else f"{arguments.threads} threads"
     where = f"{name}, {precision}, torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"Seconds of audio trained a second, {arguments.stage}, {where}:\n")
-    shares = [f"MFU of {side}" for side in SIDES] if arguments.peak_tflops else []
-    print_table(["model", "batch", *SIDES, *shares, "ours / theirs"], speeds)
+    shares = [f"MFU of {side}" for side in sides] if arguments.peak_tflops else []
+    print_table(["model", "batch", *sides, *shares, *compared], speeds)
     print("\nPeak memory in MiB:\n")
-    print_table(["model", "batch", *SIDES, "ours / theirs"], peaks)
+    print_table(["model", "batch", *sides, *compared], peaks)
     if losses:
         print("\nbf16 against float32, our loss:\n")
         print_table(["model", "batch", "float32", "bfloat16", "difference"], losses)

@@ -5,7 +5,7 @@
 #
 #   tests    pytest -m gpu; 20 updates of every objective of recipes/prompts are among them
 #   bench    tools/bench_pretrain.py, of pretraining and of fine-tuning, and tools/bench_transcribe.py; PEAK_TFLOPS says
-#            what the GPU can do, for the MFU
+#            what the GPU can do, for the MFU; COMPILED=1 measures training compiled too, which takes minutes more
 #   queen    recipes/amazon_queen with SIZE=gpu: pretraining, then fine-tuning with all labels, 1 hour and 10 minutes,
 #            then the same three from scratch; CORPUS is the Debian package
 #   prompts  recipes/prompts with all labels, 10 and 5 minutes, then its compare.sh
@@ -40,7 +40,8 @@ tests() {
 
 bench() {
     local options=(--device "$DEVICE" --threads "$(nproc)")
-    local pretrain=("$PYTHON" tools/bench_pretrain.py "${options[@]}" ${PEAK_TFLOPS:+--peak-tflops "$PEAK_TFLOPS"})
+    local pretrain=("$PYTHON" tools/bench_pretrain.py "${options[@]}" ${PEAK_TFLOPS:+--peak-tflops "$PEAK_TFLOPS"}
+        ${COMPILED:+--compiled})
     "${pretrain[@]}" "$@"
     echo
     "${pretrain[@]}" --batch-seconds 300 "$@"

@@ -167,6 +167,7 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=ctc,
+        compiled=(ctc, *(module for part in parts for module in part.compiled)),  # CTC's loss stays outside
         train=train,
         dev=batches_of(dev_manifest, everything, None, 1),
         evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),

@@ -155,6 +155,7 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=model,
+        compiled=(model.objective,),
         train=train,
         dev=dev,
         evaluate=evaluate,
