@@ -144,10 +144,13 @@ def test_nothing_is_compiled_after_the_first_pass(corpus: Any, compiler: Compile
     assert [record["step"] for record in read_log(tmp_path / "run") if record["split"] == "dev"] == [50, 100, 150, 200]
 
 
-def test_what_gathers_over_an_update_needs_two_graphs_a_shape(tones: Tones, compiler: Compiler, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_steps", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_what_gathers_over_an_update_needs_two_graphs_a_shape(
+    num_steps: int, tones: Tones, compiler: Compiler, tmp_path: Path
+) -> None:
     """In the recipe of the prompts, an objective that counts its codes."""
     compiler.run = lambda graph, inputs: graph.forward
-    settings = ("trainer.num_steps=200", "trainer.evaluate_steps=200", "trainer.checkpoint_steps=200")
+    settings = (f"trainer.{name}={num_steps}" for name in ("num_steps", "evaluate_steps", "checkpoint_steps"))
     config = tones.config("best_rq", *SMALL, *settings, "trainer.compile=true", "batches={seconds=3.0, num_buckets=2}")
     pretrain(config, tmp_path / "run")
     num_shapes = 3
@@ -155,6 +158,7 @@ def test_what_gathers_over_an_update_needs_two_graphs_a_shape(tones: Tones, comp
     assert max(compiler.steps) < 20
 
 
+@pytest.mark.slow
 def test_gradients_of_pretraining_stay(corpus: Any, compiler: Compiler, record_gradients: Any, tmp_path: Path) -> None:
     settings = (*NO_NOISE, *ONE_SHAPE, "objective.target_dropout=0.0", "trainer.num_steps=2")
     plain, found = (
