@@ -90,6 +90,7 @@ def test_queen_to_its_results_and_nothing_twice(tmp_path: Path) -> None:
     [
         pytest.param("tests", "called again it starts anew: set a longer LIMIT", id="tests"),
         pytest.param("bench", "called again it starts anew: set a longer LIMIT", id="bench"),
+        pytest.param("updates", "called again it starts anew: set a longer LIMIT", id="updates"),
         pytest.param("queen", "call again", id="queen"),
         pytest.param("prompts", "call again", id="prompts"),
     ],
@@ -121,4 +122,18 @@ def test_bench_runs_every_benchmark_with_the_arguments(tmp_path: Path) -> None:
         f"{pretrain} --batch-seconds 300 --tiny",
         f"{pretrain} --stage finetune --tiny",
         f"tools/bench_transcribe.py {options} --tiny",
+    ]
+
+
+def test_updates_are_measured_in_every_way(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    settings = {"PYTHON": stub_python(tmp_path, f'echo "$*" >>"{calls}"')}
+    status, said = run(tmp_path, "updates", "--tiny", **settings)
+    assert status == 0, said
+    before = "tools/bench_pretrain.py --device cpu --threads 1"
+    options = "--models base --variants compiled checkpointed --parts --tiny"
+    assert calls.read_text("utf-8").splitlines() == [
+        f"{before} {options}",
+        f"{before} --batch-seconds 300 {options}",
+        f"{before} --stage finetune {options}",
     ]

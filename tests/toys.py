@@ -94,6 +94,7 @@ class Toys:
             stage="pretrain",
             model=self.model,
             saved_module=self.model,
+            compiled=(self.model,),
             train=self.batches,  # type: ignore[arg-type]
             dev=self.batches,  # type: ignore[arg-type]
             evaluate=self.evaluate,

@@ -6,12 +6,14 @@
 #   tests    pytest -m gpu; 20 updates of every objective of recipes/prompts are among them
 #   bench    tools/bench_pretrain.py, of pretraining and of fine-tuning, and tools/bench_transcribe.py; PEAK_TFLOPS says
 #            what the GPU can do, for the MFU
+#   updates  tools/bench_pretrain.py of base, compiled and with activations checkpointed too, and where the time of an
+#            update goes: pretraining, with the recipe's batches and with longer ones, and fine-tuning
 #   queen    recipes/amazon_queen with SIZE=gpu: pretraining, then fine-tuning with all labels, 1 hour and 10 minutes,
 #            then the same three from scratch; CORPUS is the Debian package
 #   prompts  recipes/prompts with all labels, 10 and 5 minutes, then its compare.sh
 #
 # A part ends after LIMIT seconds (480), with status 124 if it is not finished. When they are called again, the last two
-# go on where they stopped, as long as WORK is there; the first two start anew. Everything is written below WORK
+# go on where they stopped, as long as WORK is there; the others start anew. Everything is written below WORK
 # (/tmp/speechssl_gpu); what is worth keeping goes to OUT (WORK/out): PART.log, and for the recipes PART.md with rows
 # for RESULTS.md, comparisons and some transcripts, and PART_curves.jsonl with the curves of every run, a few hundred kB
 # in all.
@@ -23,7 +25,7 @@
 set -euo pipefail
 
 root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-parts=(tests bench queen prompts)
+parts=(tests bench updates queen prompts)
 
 fail() {
     echo "error: $*" >&2
@@ -39,15 +41,22 @@ tests() {
 }
 
 bench() {
-    local options=(--device "$DEVICE" --threads "$(nproc)")
-    local pretrain=("$PYTHON" tools/bench_pretrain.py "${options[@]}" ${PEAK_TFLOPS:+--peak-tflops "$PEAK_TFLOPS"})
-    "${pretrain[@]}" "$@"
-    echo
-    "${pretrain[@]}" --batch-seconds 300 "$@"
-    echo
-    "${pretrain[@]}" --stage finetune "$@"
-    echo
-    "$PYTHON" tools/bench_transcribe.py "${options[@]}" "$@"
+    bench_training "$@"
+    "$PYTHON" tools/bench_transcribe.py --device "$DEVICE" --threads "$(nproc)" "$@"
+}
+
+updates() {
+    bench_training --models base --variants compiled checkpointed --parts "$@"
+}
+
+bench_training() { # OPTION...: of three stages
+    local stage
+    for stage in "" "--batch-seconds 300" "--stage finetune"; do
+        # shellcheck disable=SC2086  # two words
+        "$PYTHON" tools/bench_pretrain.py --device "$DEVICE" --threads "$(nproc)" \
+            ${PEAK_TFLOPS:+--peak-tflops "$PEAK_TFLOPS"} $stage "$@"
+        echo
+    done
 }
 
 queen() {

@@ -118,6 +118,7 @@ class BatchSampler:
         self._buckets = self._choose_buckets(usable[order])
         self._firsts, self._bucket_numbers = self._cut()
         self.num_batches = len(self._bucket_numbers)
+        self.num_shapes = len(self._buckets) + 1  # of batches, with fixed shapes: one an epoch is of what is left over
         self._grouped = self._group()
         num_samples = int(all_lengths[kept].sum())
         in_batches = self._samples_in_batches(self._buckets) if crop else num_samples

@@ -23,17 +23,18 @@ _SMALL_WEIGHTS = 1_000_000  # of all convolutions: below, oneDNN's code for one 
 def is_inference(x: Tensor) -> bool:
     """Whether a float32 tensor on a CPU needs no gradient: then the ways of this file are open.
 
-    Not while a model is traced for another runtime, which has its own ways.
+    Not while a model is traced for another runtime or a compiler, which have their own ways.
     """
-    is_usual = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()
-    return is_usual and x.dtype == torch.float32
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return False
+    return not torch.onnx.is_in_onnx_export() and not torch.compiler.is_compiling()
 
 
 class Dropout(nn.Module):
     """Dropout (Srivastava et al., 2014); on a CPU the probability is rounded to 1/65536.
 
     PyTorch draws one 64-bit number for an element, which takes a fifth of a small model's training step on a CPU.
-    Here one such number decides over four elements.
+    Here one such number decides over four elements. Compiled, it is PyTorch's own, fused with what is beside it.
     """
 
     def __init__(self, probability: float) -> None:
@@ -44,7 +45,7 @@ class Dropout(nn.Module):
         """Zero elements of ``x`` at random and scale the others up; the identity in evaluation."""
         if not self.training or self.probability == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.probability)
         dropped = round(self.probability * _DROPOUT_LEVELS)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)

@@ -5,7 +5,9 @@ are not counted.
 """
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,11 +40,13 @@ _NAMESAKES = {"MIG", "LAPTOP", "D", "TI", "NVL"}  # words of other GPUs, or of a
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the FLOPs of what runs under it, forward and backward, except in inference mode.
+    """Counts the FLOPs of what runs under it, forward and backward, except in inference mode and when `uncounted`.
 
     What is computed stays the same bit for bit. Attention counts as its matrix products, whichever kernel computes it
     and however often the kernel computes them again in its backward pass.
     """
+
+    is_paused: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,7 +55,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
         output = function(*args, **(kwargs or {}))
-        if not torch.is_inference_mode_enabled():
+        if not torch.is_inference_mode_enabled() and not self.is_paused:
             packet = function.overloadpacket
             name, count = str(packet), flop_registry.get(packet)
             if "._scaled_dot_product" in name:
@@ -60,6 +64,16 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif count is not None:
                 self.flops += count(*args, **(kwargs or {}), out_val=output)
         return output
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Count nothing meanwhile: what is computed again to save memory is no work of the model's."""
+    FlopCounter.is_paused = True
+    try:
+        yield
+    finally:
+        FlopCounter.is_paused = False
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor) -> int:

@@ -67,14 +67,15 @@ class FrameNorm(Norm):
 def _normalize(x: Tensor, lengths: Tensor | None, norm: Norm, num_groups: int) -> Tensor:
     if lengths is None:
         return F.group_norm(x.float(), num_groups, norm.weight, norm.bias, norm.epsilon).type_as(x)
-    if torch.onnx.is_in_onnx_export():  # for another runtime, which has no such kernel
-        return _normalize_by_masks(x, lengths, norm, num_groups)
+    # For another runtime, which has no such kernel, and for a compiler, which fuses what it can look into.
+    if torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling():
+        return _normalize_by_masks(x.float(), lengths, norm, num_groups).type_as(x)
     y: Tensor = _ValidGroupNorm.apply(x.float(), lengths, norm.weight, norm.bias, num_groups, norm.epsilon)
     return y.type_as(x)
 
 
 def _normalize_by_masks(x: Tensor, lengths: Tensor, norm: Norm, num_groups: int) -> Tensor:
-    valid = (torch.arange(x.shape[2]) < lengths[:, None]).type_as(x)[:, None, :]
+    valid = (torch.arange(x.shape[2], device=x.device) < lengths[:, None]).type_as(x)[:, None, :]
     count = lengths.clamp(min=1).type_as(x)[:, None, None] * (len(norm.weight) // num_groups)
 
     def mean(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: N frames, C conv channels, G codebooks, V entries, E width of the target
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, overload
 
 import torch
 from pydantic import Field, model_validator
@@ -38,9 +38,18 @@ class QuantizerConfig(Config):
             raise ValueError(f"code_dim must be a multiple of num_codebooks, found {self.code_dim}")
         return self
 
-    def temperature(self, step: int) -> float:
+    @overload
+    def temperature(self, step: int) -> float: ...
+
+    @overload
+    def temperature(self, step: Tensor) -> Tensor: ...
+
+    def temperature(self, step: int | Tensor) -> float | Tensor:
         """The Gumbel temperature at a step: a function of nothing else, so that a resumed run continues it."""
-        return max(self.temperature_start * self.temperature_decay**step, self.temperature_end)
+        decayed = self.temperature_start * self.temperature_decay**step
+        if isinstance(decayed, Tensor):
+            return decayed.clamp(min=self.temperature_end)
+        return max(decayed, self.temperature_end)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,13 @@ class Quantizer(nn.Module):
                 1, self.codebooks.shape[:2]
             )  # (N, G, V)
             return self._choose(logits, weights, temperature)
+
+    def temperature(self, step: int | Tensor) -> Tensor:
+        """Return the configuration's at a step, (); that of a step in a tensor, float64, is as exact."""
+        found = self.config.temperature(step)
+        if isinstance(found, Tensor):
+            return found.float()
+        return torch.full((), found, device=self.codebooks.device)
 
     def _choose(self, logits: Tensor, weights: Tensor, temperature: Tensor | float) -> Quantized:
         total = weights.sum().clamp(min=1)

@@ -96,8 +96,8 @@ class ApcObjective(Objective):
             num_known = (frames.lengths - ahead).clamp(min=0)
         weights = (torch.arange(context.shape[1], device=context.device) < num_known[:, None]).float()
         terms = {}
-        if self.quantizer is not None and self.config.quantizer is not None:
-            temperature = torch.full((), self.config.quantizer.temperature(step), device=context.device)
+        if self.quantizer is not None:
+            temperature = self.quantizer.temperature(step)
             quantized = self.quantizer(context.flatten(0, 1), weights.flatten(), temperature)
             context = quantized.codes.unflatten(0, weights.shape)
             terms["code_perplexity"] = Term(quantized.code_perplexity * weights.sum(), "frames")

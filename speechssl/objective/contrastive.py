@@ -125,7 +125,7 @@ class ContrastiveObjective(Objective):
         hidden, weights = batch.hidden, batch.weights
         shape = hidden.shape
         target_frames = self.target_dropout(gather_frames(frames, hidden))
-        temperature = torch.full((), config.quantizer.temperature(step), device=frames.device)
+        temperature = self.quantizer.temperature(step)
         quantized = self.quantizer(target_frames.flatten(0, 1), weights.flatten(), temperature)
         predictions = self.context_projection(gather_frames(context, hidden))
         targets = self.target_projection(quantized.codes.to(predictions.dtype)).unflatten(0, shape)

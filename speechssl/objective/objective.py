@@ -67,7 +67,8 @@ class TargetSource:
 class Objective(nn.Module):
     """What an encoder is pretrained for, with the parameters that only pretraining needs.
 
-    A call with (encoder, batch, step), ``step`` being the updates so far, returns ``Losses``.
+    A call with (encoder, batch, step), ``step`` being the updates so far, returns ``Losses``. It becomes one graph if
+    ``trainer.compile`` is set: it looks at no value, and ``step`` is a () float64 tensor then.
     """
 
     prepare_seconds: float = 0.0  # of audio that `prepare` wants

@@ -144,6 +144,7 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=ctc,
+        compiled=(ctc, *(module for part in parts for module in part.compiled)),  # CTC's loss stays outside
         train=train,
         dev=batches_of(dev_manifest, BatchConfig(seconds=config.batches.seconds, **_OF_ANY_LENGTH), None),
         evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),

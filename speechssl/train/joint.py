@@ -104,6 +104,7 @@ class Part(nn.Module):
     streams: tuple[str, ...]
     limits: tuple[Limit, ...]
     shown_metrics: tuple[str, ...]
+    compiled: tuple[nn.Module, ...] = ()  # as in `Task`
 
     def prepare(self, ctc: CTCModel, streams: Mapping[str, Batches[Any]], seed: int, ranks: Ranks) -> None:
         """Make ready for the first update; every process does it, with the same result."""

@@ -62,6 +62,7 @@ class JointObjective(Part):
         except ValueError as error:
             raise ConfigError(f"joint.objective: {error}") from None
         self.objective = config.objective.build(encoder)
+        self.compiled = (self.objective,)
         self.streams = ("unlabeled", "labeled") if config.labeled_too else ("unlabeled",)
         self.weight = config.weight / len(self.streams)
         self.limits = tuple(

@@ -150,6 +150,7 @@ def make_task(
         stage=STAGE,
         model=model,
         saved_module=model,
+        compiled=(model.objective,),
         train=batches_of(train_manifest, train_collate, config.trainer.microbatches),
         dev=batches_of(dev_manifest, collate),
         evaluate=evaluate,

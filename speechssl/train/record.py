@@ -30,6 +30,7 @@ FREE_SETTINGS = {
     "trainer.checkpoint_steps",
     "trainer.keep_last",
     "trainer.device",
+    "trainer.checkpoint_activations",
     "trainer.on_warning",
     "trainer.max_unreadable",
     "trainer.writers",

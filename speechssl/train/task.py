@@ -96,6 +96,7 @@ class Task(Generic[B]):
     stage: str
     model: nn.Module  # its call with (batch, step) returns ``Losses``
     saved_module: nn.Module  # what of it the model's files hold, and a resumed run reads
+    compiled: tuple[nn.Module, ...]  # the parts of it whose calls are compiled if ``trainer.compile`` says so
     train: Batches[B]
     dev: Batches[B]
     evaluate: Callable[[B, int], Measured]  # of a dev batch after so many updates, the model being in evaluation mode

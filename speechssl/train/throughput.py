@@ -20,11 +20,13 @@ class Throughput:
     """Measures what is done between two lines of the log, on the host alone: nothing here waits for a GPU.
 
     FLOPs are counted in one batch, and again in one after every change of what learns; all others are taken to have as
-    many for a second of audio.
+    many for a second of audio. Those of compiled updates are not: a counter sees nothing of them, and as long as one
+    looks on, a compiler compiles nothing.
     """
 
-    def __init__(self, ranks: Ranks, dtype: torch.dtype) -> None:
+    def __init__(self, ranks: Ranks, dtype: torch.dtype, *, counts_flops: bool = True) -> None:
         self._ranks = ranks
+        self._counts_flops = counts_flops
         gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
         self._peak = peak_flops(gpu, dtype)
         self._flops_per_second: float | None = None  # of audio
@@ -49,7 +51,7 @@ class Throughput:
     @contextmanager
     def computing(self, audio_seconds: float) -> Iterator[None]:
         """Note the seconds of audio of a batch that is computed."""
-        if self._flops_per_second is None:
+        if self._counts_flops and self._flops_per_second is None:
             with FlopCounter() as counter:
                 yield
             self._flops_per_second = counter.flops / audio_seconds
@@ -65,8 +67,9 @@ class Throughput:
         metrics = {SPEED: totals[SPEED], DATA: totals[DATA] / count}
         if count > 1:
             metrics[RANKS] = totals[RANKS] / count
-        flop_per_second = totals[SPEED] * (self._flops_per_second or 0.0)
-        metrics[COMPUTED] = flop_per_second / 1e9
-        if self._peak is not None:
-            metrics[MFU] = flop_per_second / (count * self._peak)
+        if self._counts_flops:
+            flop_per_second = totals[SPEED] * (self._flops_per_second or 0.0)
+            metrics[COMPUTED] = flop_per_second / 1e9
+            if self._peak is not None:
+                metrics[MFU] = flop_per_second / (count * self._peak)
         return metrics

@@ -23,10 +23,11 @@ from speechssl.objective.teacher import Teacher
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.average import WeightAverage
+from speechssl.train.compiled import compiled_calls
 from speechssl.train.guard import FiniteGuard, stop_requests
 from speechssl.train.health import CLIPPED, RISING, SOUND, Health, Response, RollBackError
 from speechssl.train.log import MetricSums, RunLog, read_log
-from speechssl.train.memory import describe_batch, explained_shortage
+from speechssl.train.memory import describe_batch, explained_shortage, recomputed_layers
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
 from speechssl.train.sound import describe_sound, measure_sound
@@ -40,7 +41,7 @@ class TrainerConfig(Config):
     """How long and how to train.
 
     ``precision`` is that of matrix products and convolutions: None is bfloat16 on a GPU that has it in hardware, else
-    float32, which means it: TF32 is off.
+    float32, which means it: TF32 is off. ``compile`` is off until somebody has measured on a GPU what it gains.
     """
 
     num_steps: int = Field(400_000, ge=1)  # updates
@@ -61,6 +62,8 @@ class TrainerConfig(Config):
     # back to its latest checkpoint and on with half of it, at most three times.
     on_warning: Response = "warn"
     writers: tuple[WriterName, ...] = ("tensorboard",)  # of the log, beside the console and log.jsonl
+    compile: bool = False  # what an update computes, by torch.compile; needs batches.fixed_shapes
+    checkpoint_activations: bool = False  # compute transformer layers again in the backward pass, to save memory
 
 
 def train(
@@ -82,7 +85,7 @@ def train(
     Raises:
         RollBackError: the run has to go back to its latest checkpoint.
         TrainingError: a loss or gradient is not finite, a value of the log is beyond a limit, a batch does not fit into
-            memory, or the microbatches do not divide among the ranks.
+            memory, the microbatches do not divide among the ranks, or the model cannot be compiled or computed again.
         StoppedError: a signal asked for it; a checkpoint was saved.
     """
     if config.microbatches % ranks.count:
@@ -103,7 +106,7 @@ def train(
     dtype = resolve_precision(config.precision, ranks.device, trains=True)
     reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=ranks.device.type == "cuda")
     batches = zip(_numbers(config, ranks, first_step), reading, strict=True)
-    sums, throughput = MetricSums(), Throughput(ranks, dtype)
+    sums, throughput = MetricSums(), Throughput(ranks, dtype, counts_flops=not config.compile)
     start = LogStart(run, task.stage, task.shown_metrics, task.chance, first_step, config.num_steps)
     limits = [*task.limits, *SOUND, CLIPPED, *([] if task.best_metric is None else [RISING])]
     manifests = [stream.manifest for stream in task.train.streams]
@@ -114,6 +117,8 @@ def train(
     with (
         exact_float32(dtype),
         small_model_training(model, ranks.device, dtype),
+        recomputed_layers(model) if config.checkpoint_activations else nullcontext(),
+        compiled_calls(task.compiled, task.train) if config.compile else nullcontext(),
         closing(reading),
         stop_requests() as stop,
         RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+from objectives import Tones
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.train import trainer
@@ -185,6 +186,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     for stage, text in {"pretrain": PRETRAIN, "finetune": FINETUNE, "scratch": FINETUNE + ENCODER}.items():
         (corpus.folder / f"{stage}.toml").write_text(text, "utf-8")
     return corpus
+
+
+@pytest.fixture(scope="session")
+def tones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Tones:
+    """A few long recordings of tones."""
+    folder = tmp_path_factory.mktemp("objectives")
+    texts = [
+        "abcd abc dab",
+        "dd ab cabd a",
+        "bcda dcba ab",
+        "cab abcd",
+        "abbad cad b",
+        "dab cabc",
+        "ccd aab bda",
+        "bad cab",
+    ]
+    return Tones(corpus.write(folder / "train.tsv", texts), corpus.write(folder / "dev.tsv", texts[:3], seed=3))
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,7 @@ def main(file: str, folder: str, *options: str) -> None:
             stage="pretrain",
             model=model,
             saved_module=model,
+            compiled=(model.objective,),
             train=train,
             dev=dev,
             evaluate=lambda batch, step: Measured(model(batch, step), batch.counts),

@@ -6,14 +6,13 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from objectives import NAMES, PROMPTS, SETTINGS, Tones, every_objective, losses_of
 from programs import load_tool
 from torch import Tensor
 from typer.testing import CliRunner
@@ -21,31 +20,16 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
-from speechssl.data.batches import Example, TaskBatch
+from speechssl.data.batches import Example
 from speechssl.data.manifest import read_manifest, read_utterance
-from speechssl.objective.objective import Losses, weighted_sum
+from speechssl.objective.objective import weighted_sum
 from speechssl.objective.teacher import FrozenTeacher, Teacher, split_weights
 from speechssl.train import trainer
 from speechssl.train.finetune import FinetuneConfig, finetune
 from speechssl.train.log import read_log
-from speechssl.train.pretrain import PretrainConfig, PretrainModel, make_task, pretrain, read_target_source
-from speechssl.train.task import Task
+from speechssl.train.pretrain import pretrain
 from speechssl.train.throughput import METRICS
 
-ROOT = Path(__file__).parents[2]
-PROMPTS = ROOT / "recipes" / "prompts"
-NAMES = ["masked_prediction", *sorted(file.stem for file in (PROMPTS / "objectives").glob("*.toml"))]
-SETTINGS = (
-    "batches.seconds=6",
-    "batches.min_seconds=1",
-    "trainer.num_steps=4",
-    "trainer.microbatches=2",
-    "trainer.log_steps=1",
-    "trainer.evaluate_steps=2",
-    "trainer.checkpoint_steps=2",
-    "trainer.device=cpu",
-    "optimizer.epsilon=1e-3",  # or rounding errors of gradients that are 0 would become whole steps
-)
 _MIXES = "the other voice is one of the batch"
 NOT_ONE_BY_ONE: dict[str, str] = {
     "denoising": _MIXES,
@@ -55,53 +39,6 @@ NOT_ONE_BY_ONE: dict[str, str] = {
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
 OF_THE_BATCH = ("perplexity", "unused", "use", "spread", "rank", "deviation")
 """What is measured of a batch as a whole: terms with these words in their names."""
-
-every_objective = pytest.mark.parametrize("name", NAMES)
-
-
-@dataclass(frozen=True)
-class Tones:
-    """Makes configurations for a few long recordings of tones."""
-
-    train: Path
-    dev: Path
-
-    def config(self, name: str, *overrides: str) -> PretrainConfig:
-        files = [PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml"]
-        if name != "masked_prediction":
-            files.append(PROMPTS / "objectives" / f"{name}.toml")
-        return PretrainConfig.load(files, [f"data.train={self.train}", f"data.dev={self.dev}", *SETTINGS, *overrides])
-
-    def task(self, name: str, *overrides: str) -> Task[Any]:
-        config = self.config(name, *overrides)
-        torch.manual_seed(config.seed)
-        source = read_target_source(config)
-        task = make_task(config, read_manifest(self.train), read_manifest(self.dev), source=source)
-        model = task.model
-        assert isinstance(model, PretrainModel)
-        model.objective.prepare(model.encoder, task.train.read(range(task.train.sampler.num_batches)), config.seed)
-        return task
-
-
-@pytest.fixture(scope="module")
-def tones(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Tones:
-    folder = tmp_path_factory.mktemp("objectives")
-    texts = [
-        "abcd abc dab",
-        "dd ab cabd a",
-        "bcda dcba ab",
-        "cab abcd",
-        "abbad cad b",
-        "dab cabc",
-        "ccd aab bda",
-        "bad cab",
-    ]
-    return Tones(corpus.write(folder / "train.tsv", texts), corpus.write(folder / "dev.tsv", texts[:3], seed=3))
-
-
-def losses_of(task: Task[Any], batch: TaskBatch) -> Losses:
-    losses: Losses = task.model(batch, 0)
-    return losses
 
 
 @every_objective

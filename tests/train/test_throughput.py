@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from speechssl.train import guard
 from speechssl.train.log import read_log
@@ -72,6 +73,15 @@ def test_flops_are_counted_once_for_what_learns(clock: Clock) -> None:
         product(200)
     clock.pass_by(1)
     assert throughput.means()["gflop_per_second"] == pytest.approx(16e-3)
+
+
+def test_flops_of_what_is_compiled_are_not_counted(clock: Clock) -> None:
+    """Nothing looks on: under a counter nothing would be compiled."""
+    throughput = Throughput(Ranks(0, 1, torch.device("cpu")), torch.float32, counts_flops=False)
+    with throughput.computing(1.0):
+        assert not _get_current_dispatch_mode_stack()
+    clock.pass_by(1)
+    assert throughput.means() == {"audio_seconds_per_second": 1.0, "waiting_for_data": 0.0}
 
 
 def test_several_gpus_are_measured_against_the_peak_of_all(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
