@@ -1,13 +1,13 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.reader import read_model
@@ -139,13 +139,13 @@ def make_task(
         hours = float(manifest.seconds.sum()) / 3600
         return TrainingData(stage=STAGE, license=config.data.license, hours=hours, labeled=labeled)
 
-    def write_model(step: int, folder: Path) -> None:
+    def write_model(step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
         data = () if saved is None else saved.description.training_data
         data += (data_of(train_manifest, labeled=True),)
         if unlabeled_manifest is not None:
             data += (data_of(unlabeled_manifest, labeled=False),)
         description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=data)
-        save_model(folder, description, ctc.state_dict(), vocabulary)
+        save_model(folder, description, weights, vocabulary)
 
     model: FinetuneModel | JointModel = labeled
     train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization, config.trainer.microbatches)

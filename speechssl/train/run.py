@@ -42,6 +42,7 @@ FREE_SETTINGS = {
     "trainer.checkpoint_steps",
     "trainer.keep_last",
     "trainer.device",
+    "trainer.parallel",
     "trainer.on_warning",
     "trainer.max_unreadable",
     "trainer.writers",

@@ -1,6 +1,7 @@
 """A moving average of the weights is evaluated and saved; the weights themselves go on learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from toys import Toys, train_toys
 
-from speechssl.checkpoint.training_state import load_progress, save_checkpoint
+from speechssl.checkpoint.training_state import load_progress, new_checkpoint
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import TrainingError
 from speechssl.objective.teacher import Teacher
-from speechssl.train import trainer
+from speechssl.train import saver
 from speechssl.train.average import WeightAverage
 from speechssl.train.finetune import finetune
 from speechssl.train.pretrain import pretrain
@@ -36,9 +37,9 @@ class Watched(Toys):
         self.evaluated.append(self.model.weight.item())
         return super().evaluate(batch, step)
 
-    def write_model(self, step: int, folder: Path) -> None:
-        super().write_model(step, folder)
-        self.trained.append(self.model.weight.item())
+    def write_model(self, step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        super().write_model(step, folder, weights)
+        self.trained.append(weights["weight"].item())
 
 
 def test_the_average_is_evaluated_and_saved_and_the_weights_learn_as_without_it(tmp_path: Path) -> None:
@@ -108,14 +109,14 @@ def test_it_resumes_exactly_and_learns_as_without_it(
     class KilledError(Exception):
         pass
 
-    save = save_checkpoint
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
+    @contextmanager
+    def save_and_die(*arguments: Any) -> Iterator[Path]:
+        with new_checkpoint(*arguments) as folder:
+            yield folder
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save_and_die)
+        patch.setattr(saver, "new_checkpoint", save_and_die)
         with pytest.raises(KilledError):
             start(tmp_path / "resumed", AVERAGE)
     assert load_progress(tmp_path / "resumed").step == 3
