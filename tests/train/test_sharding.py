@@ -26,15 +26,15 @@ SETTINGS = (
 )
 # What is frozen changes at the second update, and what is saved is not what learns.
 HEAD_FIRST = ("head_only_steps=1", "feature_encoder_is_frozen=true", "trainer.average_decay=0.5")
-KINDS = [("fsdp", 1), ("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4)]
-OTHERS = [("fsdp", 4), ("ddp", 2), ("ddp", 1)]
+KINDS = [("fsdp", 1), ("fsdp", 2), ("fsdp", 4)]  # `test_parallel` has those of "ddp"
+OTHERS = [("fsdp", 4), ("ddp", 2)]
 SHARD = "training/shard-00002-model-00001-of-00001.safetensors"
 
 
 def run_jobs(jobs: list[dict[str, Any]], file: Path) -> list[list[tuple[str, int]]]:
     file.write_text(json.dumps(jobs), "utf-8")
     command = [sys.executable, Path(__file__).with_name("many_ranks_run.py"), file]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stderr
     said: list[list[tuple[str, int]]] = json.loads(result.stdout)
     return said
