@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -82,7 +84,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGro
         with ordinary_permissions(folder / _TENSORS):
             safetensors.torch.save_file(dict(tensors), folder / _TENSORS, {"format": "pt"})
         return
-    from torch.distributed import checkpoint as distributed
+    distributed: Any = import_module("torch.distributed.checkpoint")  # which takes a second
 
     writer = distributed.HuggingFaceStorageWriter(str(folder / _PARTS), save_distributed=True)
     try:
@@ -223,14 +225,16 @@ def load_training_tensors(run: Path, parts: Mapping[str, Tensor] | None = None) 
 
 
 def _load_parts(folder: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    from torch.distributed import checkpoint as distributed
+    distributed: Any = import_module("torch.distributed.checkpoint")  # which takes a second
 
     reader = distributed.HuggingFaceStorageReader(str(folder))
     tensors = {}
     for key, stored in reader.read_metadata().state_dict_metadata.items():
         like = parts.get(key.split("/", 1)[1])
-        is_part = like is not None and hasattr(like, "full_tensor") and like.shape == stored.size
-        tensors[key] = torch.zeros_like(like) if is_part else torch.empty(stored.size, dtype=stored.properties.dtype)
+        if like is not None and hasattr(like, "full_tensor") and like.shape == stored.size:
+            tensors[key] = torch.zeros_like(like)
+        else:
+            tensors[key] = torch.empty(stored.size, dtype=stored.properties.dtype)
     with warnings.catch_warnings(action="ignore"):  # that each process reads for itself
         distributed.load(tensors, storage_reader=reader, no_dist=True)
     return tensors

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch import Tensor
@@ -34,7 +34,8 @@ class Saver:
     def __init__(self, run: Path, keep_last: int, ranks: Ranks, *, is_sharded: bool) -> None:
         self.run, self.keep_last, self.ranks, self.is_sharded = run, keep_last, ranks, is_sharded
         # The threads agree among themselves, if there are several, while the training's exchanges go on.
-        self._threads = replace(ranks, host=dist.new_group(backend="gloo")) if is_sharded else replace(ranks, count=1)
+        own: Any = {"host": dist.new_group(backend="gloo")} if is_sharded else {"count": 1}
+        self._threads = replace(ranks, **own)
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
 

@@ -84,7 +84,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 def local(tensor: Tensor) -> Tensor:
     """Return what of a tensor this process has: all of one that is not sharded."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator,no-any-return]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
 
 
 def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def copy_whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor
     copies = {}
     for name, tensor in tensors.items():
         if is_sharded(tensor):
-            tensor = tensor.full_tensor()  # type: ignore[operator]
+            tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         if keep:
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return copies
@@ -123,7 +123,12 @@ def copy_parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copy = local(tensor).detach().to("cpu", copy=True).contiguous()
         if is_sharded(tensor):
             copy = DTensor.from_local(
-                copy, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+                copy,
+                mesh,
+                tensor.placements,  # type: ignore[attr-defined]
+                run_check=False,
+                shape=tensor.shape,
+                stride=tensor.stride(),
             )
         copies[name] = copy
     return copies
