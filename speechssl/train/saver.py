@@ -107,4 +107,5 @@ class Saver:
         try:
             self._join()  # alone: other processes may not get here
         except Exception as failure:
-            print_status(f"error: {failure}")
+            if self.ranks.is_first:  # which knows of those of the others
+                print_status(f"error: {failure}")
