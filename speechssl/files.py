@@ -90,7 +90,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for path in (*temporary.iterdir(), temporary):
+        for path in (*temporary.rglob("*"), temporary):
             flush(path)
         if folder.exists():
             shutil.rmtree(folder)

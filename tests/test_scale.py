@@ -62,6 +62,8 @@ def test_memory_of_replicas_and_shards(scale: ModuleType) -> None:
     # The head and twice the largest layer are together: 500 + 2 x 300 weights and as many gradients.
     assert found(8, True) == (2_000, 8_800, 77)
     assert found(64, True) == (250, 8_800, 77)
+    # Of two microbatches each all gradients are.
+    assert scale.memory(model, 77, 8, is_sharded=True, microbatches=16).exchange == 4_400 + 4_000
 
 
 def test_what_the_backward_pass_needs_is_counted_once(scale: ModuleType) -> None:
@@ -111,7 +113,7 @@ def test_the_command_prints_three_tables(
     )
     assert data[2] == ["wav", "256", "0.1", "110"]  # 1,000 x 3,600 x 32,000 bytes
     assert [row[:2] for row in memory[2:]] == [
-        [gpus, model] for gpus in ("8", "64") for model in ("replicated (DDP)", "sharded")
+        [gpus, model] for gpus in ("8", "64") for model in ("replicated (ddp)", "sharded (fsdp)")
     ]
     assert memory[0][4] == "kept of 1 x 15.625 s"
     update = load().trainer.microbatches * load().batches.seconds

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 from manifests import make_manifest
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.data.batches import AudioBatch, TaskBatch
 from speechssl.data.manifest import Utterance
@@ -85,9 +85,9 @@ class Toys:
         }
         return Measured(terms, batch.counts)
 
-    def write_model(self, step: int, folder: Path) -> None:
+    def write_model(self, step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.saved.append(step)
-        (folder / "config.json").write_text(str(self.model.weight.item()))
+        (folder / "config.json").write_text(str(weights["weight"].item()))
 
     def task(self) -> Task[Any]:
         return Task(

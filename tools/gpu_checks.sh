@@ -3,7 +3,8 @@
 #
 #     WHEELS=wheels CORPUS=flight-of-the-amazon-queen_1.0.0-9_all.deb OUT=results bash tools/gpu_checks.sh PART [ARG...]
 #
-#   tests    pytest -m gpu; 20 updates of every objective of recipes/prompts are among them
+#   tests    pytest -m gpu; 20 updates of every objective of recipes/prompts are among them and, where there are two
+#            GPUs, a run of which each has a part (trainer.parallel=fsdp)
 #   bench    tools/bench_pretrain.py, of pretraining and of fine-tuning, and tools/bench_transcribe.py; PEAK_TFLOPS says
 #            what the GPU can do, for the MFU
 #   updates  tools/bench_pretrain.py of base, compiled and with activations checkpointed too, and where the time of an

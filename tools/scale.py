@@ -53,11 +53,12 @@ class Training:
     cost: float
 
 
-def memory(model: nn.Module, kept: float, gpus: int, *, is_sharded: bool) -> Memory:
+def memory(model: nn.Module, kept: float, gpus: int, *, is_sharded: bool, microbatches: int = 1) -> Memory:
     """Compute the memory of each GPU, with a replica or with shards of the model.
 
     Shards are made layer by layer: at its time a layer is put together from all GPUs, while the next one arrives; what
-    is not in a layer stays together through the update.
+    is not in a layer stays together through the update. Of several microbatches on a GPU the gradients are added up
+    there, of all parameters, and exchanged once.
     """
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.encoder.context.layers]
     num_parameters = sum(p.numel() for p in model.parameters())
@@ -67,7 +68,8 @@ def memory(model: nn.Module, kept: float, gpus: int, *, is_sharded: bool) -> Mem
     if not is_sharded:
         return Memory(state, FLOAT32 * num_parameters, kept)  # the buckets of DistributedDataParallel
     together = num_parameters - sum(sizes) + 2 * max(sizes)
-    return Memory(state / gpus, 2 * FLOAT32 * together, kept)  # weights and gradients
+    gradients = together if microbatches <= gpus else num_parameters
+    return Memory(state / gpus, FLOAT32 * (together + gradients), kept)
 
 
 def count_kept(load: Callable[..., PretrainConfig], rows: int, seconds: float) -> float:
@@ -142,8 +144,8 @@ def format_memory(load: Callable[..., PretrainConfig], options: argparse.Namespa
         model = PretrainModel(config.encoder, config.objective, read_target_source(config))
     table = [("GPUs", "model", "state, GiB", "exchange", f"kept of {rows} x {seconds:g} s", "sum")]
     for gpus in options.gpus:
-        for name, is_sharded in (("replicated (DDP)", False), ("sharded", True)):
-            found = memory(model, kept, gpus, is_sharded=is_sharded)
+        for name, is_sharded in (("replicated (ddp)", False), ("sharded (fsdp)", True)):
+            found = memory(model, kept, gpus, is_sharded=is_sharded, microbatches=config.trainer.microbatches)
             parts = (found.state, found.exchange, found.kept)
             table.append((str(gpus), name, *(f"{part / GIB:.1f}" for part in (*parts, sum(parts)))))
     return format_markdown(table)

@@ -3,20 +3,26 @@
 import errno
 import json
 import shutil
+import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from speechssl.errors import CheckpointError, SpeechSSLError
 from speechssl.files import ordinary_permissions, replace_link, replaced_folder
 
 _NUMBERS, _TENSORS, _CHECKSUMS = "training.json", "training.safetensors", "checksums.json"
+_PARTS = "training"  # a folder instead of the tensors' file, if several processes have parts of them
 _BLOCK_BYTES = 1 << 20
 
 
@@ -35,18 +41,15 @@ class Progress:
         return Progress(step, self.best_step, self.best_score)
 
 
-def save_checkpoint(
-    run: Path, progress: Progress, tensors: Mapping[str, Tensor], write_model: Callable[[Path], None], keep_last: int
-) -> None:
-    """Write a checkpoint of a run and point ``latest``, and ``best`` if it is the best, to it.
+@contextmanager
+def new_checkpoint(run: Path, progress: Progress, keep_last: int) -> Iterator[Path]:
+    """Fill a folder that becomes a checkpoint of a run, to which ``latest`` points, and ``best`` if it is the best.
 
     A kill or a power cut at any moment leaves the previous checkpoint or the new one, never a part.
 
     Args:
         run: The run's folder.
         progress: Where it stands.
-        tensors: What the training needs beside the model, on the CPU.
-        write_model: Writes the model's own files into a folder.
         keep_last: Checkpoints that are kept, as for `repair_links`.
 
     Raises:
@@ -55,15 +58,40 @@ def save_checkpoint(
     folder = _folder(run, progress.step)
     try:
         with replaced_folder(folder) as temporary:
-            write_model(temporary)
-            with ordinary_permissions(temporary / _TENSORS):
-                safetensors.torch.save_file(dict(tensors), temporary / _TENSORS, {"format": "pt"})
+            yield temporary
             (temporary / _NUMBERS).write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
-            checksums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+            files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
+            checksums = {file.relative_to(temporary).as_posix(): _checksum(file) for file in files}
             (temporary / _CHECKSUMS).write_text(json.dumps(checksums) + "\n", "utf-8")
         repair_links(run, progress, keep_last)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written, the checkpoint before it is intact: {error}") from None
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
+    """Write what a training needs beside its model into a folder.
+
+    Args:
+        folder: Of a checkpoint.
+        tensors: On the CPU.
+        group: Processes that each have a part of the tensors: all call it, and `torch.distributed.checkpoint` writes
+            a safetensors file of each.
+
+    Raises:
+        OSError: a process cannot write.
+    """
+    if group is None:
+        with ordinary_permissions(folder / _TENSORS):
+            safetensors.torch.save_file(dict(tensors), folder / _TENSORS, {"format": "pt"})
+        return
+    distributed: Any = import_module("torch.distributed.checkpoint")  # which takes a second
+
+    writer = distributed.HuggingFaceStorageWriter(str(folder / _PARTS), save_distributed=True)
+    try:
+        distributed.save(dict(tensors), storage_writer=writer, process_group=group)
+    except distributed.CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        raise OSError(str(cause)) from None
 
 
 def repair_links(run: Path, progress: Progress, keep_last: int) -> None:
@@ -175,17 +203,41 @@ def _checksum(file: Path) -> int:
     return checksum
 
 
-def load_training_tensors(run: Path) -> dict[str, Tensor]:
-    """Return the tensors saved with the latest checkpoint, on the CPU.
+def load_training_tensors(run: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the tensors saved with the latest checkpoint, whoever wrote them: whole ones on the CPU, or parts.
+
+    Args:
+        run: The run's folder.
+        parts: Weights of the model by name: of tensors for a weight that is sharded, and that were written in parts,
+            only the same part is read, to its device.
 
     Raises:
         CheckpointError: they are missing or damaged.
     """
-    file = run / "latest" / _TENSORS
+    folder = run / "latest"
     try:
-        return safetensors.torch.load_file(file)
+        if (folder / _PARTS).is_dir():
+            return _load_parts(folder / _PARTS, parts or {})
+        return safetensors.torch.load_file(folder / _TENSORS)
     except (SafetensorError, OSError) as error:
+        file = folder / (_PARTS if (folder / _PARTS).is_dir() else _TENSORS)
         raise CheckpointError(f"{file}: expected a complete safetensors file: {error}") from None
+
+
+def _load_parts(folder: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    distributed: Any = import_module("torch.distributed.checkpoint")  # which takes a second
+
+    reader = distributed.HuggingFaceStorageReader(str(folder))
+    tensors = {}
+    for key, stored in reader.read_metadata().state_dict_metadata.items():
+        like = parts.get(key.split("/", 1)[1])
+        if like is not None and hasattr(like, "full_tensor") and like.shape == stored.size:
+            tensors[key] = torch.zeros_like(like)
+        else:
+            tensors[key] = torch.empty(stored.size, dtype=stored.properties.dtype)
+    with warnings.catch_warnings(action="ignore"):  # that each process reads for itself
+        distributed.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
 
 
 def _folder(run: Path, step: int) -> Path:

@@ -196,7 +196,8 @@ def small_model_training(model: nn.Module, device: torch.device, dtype: torch.dt
     for each new length, some milliseconds a layer, and hardly two batches have one length. NNPACK, which would take its
     place from 16 rows on, is slower than products. A large model gains more from each than it costs.
     """
-    num_weights = sum(conv.weight.numel() for conv in model.modules() if isinstance(conv, nn.Conv1d))
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv1d)]
+    num_weights = sum(weight.numel() for conv in convolutions for weight in conv.parameters())
     if device.type != "cpu" or dtype != torch.float32 or num_weights >= _SMALL_WEIGHTS:
         yield
         return

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.objective.teacher import follow, split_weights
+from speechssl.train.sharding import divided_as
 
 _RAW = "raw"  # in a training state, of the weights that learn
 
@@ -48,7 +49,7 @@ class WeightAverage:
         own = {name: weight.detach().clone() for name, weight in self._weights.items()}
         try:
             self._copy(self._averages)
-            yield {f"{_RAW}/{name}": weight.cpu() for name, weight in own.items()}
+            yield {f"{_RAW}/{name}": weight for name, weight in own.items()}
         finally:
             self._copy(own)
 
@@ -59,4 +60,4 @@ class WeightAverage:
     @torch.no_grad()
     def _copy(self, tensors: dict[str, Tensor]) -> None:
         for name, weight in self._weights.items():
-            weight.copy_(tensors[name])
+            weight.copy_(divided_as(tensors[name], weight))

@@ -1,13 +1,13 @@
 """Fine-tuning: an encoder, pretrained or fresh, learns to transcribe with CTC."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.checkpoint.native import save_model
 from speechssl.checkpoint.reader import read_model
@@ -39,7 +39,6 @@ from speechssl.train.vocabulary import make_vocabulary
 
 STAGE = "finetune"
 _NUM_SAMPLES = 8  # utterances of the dev set whose transcripts are kept at each evaluation
-_OF_ANY_LENGTH = {"min_seconds": 0.0, "max_seconds": float(2**31)}
 
 
 class FinetuneDataConfig(DataConfig):
@@ -116,14 +115,14 @@ def make_task(
         collate = LabeledCollate(encoder.geometry, encoder.config.mask_dim, vocabulary, regularization, seed)
         return Batches.of_manifest(manifest, batches, collate, workers, seed, crop=False, microbatches=microbatches)
 
-    def write_model(step: int, folder: Path) -> None:
+    def write_model(step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the CTC model with all that it was trained on."""
         data = () if saved is None else saved.description.training_data
         data += (TrainingData.of(STAGE, config.data.license, train_manifest, labeled=True),)
         if unlabeled_manifest is not None:
             data += (TrainingData.of(STAGE, config.data.license, unlabeled_manifest, labeled=False),)
         description = ModelDescription(kind="ctc", step=step, encoder=ctc.encoder.config, training_data=data)
-        save_model(folder, description, ctc.state_dict(), vocabulary)
+        save_model(folder, description, weights, vocabulary)
 
     model: FinetuneModel | JointModel = labeled
     train: Batches[Any] = batches_of(train_manifest, config.batches, config.regularization, config.trainer.microbatches)
@@ -146,7 +145,9 @@ def make_task(
         saved_module=ctc,
         compiled=(ctc, *(module for part in parts for module in part.compiled)),  # CTC's loss stays outside
         train=train,
-        dev=batches_of(dev_manifest, BatchConfig(seconds=config.batches.seconds, **_OF_ANY_LENGTH), None),
+        dev=batches_of(
+            dev_manifest, BatchConfig(seconds=config.batches.seconds, min_seconds=0.0, max_seconds=float(2**31)), None
+        ),
         evaluate=lambda batch, step: labeled.evaluate(batch, vocabulary, sampled),
         best_metric=config.best_metric,
         shown_metrics=("loss", "loss_per_label", *of_parts, *of_phonemes, "wer", "cer"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechssl.errors import CheckpointError, ConfigError, SpeechSSLError
 from speechssl.model.device import resolve_device
 from speechssl.objective.teacher import weights_beside
+from speechssl.train.sharding import divided_as, is_sharded, local
 from speechssl.train.start import fresh_store
 from speechssl.train.watch import watched_processes
 
@@ -39,6 +41,7 @@ class Ranks:
     count: int
     device: torch.device
     gradients: dist.ProcessGroup | None = None  # over which gradients go, if not over the host's
+    host: dist.ProcessGroup | None = None  # over which they agree, if not over all processes' first one
 
     @property
     def is_first(self) -> bool:
@@ -46,7 +49,20 @@ class Ranks:
         return self.rank == 0
 
     def sum_named(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return the sums over ranks, by name; a rank with nothing to add may lack the names."""
+        """Return the sums over ranks, by name; a rank with nothing to add may lack the names.
+
+        Where all have the same names, as in every update, one tensor is reduced, whatever the number of ranks.
+        """
+        if self.count == 1:
+            return dict(values)
+        names = sorted(values)
+        digest = int.from_bytes(sha256("\0".join(names).encode()).digest()[:7])
+        extremes = torch.tensor([digest, -digest])
+        dist.all_reduce(extremes, dist.ReduceOp.MAX, group=self.host)
+        if extremes[0] == -extremes[1]:
+            sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
+            dist.all_reduce(sums, group=self.host)
+            return dict(zip(names, sums.tolist(), strict=True))
         totals: dict[str, float] = {}
         for of_rank in self.gather(values):
             for name, value in of_rank.items():
@@ -58,7 +74,7 @@ class Ranks:
         if self.count == 1:
             return [value]
         of_ranks: list[Any] = [None] * self.count
-        dist.all_gather_object(of_ranks, value)
+        dist.all_gather_object(of_ranks, value, group=self.host)
         return of_ranks
 
     def share(self, make: Callable[[], Result]) -> Result:
@@ -96,7 +112,7 @@ class Ranks:
         if self.count == 1:
             return value
         flag = torch.tensor(float(value))
-        dist.all_reduce(flag)
+        dist.all_reduce(flag, group=self.host)
         return bool(flag > 0)
 
     def first_decides(self, decide: Callable[[], Result]) -> Result:
@@ -109,7 +125,7 @@ class Ranks:
                 verdict[0] = decide()
             except (SpeechSSLError, OSError) as error:
                 verdict[1] = error
-        dist.broadcast_object_list(verdict)
+        dist.broadcast_object_list(verdict, group=self.host)
         result, failure = verdict
         if failure is not None:
             raise failure if self.is_first else SystemExit(1)  # one process says why
@@ -154,22 +170,28 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
 
 def spread(model: nn.Module, ranks: Ranks) -> nn.Module:
     """Return the model as it is called in training: itself, or a replica whose gradients are means over ranks."""
-    if ranks.count == 1:
+    if ranks.count == 1 or is_sharded(model):
         return model
     return DistributedDataParallel(model, process_group=ranks.gradients)
 
 
 def without_exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Keep gradients on their rank until the last microbatch of an update."""
+    if is_sharded(model):
+        model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
     if is_last or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
 
 
-def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
+def clip_gradients(model: nn.Module, max_norm: float | None, ranks: Ranks) -> Tensor:
     """Scale all gradients down to a norm; return the norm that they had, on the device."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
+    if is_sharded(model):
+        square = norm.square()
+        ranks.all_reduce(square)
+        norm = square.sqrt()
     if max_norm is not None:
         torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
     return norm
@@ -180,26 +202,25 @@ def training_tensors(
 ) -> dict[str, Tensor]:
     """Return the optimizer's state as KIND/PARAMETER and, as teacher/WEIGHT, the weights that are not the model's own.
 
-    These are what `weights_beside` says of ``saved_module``: those of teachers, and what is trained beside it. All are
-    on the CPU.
+    These are what `weights_beside` says of ``saved_module``: those of teachers, and what is trained beside it. They are
+    no copies.
     """
     tensors = {f"{_BESIDE}/{name}": tensor for name, tensor in weights_beside(model, saved_module).items()}
     for name, parameter in model.named_parameters():
         for kind, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{kind}/{name}"] = tensor
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def restore(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer and a model the tensors that `training_tensors` returned."""
+    """Give an optimizer and a model the tensors that `training_tensors` returned, whole or as the model is sharded."""
     parameters = dict(model.named_parameters())
-    weights: dict[str, Tensor] = {}
+    weights = model.state_dict()
     for key, tensor in tensors.items():
         kind, name = key.split("/", 1)
-        if kind == _BESIDE:
-            weights[name] = tensor
-        elif name in parameters:
-            optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)
+        if kind == _BESIDE and name in weights:
+            weights[name].copy_(divided_as(tensor, weights[name]))
+        elif kind != _BESIDE and name in parameters:
+            optimizer.state[parameters[name]][kind] = divided_as(tensor, parameters[name])
         else:
-            raise CheckpointError(f"training.safetensors: expected the state of this model, found that of {name}")
-    model.load_state_dict(weights, strict=False)
+            raise CheckpointError(f"training state: expected the state of this model, found that of {name}")

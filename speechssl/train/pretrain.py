@@ -1,13 +1,13 @@
 """Pretraining: an encoder and an objective on unlabeled audio."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.checkpoint.kmeans_files import read_any_clusters
 from speechssl.checkpoint.native import save_model
@@ -25,7 +25,6 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.kinds import AnyObjective
 from speechssl.objective.objective import AllReduce, Losses, Objective, ObjectiveConfig, TargetSource
-from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.record import RunConfig
@@ -134,8 +133,8 @@ def make_task(
     def after_update(step: int, all_reduce: AllReduce) -> None:
         model.objective.after_update(model.encoder, step, all_reduce)
 
-    def write_model(step: int, folder: Path) -> None:
-        """Write the weights that a model folder holds: not those of teachers."""
+    def write_model(step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the model with all that it was trained on."""
         data = TrainingData.of(STAGE, config.data.license, train_manifest, labeled=False)
         description = ModelDescription(
             kind="pretrained",
@@ -144,7 +143,7 @@ def make_task(
             objective=config.objective.to_dict(),
             training_data=(*(saved.description.training_data if saved else ()), data),
         )
-        save_model(folder, description, split_weights(model)[0])
+        save_model(folder, description, weights)
 
     return Task(
         stage=STAGE,

@@ -31,6 +31,7 @@ FREE_SETTINGS = {
     "trainer.keep_last",
     "trainer.device",
     "trainer.checkpoint_activations",
+    "trainer.parallel",
     "trainer.on_warning",
     "trainer.max_unreadable",
     "trainer.writers",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batch_reader import BatchReader
@@ -104,7 +104,9 @@ class Task(Generic[B]):
     shown_metrics: tuple[str, ...]  # on the console, in this order
     frozen: Callable[[int], tuple[nn.Module, ...]]  # the modules that do not learn in an update
     after_update: Callable[[int, AllReduce], None]  # is told the updates done, as `Objective.after_update`
-    write_model: Callable[[int, Path], None]  # after so many updates, into a folder
+    write_model: Callable[
+        [int, Path, Mapping[str, Tensor]], None
+    ]  # after so many updates, into a folder, these weights
     limits: tuple[Limit, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)  # values for limits that no update changes
     chance: Mapping[str, float] = field(default_factory=dict)  # metrics of a model that guesses

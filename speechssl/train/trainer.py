@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechssl.checkpoint.training_state import Progress, load_progress, load_training_tensors, save_checkpoint
+from speechssl.checkpoint.training_state import Progress, load_progress, load_training_tensors
 from speechssl.config import Config
 from speechssl.data.batches import TaskBatch
 from speechssl.errors import StoppedError, TrainingError
 from speechssl.model.cpu import small_model_training
 from speechssl.model.device import autocast, exact_float32, resolve_precision
 from speechssl.objective.objective import Term, weighted_sum
-from speechssl.objective.teacher import Teacher
+from speechssl.objective.teacher import Teacher, split_weights
 from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.average import WeightAverage
@@ -30,6 +30,8 @@ from speechssl.train.log import MetricSums, RunLog, read_log
 from speechssl.train.memory import describe_batch, explained_shortage, recomputed_layers
 from speechssl.train.optimizer import OptimizerConfig, make_optimizer
 from speechssl.train.parallel import Ranks
+from speechssl.train.saver import Saver
+from speechssl.train.sharding import inference, is_sharded, shard
 from speechssl.train.sound import describe_sound, measure_sound
 from speechssl.train.task import Batches, Sample, Task
 from speechssl.train.throughput import DATA, RANKS, Throughput
@@ -55,6 +57,9 @@ class TrainerConfig(Config):
     keep_last: int = Field(2, ge=1)  # checkpoints to fall back to if one is damaged; the best is kept besides
     device: str | None = None  # by name; None is the GPU if there is one, else the CPU
     precision: Literal["float32", "bfloat16"] | None = None
+    # What the processes of a run hold: "ddp" each one everything, "fsdp" each one its part of weights, gradients and
+    # the optimizer's state, for what does not fit into one GPU. One process alone holds everything.
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     # The share of the utterances that may turn out to be unreadable: others take their place. With 0 the first ends the
     # run: what a run has learned from does not depend on a disk or a network unless that is asked for.
     max_unreadable: float = Field(0.0, ge=0, lt=1)
@@ -94,12 +99,14 @@ def train(
         )
     own = config.microbatches // ranks.count  # this rank's microbatches of each update
     model = task.model.to(ranks.device)
+    if config.parallel == "fsdp" and ranks.count > 1:
+        shard(model, ranks.device, ranks.gradients)
     optimizer = make_optimizer(optimizer_config, model.parameters())
     progress = load_progress(run)
     first_step = progress.step
     average = WeightAverage(model, task.saved_module, config.average_decay) if config.average_decay else None
     if first_step:
-        tensors = load_training_tensors(run)
+        tensors = load_training_tensors(run, model.state_dict())
         if average:  # of which the model's files held the averages
             average.restore(tensors)
         parallel.restore(optimizer, model, tensors)
@@ -122,6 +129,7 @@ def train(
         closing(reading),
         stop_requests() as stop,
         RunLog(start, config.writers) if ranks.is_first else nullcontext() as log,
+        Saver(run, config.keep_last, ranks, is_sharded=is_sharded(model)) as saver,
     ):
         health = Health(run, read_log(run), limits, task.facts, config.num_steps, config.on_warning, watched_from)
         for step in range(first_step, config.num_steps):
@@ -159,7 +167,7 @@ def train(
                 sums.add(losses, batch.counts)
                 unreadable.add(batch)
                 guard.watch_loss(loss, batch)
-            norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm)
+            norm = parallel.clip_gradients(model, optimizer_config.max_gradient_norm, ranks)
             if optimizer_config.max_gradient_norm is not None:
                 scale = (optimizer_config.max_gradient_norm / norm).clamp(max=1.0)
                 sums.add({"clip_scale": Term(scale, "updates")}, {"updates": 1.0})
@@ -205,8 +213,9 @@ def train(
                         log.write(done, "dev", dev, samples)
                     _go_on_or_back(ranks.first_decides(partial(health.check, done, "dev", dev)), must_stop=must_stop)
                 progress = progress.advanced(done, score)
-                ranks.first_decides(partial(_save, task, optimizer, average, run, progress, config.keep_last))
+                _save(task, optimizer, average, saver, progress)
             if must_stop and done < config.num_steps:
+                saver.finish()
                 if not ranks.is_first:
                     raise SystemExit(STOPPED_STATUS)
                 by = "a signal" if stop.signal is None else stop.signal.name
@@ -254,25 +263,24 @@ def _save(
     task: Task[Any],
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
-    run: Path,
+    saver: Saver,
     progress: Progress,
-    keep_last: int,
 ) -> None:
     tensors = parallel.training_tensors(optimizer, task.model, task.saved_module)
     averages: AbstractContextManager[dict[str, Tensor]] = average.in_place() if average else nullcontext({})
     with averages as learning:
-        tensors |= learning
-        save_checkpoint(run, progress, tensors, partial(task.write_model, progress.step), keep_last)
+        weights = split_weights(task.saved_module)[0]
+        saver.save(progress, weights, tensors | learning, partial(task.write_model, progress.step))
 
 
-@torch.inference_mode()
 def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> tuple[dict[str, float], list[Sample]]:
     task.model.eval()
     sums = MetricSums()
     samples: list[Sample] = []
-    for batch in task.dev.read_share(ranks.rank, ranks.count):
-        with _explained(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
-            measured = task.evaluate(batch.to(ranks.device), step)
-        sums.add(measured.losses, measured.counts)
-        samples += measured.samples
+    with inference(task.model):
+        for batch in task.dev.read_share(ranks.rank, ranks.count):
+            with _explained(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
+                measured = task.evaluate(batch.to(ranks.device), step)
+            sums.add(measured.losses, measured.counts)
+            samples += measured.samples
     return sums.means(ranks), sorted(sample for of_rank in ranks.gather(samples) for sample in of_rank)

@@ -19,8 +19,9 @@ from speechssl.checkpoint.training_state import (
     find_progress,
     load_progress,
     load_training_tensors,
+    new_checkpoint,
     repair_links,
-    save_checkpoint,
+    write_tensors,
 )
 from speechssl.errors import CheckpointError, SpeechSSLError
 from speechssl.train.parallel import restore, training_tensors
@@ -49,11 +50,10 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Non
 def save(run: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, keep_last: int = 2) -> None:
     """Save a model whose file says which step it is of."""
 
-    def write_model(folder: Path) -> None:
+    with new_checkpoint(run, progress, keep_last) as folder:
+        write_tensors(folder, training_tensors(optimizer, model))
         (folder / "config.json").write_text(str(progress.step))
         safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
-
-    save_checkpoint(run, progress, training_tensors(optimizer, model), write_model, keep_last)
 
 
 def state_of(run: Path) -> dict[str, Any]:
@@ -399,12 +399,13 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path: P
     save(tmp_path, Progress(1), model, optimizer)
     before = state_of(tmp_path)
 
-    def write_model(folder: Path) -> None:
-        (folder / "config.json").write_text("half")
-        raise OSError(28, "No space left on device")
+    def fill_disk() -> None:
+        with new_checkpoint(tmp_path, Progress(2), 2) as folder:
+            (folder / "config.json").write_text("half")
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match=r"cannot be written, the checkpoint before it is intact.*No space left"):
-        save_checkpoint(tmp_path, Progress(2), {}, write_model, 2)
+        fill_disk()
     assert state_of(tmp_path) == before
 
 

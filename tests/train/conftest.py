@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from objectives import Tones
 
 from speechssl.data.manifest import Utterance, write_manifest
-from speechssl.train import trainer
+from speechssl.train import saver
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig, pretrain
@@ -262,14 +263,16 @@ def kill_after_save(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], N
         pass
 
     def kill(run: Callable[[], None]) -> None:
-        save = trainer.save_checkpoint
+        new_checkpoint = saver.new_checkpoint
 
-        def save_and_die(*arguments: Any) -> None:
-            save(*arguments)
+        @contextmanager
+        def save_and_die(*arguments: Any) -> Iterator[Path]:
+            with new_checkpoint(*arguments) as folder:
+                yield folder
             raise KilledError
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "save_checkpoint", save_and_die)
+            patch.setattr(saver, "new_checkpoint", save_and_die)
             with pytest.raises(KilledError):
                 run()
 

@@ -22,7 +22,7 @@ from speechssl.frames import MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.hiding import MaskedBatch, MaskedCollate
 from speechssl.objective.objective import AllReduce, Losses, Objective, Term
-from speechssl.objective.teacher import Teacher, split_weights
+from speechssl.objective.teacher import Teacher
 from speechssl.terminal import exit_on_error
 from speechssl.train.parallel import Ranks, joined_ranks
 from speechssl.train.pretrain import PretrainConfig
@@ -113,7 +113,7 @@ def main(file: str, folder: str, *options: str) -> None:
             shown_metrics=("loss",),
             frozen=lambda step: (),
             after_update=after_update,
-            write_model=lambda step, path: save_model(path, description, split_weights(model)[0]),
+            write_model=lambda step, path, weights: save_model(path, description, weights),
         )
 
     def prepare(task: Task[Any], ranks: Ranks) -> None:

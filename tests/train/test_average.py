@@ -1,6 +1,6 @@
 """A moving average of the weights is evaluated and saved; the weights themselves go on learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ class Watched(Toys):
         self.evaluated.append(self.model.weight.item())
         return super().evaluate(batch, step)
 
-    def write_model(self, step: int, folder: Path) -> None:
-        super().write_model(step, folder)
-        self.trained.append(self.model.weight.item())
+    def write_model(self, step: int, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        super().write_model(step, folder, weights)
+        self.trained.append(weights["weight"].item())
 
 
 def test_the_average_is_evaluated_and_saved_and_the_weights_learn_as_without_it(tmp_path: Path) -> None:

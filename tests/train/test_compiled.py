@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
 from speechssl.checkpoint.reader import read_model
-from speechssl.checkpoint.training_state import load_progress, save_checkpoint
+from speechssl.checkpoint.training_state import load_progress
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Losses, weighted_sum
 from speechssl.train import compiled, trainer
@@ -212,19 +212,17 @@ def test_a_joint_update_is_compiled_stream_by_stream(corpus: Any, compiler: Comp
     "backend", ["traced", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor"))]
 )
 def test_a_compiled_run_resumes_exactly_and_only_as_one(
-    backend: str, tones: Tones, compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str,
+    tones: Tones,
+    compiler: Compiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_after_save: Callable[[Callable[[], None]], None],
 ) -> None:
     """With dropout and layer drop, which come from the same draws in both parts."""
     compiler.run = lambda graph, inputs: graph.forward
     if backend != "traced":
         monkeypatch.setattr(compiled, "BACKEND", backend)
-
-    class KilledError(Exception):
-        pass
-
-    def save_and_die(*arguments: Any) -> None:
-        save_checkpoint(*arguments)
-        raise KilledError
 
     noise = [f"encoder.context.{name}=0.3" for name in ("dropout", "input_dropout", "layer_drop")]
 
@@ -233,10 +231,7 @@ def test_a_compiled_run_resumes_exactly_and_only_as_one(
 
     pretrain(settings("true"), tmp_path / "whole")
     torch._dynamo.reset()
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save_and_die)
-        with pytest.raises(KilledError):
-            pretrain(settings("true"), tmp_path / "run")
+    kill_after_save(lambda: pretrain(settings("true"), tmp_path / "run"))
     assert load_progress(tmp_path / "run").step == 2
     with pytest.raises(TrainingError, match=r"different settings \(trainer\.compile was True, now False\)"):
         pretrain(settings("false"), tmp_path / "run")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.reader import read_model
-from speechssl.checkpoint.training_state import load_progress
+from speechssl.checkpoint.training_state import load_progress, load_training_tensors
 from speechssl.data.batches import Example
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.objective.objective import weighted_sum
@@ -39,6 +39,9 @@ NOT_ONE_BY_ONE: dict[str, str] = {
 """Objectives whose loss of an utterance depends on the others of its batch by design, and why."""
 OF_THE_BATCH = ("perplexity", "unused", "use", "spread", "rank", "deviation")
 """What is measured of a batch as a whole: terms with these words in their names."""
+
+SHARDED_TOO = ("byol", "data2vec", "dinosr", "hubert_second", "wav2vec")
+"""Those with teachers of each kind, codebooks that follow, or another context network."""
 
 
 @every_objective
@@ -92,8 +95,7 @@ def test_a_batch_is_made_in_another_process(name: str, tones: Tones) -> None:
 
 def states(folder: Path) -> dict[str, Tensor]:
     """Weights, and what else a resumed run reads."""
-    training = safetensors.torch.load_file(folder / "latest" / "training.safetensors")
-    return dict(read_model(folder / "latest").weights) | training
+    return dict(read_model(folder / "latest").weights) | load_training_tensors(folder)
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +176,10 @@ def of_two(tones: Tones, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of two processes, of all objectives one after another: most of it is start-up."""
     folder = tmp_path_factory.mktemp("two")
     files = []
-    for name in NAMES:
-        files.append(folder / f"{name}.json")
-        files[-1].write_text(json.dumps(tones.config(name).to_dict()))
+    for kind, names in (("ddp", NAMES), ("fsdp", SHARDED_TOO)):
+        for name in names:
+            files.append(folder / f"{name}.{kind}.json")
+            files[-1].write_text(json.dumps(tones.config(name, f"trainer.parallel={kind}").to_dict()))
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     command = [*launcher, str(Path(__file__).with_name("ranks_run.py")), str(folder), *map(str, files)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -185,13 +188,16 @@ def of_two(tones: Tones, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@every_objective
-def test_two_processes_train_it_as_one(name: str, of_two: Path, whole: Callable[[str], Path]) -> None:
-    found, expected = states(of_two / name), states(whole(name))
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "ddp") for name in NAMES), *((name, "fsdp") for name in SHARDED_TOO)]
+)
+def test_two_processes_train_it_as_one(name: str, kind: str, of_two: Path, whole: Callable[[str], Path]) -> None:
+    run = of_two / f"{name}.{kind}"
+    found, expected = states(run), states(whole(name))
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=2e-3, atol=2e-5, msg=key)
-    for mine, theirs in zip(read_log(of_two / name), read_log(whole(name)), strict=True):
+    for mine, theirs in zip(read_log(run), read_log(whole(name)), strict=True):
         for metric in mine.keys() - {*METRICS, "split"}:
             assert mine[metric] == pytest.approx(theirs[metric], rel=2e-3, abs=1e-4), metric
 
