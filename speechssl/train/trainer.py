@@ -97,6 +97,8 @@ def train(
         raise TrainingError(
             f"trainer.microbatches: expected a multiple of the {ranks.count} processes, found {config.microbatches}"
         )
+    if config.compile and config.parallel == "fsdp":
+        raise TrainingError('trainer.compile: expected parallel = "ddp", found "fsdp", which cannot be compiled yet')
     own = config.microbatches // ranks.count  # this rank's microbatches of each update
     model = task.model.to(ranks.device)
     if config.parallel == "fsdp" and ranks.count > 1:

@@ -18,7 +18,7 @@ import torch
 from objectives import Tones
 
 from speechssl.data.manifest import Utterance, write_manifest
-from speechssl.train import saver
+from speechssl.train import saver, trainer
 from speechssl.train.finetune import FinetuneConfig
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import PretrainConfig, pretrain

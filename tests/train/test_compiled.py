@@ -208,6 +208,11 @@ def test_a_joint_update_is_compiled_stream_by_stream(corpus: Any, compiler: Comp
         finetune(config, tmp_path / "other")
 
 
+def test_what_is_divided_is_not_compiled(tones: Tones, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r'^trainer\.compile: expected parallel = "ddp", found "fsdp"'):
+        pretrain(tones.config("masked_prediction", *COMPILED, "trainer.parallel=fsdp"), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "backend", ["traced", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor"))]
 )
