@@ -185,6 +185,7 @@ def test_command_writes_rows_and_json(loaded: CTCCheckpoint, corpus: Corpus, tmp
         "hypothesis": "где",
         "words": {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_length": 2},
         "characters": {},
+        "word_posteriors": [None],
         "words_right": [True],
     }
     assert dev["wer"] == {"value": 0.0, "low": 0.0, "high": 0.0}
