@@ -50,8 +50,8 @@ class Lattice:
     """A graph without cycles whose paths from the first node to the last are texts.
 
     Two texts share a node where their next words begin at the same frame and what came before counts the same for
-    what follows. So the scores on a path add up to those of its text, in the likeliest of the ways it can lie in time
-    (the search adds all of them up). Posteriors come from the scores by the forward-backward algorithm, as those of
+    what follows. So the scores on a path add up to those of its text, in a way that it is likely to lie in time (the
+    search adds all ways up). Posteriors come from the scores by the forward-backward algorithm, as those of
     Wessel et al. (2001, https://doi.org/10.1109/89.906002), whose scaling of the scores `Calibration` does afterwards.
 
     Times are numbers of frames as a search leaves it, and seconds in a transcript.
@@ -93,10 +93,7 @@ def make_lattice(
     of_best: list[Word] | None = None
     for prefix in texts:
         spelled, of_symbols = _spell(prefix, scorer, units, log_probs, first_frame)
-        for word, span in spelled.items():
-            # Delimiters at the ends, or none, make two texts of one.
-            if word not in found or found[word][2] < span[2]:
-                found[word] = span
+        found = spelled | found  # where a text differs only in delimiters at its ends, the better one counts
         of_best = of_symbols if of_best is None else of_best
     assert of_best is not None
     nodes = sorted({node for source, target, _ in found for node in (source, target)})

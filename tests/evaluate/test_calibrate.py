@@ -19,7 +19,7 @@ from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.recording import audio_info
 from speechssl.decode.arpa import write_arpa
-from speechssl.decode.calibration import Calibration
+from speechssl.decode.calibration import Calibration, fit_calibration
 from speechssl.decode.kneser_ney import estimate_ngrams
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.transcribe.job import describe_settings
@@ -169,6 +169,25 @@ def test_posteriors_of_the_search_count_where_they_were_fitted(
     assert all(0 < posterior <= 1 for posterior in posteriors)
     CalibrationFile.of((model / "weights",), lm).write(Calibration(slope=0.0, posterior_slope=1.0, offset=0.0))
     assert [word.confidence for word in words()] == pytest.approx(posteriors, abs=1e-4)
+
+
+def test_posteriors_are_fitted_with_a_language_model_alone(
+    model: Path, lm: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def record(confidences: Any, is_right: Any, fitted_on: str, posteriors: Any) -> Calibration:
+        given.append(posteriors)
+        return fit_calibration(confidences, is_right, fitted_on, posteriors)
+
+    monkeypatch.setattr("speechssl.evaluate.calibrate.fit_calibration", record)
+    dev = corpus(SAID[:3])
+    run("calibrate", model, dev)
+    run("calibrate", model, dev, "--lm", lm)
+    [without, with_model] = given
+    assert without is None
+    assert len(with_model) == 6
+    assert all(0 < posterior <= 1 for posterior in with_model)
 
 
 def test_other_weights_are_uncalibrated_and_copies_are_not(model_folder: Path, tmp_path: Path, corpus: Corpus) -> None:
