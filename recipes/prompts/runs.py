@@ -188,11 +188,10 @@ def find_rate(out: Path, labels: str, seed: int) -> str | None:
 
 def _seeds(out: Path, name: str, first_seed: int) -> Iterator[Path]:
     """Yield the folders of a row, the first seed's first."""
-    folders = {folder.name.rpartition("_")[2]: folder for folder in out.glob(f"{name}_*") if folder.is_dir()}
-    numbers = {int(seed): folder for seed, folder in folders.items() if seed.isdecimal()}
+    parts = [(folder.name.rpartition("_"), folder) for folder in out.glob(f"{name}_*") if folder.is_dir()]
+    numbers = {int(seed): folder for (of, _, seed), folder in parts if of == name and seed.isdecimal()}
     for seed in sorted(numbers, key=lambda seed: (seed != first_seed, seed)):
-        if numbers[seed].name == f"{name}_{seed}":
-            yield numbers[seed]
+        yield numbers[seed]
 
 
 def _read_run(folder: Path, reference_encoder: dict[str, Any] | None) -> Run:

@@ -91,6 +91,15 @@ def rows(page: str, title: str) -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
+def test_an_objective_whose_name_begins_as_others_do_has_a_row(out: Path, tmp_path: Path) -> None:
+    for other in "abcdef":  # whatever the order in which folders are listed
+        (out / f"hubert_{other}_0").mkdir()
+    for name in ("hubert", "hubert_second"):
+        write_pretraining(out / f"{name}_0", name, [0.3, 0.4])
+    objectives.write_page(out, tmp_path / "page.md", 0)
+    assert {"hubert", "hubert_second"} <= rows((tmp_path / "page.md").read_text("utf-8"), "What the layers know").keys()
+
+
 def test_the_page(out: Path, tmp_path: Path) -> None:
     page = tmp_path / "page" / "OBJECTIVES.md"
     objectives.write_page(out, page, 0)
