@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -335,10 +336,12 @@ def test_an_extended_run_resumes_exactly_and_its_rate_jumps_only_if_asked(
     def go_on(run: Path, num_steps: int, stop_after: int = 10) -> None:
         config = corpus.pretrain_config(*schedule, f"trainer.num_steps={num_steps}", f"schedule.on_extend={on_extend}")
 
+        updates = count(load_progress(run).step)
+
         def stop(sums: MetricSums, *arguments: Any) -> None:
             add(sums, *arguments)
             is_update = not torch.is_inference_mode_enabled() and "updates" not in arguments[1]
-            if is_update and load_progress(run).step == stop_after:
+            if is_update and next(updates) == stop_after:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
