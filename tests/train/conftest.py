@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from objectives import Tones
+from objective_cases import Tones
 
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.train import saver, trainer

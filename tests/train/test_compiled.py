@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from objectives import NAMES, Tones
+from objective_cases import NAMES, Tones
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 

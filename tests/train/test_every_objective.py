@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import safetensors.torch
 import torch
-from objectives import NAMES, PROMPTS, SETTINGS, Tones, every_objective, losses_of
+from objective_cases import NAMES, PROMPTS, SETTINGS, Tones, every_objective, losses_of
 from programs import load_tool
 from torch import Tensor
 from typer.testing import CliRunner
