@@ -29,7 +29,7 @@ from speechssl.model.feature_encoder import FeatureEncoderConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.objective import weighted_sum
 from speechssl.scoring.error_rates import score
-from speechssl.train import trainer
+from speechssl.train import update
 from speechssl.train.finetune_model import FinetuneModel
 from speechssl.train.guard import FiniteGuard
 from speechssl.train.labeled import LabeledCollate, RegularizationConfig
@@ -323,7 +323,7 @@ def patiently(function: Callable[[], Any]) -> Any:
 
 def refuse_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second update on; what follows an update (logs, evaluations, checkpoints) may wait."""
-    watch, seed = FiniteGuard.watch_update, trainer._seed_noise
+    watch, seed = FiniteGuard.watch_update, update._seed_noise
 
     def seed_noise(run_seed: int, number: int) -> None:
         seed(run_seed, number)
@@ -334,7 +334,7 @@ def refuse_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         watch(guard, step, norm)
         torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(trainer, "_seed_noise", seed_noise)
+    monkeypatch.setattr(update, "_seed_noise", seed_noise)
     monkeypatch.setattr(FiniteGuard, "watch_update", watch_update)
 
 

@@ -15,7 +15,8 @@ from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
 from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Measured, Task
-from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.trainer import train
+from speechssl.train.trainer_config import TrainerConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 MANIFEST = make_manifest(Path("train.tsv"), [Utterance(f"{i}.wav", 16_000) for i in range(100)])

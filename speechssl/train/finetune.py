@@ -34,7 +34,7 @@ from speechssl.train.record import RunConfig
 from speechssl.train.run import train_in_folder
 from speechssl.train.schedule import ScheduleConfig
 from speechssl.train.task import Batches, Task
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.trainer_config import TrainerConfig
 from speechssl.train.vocabulary import make_vocabulary
 
 STAGE = "finetune"

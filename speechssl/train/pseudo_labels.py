@@ -31,7 +31,7 @@ from speechssl.scoring.error_rates import normalize_for_scoring, score
 from speechssl.train.joint import Part, of_stream, stream_seed
 from speechssl.train.labeled import LabeledBatch, LabeledCollate, RegularizationConfig, stack_labels
 from speechssl.train.task import Batches
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.trainer_config import TrainerConfig
 
 STREAM = "pseudo"
 

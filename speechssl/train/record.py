@@ -20,7 +20,7 @@ from speechssl.terminal import count
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
 from speechssl.train.schedule import Course, ScheduleConfig
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.trainer_config import TrainerConfig
 
 FREE_SETTINGS = {
     "trainer.num_steps",  # upwards, or to what is done

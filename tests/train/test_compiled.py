@@ -23,7 +23,7 @@ from speechssl.checkpoint.reader import read_model
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.errors import TrainingError
 from speechssl.objective.objective import Losses, weighted_sum
-from speechssl.train import compiled, trainer
+from speechssl.train import compiled, trainer, update
 from speechssl.train.compiled import compiled_calls
 from speechssl.train.finetune import finetune
 from speechssl.train.log import read_log
@@ -71,20 +71,20 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest would keep all of it
     compiler = Compiler()
     monkeypatch.setattr(compiled, "BACKEND", compiler)
-    seed = trainer._seed_noise
+    seed = update._seed_noise
 
     def begin(run_seed: int, number: int) -> None:
         compiler.step = number
         seed(run_seed, number)
 
-    monkeypatch.setattr(trainer, "_seed_noise", begin)
+    monkeypatch.setattr(update, "_seed_noise", begin)
     yield compiler
     torch._dynamo.reset()
 
 
 def updates_of(task: Task[Any]) -> list[dict[str, Tensor]]:
     """What two updates give: sums of losses, gradients, and what the objective remembers."""
-    trainer._freeze(task.model, task.frozen(0))
+    update.freeze(task.model, task.frozen(0))
     found = []
     for step, batch in enumerate(task.train.read([0, 1])):
         task.model.zero_grad()

@@ -24,7 +24,7 @@ from speechssl.data.batches import Example
 from speechssl.data.manifest import read_manifest, read_utterance
 from speechssl.objective.objective import weighted_sum
 from speechssl.objective.teacher import FrozenTeacher, Teacher, split_weights
-from speechssl.train import trainer
+from speechssl.train import update
 from speechssl.train.finetune import FinetuneConfig, finetune
 from speechssl.train.log import read_log
 from speechssl.train.pretrain import pretrain
@@ -48,7 +48,7 @@ SHARDED_TOO = ("byol", "data2vec", "dinosr", "hubert_second", "wav2vec")
 def test_every_parameter_takes_part_in_every_update(name: str, tones: Tones) -> None:
     """As training on several processes needs, which waits for the gradients of all."""
     task = tones.task(name)
-    trainer._freeze(task.model, task.frozen(0))
+    update.freeze(task.model, task.frozen(0))
     batch = next(task.train.read([0]))
     weighted_sum(losses_of(task, batch), batch.counts).backward()
     teachers = [module for module in task.model.modules() if isinstance(module, Teacher)]

@@ -126,7 +126,7 @@ def test_a_run_with_noise_resumes_with_the_same_noise_only(
 
     noise = write_noise(tmp_path / "noise")
     run("whole", noise)
-    monkeypatch.setattr("speechssl.train.trainer.weighted_sum", stop_after(5))
+    monkeypatch.setattr("speechssl.train.update.weighted_sum", stop_after(5))
     with pytest.raises(KeyboardInterrupt):
         run("parts", noise)
     monkeypatch.undo()

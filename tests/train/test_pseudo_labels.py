@@ -27,7 +27,7 @@ from speechssl.train.labeled import LabeledBatch, LabeledCollate, Regularization
 from speechssl.train.log import read_log
 from speechssl.train.pseudo_labels import PseudoBatch, PseudoCollate, PseudoLabels, PseudoLabelsConfig, _labels
 from speechssl.train.task import Task
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.trainer_config import TrainerConfig
 
 SHORT = (
     "keep_head=true",

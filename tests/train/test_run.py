@@ -30,7 +30,7 @@ from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
 from speechssl.train.run import _begin_or_resume, _describe, _locked, _refuse
 from speechssl.train.schedule import Course, ScheduleConfig
-from speechssl.train.trainer import TrainerConfig
+from speechssl.train.trainer_config import TrainerConfig
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Holds the lock, and leaves a child that inherits everything and outlives it.

@@ -17,7 +17,8 @@ from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
-from speechssl.train.trainer import TrainerConfig, train
+from speechssl.train.trainer import train
+from speechssl.train.trainer_config import TrainerConfig
 
 
 @pytest.fixture
