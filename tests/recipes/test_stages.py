@@ -126,7 +126,11 @@ def test_a_training_saves_when_the_recipe_is_stopped(tmp_path: Path, to_all: boo
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT if to_all else signal.SIGTERM)
-        assert process.communicate(timeout=60)[0] == "saved\n"
+        try:
+            assert process.communicate(timeout=60)[0] == "saved\n"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # or leaving the block would wait for it
+            raise
     assert process.returncode == 75
 
 
