@@ -1,10 +1,11 @@
 """Beam search against the lexicon decoder of flashlight (C++, through torchaudio): errors and time, with equal weights.
 
-    python tools/bench_beam_search.py MODEL MANIFEST LM [--repeats 3]
+    python tools/bench_beam_search.py MODEL MANIFEST LM [--beams 50 30 20] [--repeats 3]
 
 LM is an ARPA file or what `speechssl tune-lm` wrote. The peer, of the extra `peers`, takes the same weights, and is
-given every word of the language model as its lexicon: it knows no others. It tries all symbols at each frame, and
-drops what is 50 nats behind. Both take turns on one thread; the least processor time of each counts.
+given every word of the language model as its lexicon: it knows no others. Each has two rows: with the pruning of its
+defaults, and with less to try, as far as the prompts bear it (`PRUNED`). All take turns on one thread; the least
+processor time of each counts.
 """
 
 import argparse
@@ -25,9 +26,22 @@ from speechssl.evaluate.utterances import read_references, utterance_readers
 from speechssl.scoring.error_rates import score
 from speechssl.transcribe.transcriber import Transcriber
 
+Decode = Callable[[Tensor], str]  # log probabilities to a text
 
-def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:
-    """The lexicon decoder as a function from log probabilities to a text."""
+
+PRUNED: dict[str, dict[str, float]] = {
+    "speechssl": {"beam_threshold": 12.0, "min_symbol_log_prob": -4.0},
+    "flashlight": {"beam_threshold": 15.0, "beam_size_token": 8},
+}
+
+
+def make_ours(search: BeamSearch, beam_size: int, pruning: dict[str, float]) -> Decode:
+    search = search.reweighted(search.config.model_copy(update={"beam_size": beam_size, **pruning}))
+    return lambda frames: search.units.decode(token.symbol_id for token in search.find_path([frames]))
+
+
+def make_peer(search: BeamSearch, beam_size: int, pruning: dict[str, float], folder: Path) -> Decode:
+    """The lexicon decoder of flashlight, whose language model and weights are those of a search."""
     config, symbols = search.config, search.units.symbols
     lexicon = folder / "lexicon.txt"
     known = sorted(word for word in search.model.words if not search.units.unknown_characters(word))
@@ -36,14 +50,14 @@ def make_peer(search: BeamSearch, folder: Path) -> Callable[[Tensor], str]:
         lexicon=str(lexicon),
         tokens=list(symbols),
         lm=str(config.lm),
-        beam_size=config.beam_size,
-        beam_threshold=50,
+        beam_size=beam_size,
         lm_weight=config.lm_weight * math.log(10),  # it takes logarithms to base 10 as they are
         word_score=config.word_score,
         log_add=True,
         blank_token=symbols[0],
         sil_token=symbols[1],
         unk_word="<unk>",
+        **pruning,  # type: ignore[arg-type]
     )
     return lambda log_probs: " ".join(decoder(log_probs[None])[0][0].words)
 
@@ -53,6 +67,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("lm", type=Path)
+    parser.add_argument("--beams", type=int, nargs="+", default=[50], metavar="SIZE", help="prefixes kept by both")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,27 +82,27 @@ def main() -> None:
             raise found
         log_probs.append(found)
 
-    def ours(frames: Tensor) -> str:
-        return search.units.decode(token.symbol_id for token in search.find_path([frames]))
-
+    decoders: dict[tuple[int, str], Decode] = {}
+    seconds: dict[tuple[int, str], float] = {}
+    texts: dict[tuple[int, str], list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        decoders = {"speechssl": ours, "flashlight": make_peer(search, Path(folder))}
-        seconds = dict.fromkeys(decoders, math.inf)
-        texts: dict[str, list[str]] = {}
+        for beam in arguments.beams:
+            for how, (own, of_peer) in {"": ({}, {}), ", pruned": PRUNED.values()}.items():
+                decoders[beam, f"speechssl{how}"] = make_ours(search, beam, own)
+                decoders[beam, f"flashlight{how}"] = make_peer(search, beam, of_peer, Path(folder))
         for _ in range(arguments.repeats):
-            for name, decode in decoders.items():
+            for case, decode in decoders.items():
                 started = time.process_time()
-                texts[name] = [decode(frames) for frames in log_probs]
-                seconds[name] = min(seconds[name], time.process_time() - started)
+                texts[case] = [decode(frames) for frames in log_probs]
+                seconds[case] = min(seconds.get(case, math.inf), time.process_time() - started)
     audio_seconds = sum(utterance.seconds for utterance in manifest)
     print(search.config.describe())
-    print("| decoder | WER % | CER % | seconds of audio a second | times as slow as flashlight |")
+    print("| beam | decoder | WER % | CER % | seconds of audio a second |")
     print("|---|---|---|---|---|")
-    for name in decoders:
-        found = score(references, texts[name])
-        ratio = seconds[name] / seconds["flashlight"]
-        rates = f"{100 * found.wer:.1f} | {100 * found.cer:.1f}"
-        print(f"| {name} | {rates} | {audio_seconds / seconds[name]:.0f} | {ratio:.2f} |")
+    for (beam, name), text in texts.items():
+        rates = score(references, text)
+        speed = audio_seconds / seconds[beam, name]
+        print(f"| {beam} | {name} | {100 * rates.wer:.1f} | {100 * rates.cer:.1f} | {speed:.0f} |")
 
 
 if __name__ == "__main__":
