@@ -1,12 +1,14 @@
 """Compare the speed and memory of training wav2vec 2.0 with transformers' Wav2Vec2ForPreTraining and Wav2Vec2ForCTC.
 
-    python tools/bench_pretrain.py [--stage finetune] [--device cuda] [--models base large] [--batch-seconds 87.5]
+    python tools/bench_pretrain.py [--stage finetune] [--device cuda] [--models base own_data] [--batch-seconds 87.5]
         [--peak-tflops 989] [--variants compiled checkpointed] [--parts]
 
-The models are recipes/models/wav2vec2_{base,large}.toml. Both sides are given the same waveforms, hidden frames and
+The models are recipes/models/wav2vec2_{base,large}.toml, and the small encoders of recipes/own_data and recipes/prompts
+with recipes/prompts/objectives/wav2vec2.toml. Both sides are given the same waveforms, hidden frames and
 distractors, drawn by our collate before the clock runs; that the same weights give the same loss is made sure of first.
 An update is forward, backward and AdamW, in bfloat16 on a GPU and in float32 (never TF32) on a CPU. Both run in this
-process, in turns, with the same allocator, optimizer and number of threads. The best of the repeats counts, because
+process, in turns, with the same allocator, optimizer and number of threads; but our trainer gives a small model one
+thread, unless OMP_NUM_THREADS is set, and turns oneDNN off for it. The best of the repeats counts, because
 whatever else the machine does only ever slows down.
 
 --variants measures both sides compiled too: ours as by trainer.compile, theirs by its module's compile(dynamic=False),
@@ -24,7 +26,8 @@ What differs: dropped layers are left out there and computed here, so that every
 waveforms are normalized, theirs come normalized; they have no penalty on the features.
 
 FLOPs are counted by model_table.py, three times the forward ones for both sides, once those of what is frozen; their
-share of what the processor can do (MFU) is told if --peak-tflops says how much that is. Peak memory is what one side
+share of what the processor can do (MFU) is that of --peak-tflops or, without it, of what the product of two matrices of
+2048 x 2048 reaches in the same run. Peak memory is what one side
 takes by itself in its first two updates, beside what the program had before. The last table is the mean loss of our
 model, before any update and without dropout, in both precisions.
 """
@@ -44,13 +47,14 @@ import transformers  # noqa: E402
 sys.path.append(str(Path(__file__).parent))  # where the other tools are
 
 from bench_transcribe import print_table  # noqa: E402
-from training_cases import Case, make_case  # noqa: E402
+from training_cases import FILES, SMALL, Case, make_case  # noqa: E402
 from training_parts import measure_parts  # noqa: E402
 from training_speed import (  # noqa: E402
     SIDES,
     VARIANTS,
     compare_losses,
     measure_memory,
+    measure_products,
     measure_speeds,
     start_counting,
 )
@@ -90,9 +94,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, help="between two looks at the clock (default: 10 on a GPU, 1 on a CPU)")
-    parser.add_argument("--models", nargs="+", choices=["base", "large"], default=["base", "large"])
+    parser.add_argument("--models", nargs="+", choices=list(FILES), default=["base", "large"])
     parser.add_argument("--batch-seconds", type=float, help="audio in a batch (default: the recipe's batches.seconds)")
-    parser.add_argument("--peak-tflops", type=float, help="of the processor in this precision, for the MFU")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="of the processor in this precision, for the MFU (default: measured)"
+    )
     parser.add_argument(
         "--variants", nargs="+", choices=VARIANTS, default=[], help="measure both sides in these ways too"
     )
@@ -100,6 +106,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that read batches, for --parts")
     parser.add_argument("--tiny", action="store_true", help="models of no size, to see that the program runs")
     arguments = parser.parse_args()
+    if arguments.stage == "finetune" and (small := sorted(SMALL.keys() & arguments.models)):
+        parser.error(f"expected base or large for --stage finetune, found {' and '.join(small)}")
     is_gpu = torch.device(arguments.device).type == "cuda"
     arguments.precision = arguments.precision or ("bfloat16" if is_gpu else "float32")
     arguments.updates = arguments.updates or (10 if is_gpu else 1)
@@ -132,15 +140,15 @@ def main() -> None:
         speed = measure_speeds(case, fitting, device, precision, arguments.repeats, arguments.updates)
         found = [speed.get(side) for side in sides]
         row = [case.name, case.label, *(show(value, 2) for value in found)]
-        if arguments.peak_tflops:
-            share = case.flops_per_second / (arguments.peak_tflops * 1e12)
-            row += ["-" if value is None else f"{100 * share * value:.1f} %" for value in found]
+        peak_flops = 1e12 * (arguments.peak_tflops or 0) or measure_products(device, precision, arguments.repeats)
+        share = case.flops_per_second / peak_flops
+        row += ["-" if value is None else f"{100 * share * value:.1f} %" for value in found]
         speeds.append([*row, *ratios(found)])
 
     name = torch.cuda.get_device_name(device) if is_gpu else f"{arguments.threads} threads"
     where = f"{name}, {precision}, torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"Seconds of audio trained a second, {arguments.stage}, {where}:\n")
-    shares = [f"MFU of {side}" for side in sides] if arguments.peak_tflops else []
+    shares = [f"MFU of {side}" for side in sides]
     print_table(["model", "batch", *sides, *shares, *compared], speeds)
     print("\nPeak memory in MiB:\n")
     print_table(["model", "batch", *sides, *compared], peaks)

@@ -45,6 +45,24 @@ TINY = (
     "objective.quantizer.code_dim=12",
 )
 TINY_BATCHES = ("batches.seconds=4", "batches.max_seconds=2")
+PROMPTS = RECIPES / "prompts"
+WAV2VEC2 = PROMPTS / "objectives" / "wav2vec2.toml"
+FILES = {  # of pretraining
+    "base": (RECIPES / "models" / "wav2vec2_base.toml",),
+    "large": (RECIPES / "models" / "wav2vec2_large.toml",),
+    "own_data": (
+        RECIPES / "own_data" / "encoder_small.toml",
+        PROMPTS / "pretrain.toml",
+        RECIPES / "own_data" / "small_pretrain.toml",
+        WAV2VEC2,
+    ),
+    "prompts": (PROMPTS / "encoder.toml", PROMPTS / "pretrain.toml", WAV2VEC2),
+}
+# The epsilon is the one that theirs has; of the prompts, most are shorter than 3 s.
+SMALL = {
+    "own_data": (),
+    "prompts": ("encoder.feature_encoder.norm_epsilon=1e-5", "batches.max_seconds=2"),
+}
 Theirs = transformers.Wav2Vec2ForPreTraining | transformers.Wav2Vec2ForCTC
 
 
@@ -225,9 +243,10 @@ class FinetuneCase(Case):
 
 def make_case(stage: str, name: str, batch_seconds: float | None, is_tiny: bool) -> Case:
     """The batch has as many of the longest clips as training has in one, of noise."""
-    model = RECIPES / "models" / f"wav2vec2_{name}.toml"
     batches = TINY_BATCHES if is_tiny else ()
-    pretraining = PretrainConfig.load([model], [*NO_DATA, *(TINY if is_tiny else ()), *batches])
+    pretraining = PretrainConfig.load(
+        FILES[name], [*NO_DATA, *SMALL.get(name, ()), *(TINY if is_tiny else ()), *batches]
+    )
     geometry = pretraining.encoder.feature_encoder.geometry
     if stage == "pretrain":
         examples = make_examples(batch_seconds or pretraining.batches.seconds, pretraining.batches.max_seconds)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from training_cases import Case, convert
 
+from speechssl.model.cpu import small_model_training
 from speechssl.model.device import autocast, resolve_precision
 from speechssl.objective.objective import weighted_sum
 from speechssl.train import compiled
@@ -33,6 +34,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     device: torch.device
     dtype: torch.dtype
+    is_ours: bool
     recomputes: bool  # our transformer layers; transformers does it by itself
 
     def compute_gradients(self) -> None:
@@ -44,9 +46,11 @@ class Training:
 
     def update(self) -> None:
         """One step."""
-        self.compute_gradients()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        tuned = small_model_training(self.model, self.device, self.dtype) if self.is_ours else nullcontext()
+        with tuned:
+            self.compute_gradients()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
 
 def build(side: str, case: Case, device: torch.device, precision: str) -> Training:
@@ -73,8 +77,8 @@ def build(side: str, case: Case, device: torch.device, precision: str) -> Traini
             return model(**inputs).loss / case.count
 
     optimizer = make_optimizer(case.config.optimizer, model.train().parameters())
-    recomputes = side == "speechssl checkpointed"
-    return Training(model, loss, optimizer, device, resolve_precision(precision, device), recomputes)
+    dtype = resolve_precision(precision, device)
+    return Training(model, loss, optimizer, device, dtype, who == "speechssl", side == "speechssl checkpointed")
 
 
 def wait(device: torch.device) -> None:
@@ -127,6 +131,14 @@ def measure_speeds(
             if repeat:
                 best[side] = min(seconds, best[side])
     return {side: case.seconds / seconds for side, seconds in best.items()}
+
+
+def measure_products(device: torch.device, precision: str, repeats: int) -> float:
+    """FLOPs a second of the product of two matrices that are large enough to keep the processor busy."""
+    size = 2048
+    matrix = torch.randn(size, size, device=device, dtype=resolve_precision(precision, device))
+    best = min(measure_seconds(lambda: matrix @ matrix, device, 5) for _ in range(repeats + 1))
+    return float(2 * size**3 / best)
 
 
 def measure_seconds(compute: Callable[[], object], device: torch.device, num_times: int) -> float:
