@@ -54,7 +54,8 @@ class ToyBatches:
             waveforms = torch.full((rows, 1), float(self.values.get(number, number)))
             yield TaskBatch(AudioBatch(waveforms, None, tuple(range(number, number + rows))), {"rows": rows})
 
-    def read_share(self, rank: int, count: int) -> Generator[TaskBatch, None, None]:
+    def read_share(self, rank: int, count: int, *, pin_memory: bool) -> Generator[TaskBatch, None, None]:
+        assert not pin_memory
         for number in range(2):
             yield TaskBatch(AudioBatch(torch.ones(1, 1), None, (number,)), {"batches": 1})
 

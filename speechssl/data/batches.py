@@ -73,6 +73,15 @@ class Batch:
         """The batch in page-locked memory; called by PyTorch's loader."""
         return self._map(Tensor.pin_memory)
 
+    def keep_for(self, stream: torch.cuda.Stream) -> None:
+        """Let no tensor's memory be used again before a stream, which is not that of the copy, has done with it."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(keep)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changed: dict[str, Any] = {}
         for field in fields(self):

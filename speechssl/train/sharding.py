@@ -27,7 +27,7 @@ _PARTS = (FeatureEncoder, TransformerLayer, CausalLayer)  # called one after ano
 def shard(model: nn.Module, device: torch.device, group: dist.ProcessGroup | None) -> None:
     """Divide the weights of a model, and of the teachers in it, among the processes of a group, in place.
 
-    They begin as those of the first process, as with `DistributedDataParallel`.
+    What a process has of them is the truth: where others began with other weights, these are gone.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
@@ -35,8 +35,6 @@ def shard(model: nn.Module, device: torch.device, group: dist.ProcessGroup | Non
     _show_losses_to_hooks()
     # Nothing changes what they return in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-    for parameter in model.parameters():
-        dist.broadcast(parameter.detach(), 0, group=group)
     mesh = DeviceMesh.from_group(group or dist.group.WORLD, device.type)  # type: ignore[arg-type]
     for module in [module for module in model.modules() if isinstance(module, _PARTS)]:
         fully_shard(module, mesh=mesh)

@@ -12,7 +12,7 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batch_reader import BatchReader
 from speechssl.data.batches import Example, TaskBatch, load_batches
 from speechssl.data.manifest import Manifest
-from speechssl.data.sampler import BatchConfig, BatchSampler
+from speechssl.data.sampler import BatchConfig, BatchPlan, BatchSampler
 from speechssl.objective.objective import AllReduce, Limit, Losses
 
 B = TypeVar("B", bound=TaskBatch)
@@ -62,13 +62,14 @@ class Batches(Generic[B]):
 
     def read(self, numbers: Iterable[int], *, pin_memory: bool = False) -> Generator[B, None, None]:
         """Read the batches with these numbers, counted across epochs."""
-        plans = (self.sampler[number] for number in numbers)
-        return load_batches(self.reader, self.reader.where, plans, num_workers=self.num_workers, pin_memory=pin_memory)
+        return self._load((self.sampler[number] for number in numbers), pin_memory)
 
-    def read_share(self, rank: int, count: int) -> Generator[B, None, None]:
+    def read_share(self, rank: int, count: int, *, pin_memory: bool = False) -> Generator[B, None, None]:
         """Read a rank's share of the first epoch: the same crops and masks each time."""
-        plans = self.sampler.epoch(0)[rank::count]
-        return load_batches(self.reader, self.reader.where, plans, num_workers=0)
+        return self._load(self.sampler.epoch(0)[rank::count], pin_memory)
+
+    def _load(self, plans: Iterable[BatchPlan], pin_memory: bool) -> Generator[B, None, None]:
+        return load_batches(self.reader, self.reader.where, plans, num_workers=self.num_workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True, order=True)

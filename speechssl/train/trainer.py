@@ -18,6 +18,7 @@ from speechssl.terminal import STOPPED_STATUS
 from speechssl.train import parallel
 from speechssl.train.average import WeightAverage
 from speechssl.train.compiled import compiled_calls
+from speechssl.train.copies import copied_ahead
 from speechssl.train.guard import stop_requests
 from speechssl.train.log import MetricSums, RunLog
 from speechssl.train.memory import recomputed_layers
@@ -143,10 +144,11 @@ def _evaluate(task: Task[Any], step: int, ranks: Ranks, dtype: torch.dtype) -> t
     task.model.eval()
     sums = MetricSums()
     samples: list[Sample] = []
-    with inference(task.model):
-        for batch in task.dev.read_share(ranks.rank, ranks.count):
+    reading = task.dev.read_share(ranks.rank, ranks.count, pin_memory=ranks.device.type == "cuda")
+    with inference(task.model), closing(reading):
+        for batch, copy in copied_ahead(reading, ranks.device):
             with explained_batch(step - 1, ranks, batch, task.dev), autocast(ranks.device, dtype):
-                measured = task.evaluate(batch.to(ranks.device), step)
+                measured = task.evaluate(copy, step)
             sums.add(measured.losses, measured.counts)
             samples += measured.samples
     return sums.means(ranks), sorted(sample for of_rank in ranks.gather(samples) for sample in of_rank)

@@ -14,6 +14,7 @@ from speechssl.model.device import autocast
 from speechssl.objective.objective import Term, weighted_sum
 from speechssl.objective.teacher import Teacher
 from speechssl.train import parallel
+from speechssl.train.copies import copied_ahead
 from speechssl.train.guard import FiniteGuard
 from speechssl.train.log import MetricSums
 from speechssl.train.memory import describe_batch, explained_shortage
@@ -114,7 +115,7 @@ class Updates:
                 counts[name] = counts.get(name, 0.0) + count
         with self.throughput.waiting(RANKS):
             totals = self.ranks.sum_named(counts)
-        for part, batch in enumerate(self.batches, 1):
+        for part, (batch, copy) in enumerate(copied_ahead(self.batches, self.ranks.device), 1):
             _seed_noise(self.seed, next(self._numbers))
             with (
                 explained_batch(step, self.ranks, batch, self.task.train),
@@ -122,7 +123,7 @@ class Updates:
                 self.throughput.computing(sum(audio.seconds for audio in batch.audios)),
             ):
                 with autocast(self.ranks.device, self.dtype):
-                    losses = self._replica(batch.to(self.ranks.device), step)
+                    losses = self._replica(copy, step)
                 loss = weighted_sum(losses, totals)
                 share = loss * self.ranks.count  # the exchange divides by the ranks
                 share.backward()  # type: ignore[no-untyped-call]

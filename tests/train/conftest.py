@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import safetensors.torch
 import soundfile
 import torch
 from objective_cases import Tones
 
+from speechssl.checkpoint.training_state import load_training_tensors
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.train import saver, trainer
 from speechssl.train.finetune import FinetuneConfig
@@ -295,8 +295,7 @@ def finetuned_by_two(corpus: Corpus, tmp_path: Path) -> Callable[..., None]:
             assert mine.keys() - METRICS == theirs.keys() - METRICS
             for name in mine.keys() - {*METRICS, "split"}:
                 assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (mine["step"], name)
-        states = (safetensors.torch.load_file(folder / "latest" / "training.safetensors") for folder in (run, of_one))
-        found, expected = states
+        found, expected = map(load_training_tensors, (run, of_one))
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             if name.startswith("teacher/"):

@@ -222,8 +222,17 @@ def test_the_model_is_a_plain_one_that_learned_from_all(
     assert record["loss"] == pytest.approx(record["ctc"] + 1.5 * sum(shares), rel=1e-5)
 
 
-def test_two_processes_train_it_as_one(unlabeled: Path, of_one: Path, finetuned_by_two: Callable[..., None]) -> None:
-    overrides = (*OBJECTIVE, f"data.unlabeled={unlabeled}", *SHORT, "joint.labeled_too=true")
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_it_as_one(
+    kind: str, unlabeled: Path, of_one: Path, finetuned_by_two: Callable[..., None]
+) -> None:
+    overrides = (
+        *OBJECTIVE,
+        f"data.unlabeled={unlabeled}",
+        *SHORT,
+        "joint.labeled_too=true",
+        f"trainer.parallel={kind}",
+    )
     finetuned_by_two(of_one, "scratch", *overrides)
 
 

@@ -161,6 +161,15 @@ def test_the_dev_set_is_the_same_at_every_evaluation(corpus: Any) -> None:
     assert sorted(shares[0] + shares[1]) == list(range(5))
 
 
+def test_an_evaluation_reads_ahead_as_training_does(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr("speechssl.train.task.load_batches", lambda *_, **options: given.append(options))
+    made = make_task(corpus.pretrain_config("data.num_workers=3"))
+    made.train.read([0], pin_memory=True)
+    made.dev.read_share(0, 1, pin_memory=True)
+    assert given == [{"num_workers": 3, "pin_memory": True}] * 2
+
+
 def test_an_epoch_has_every_utterance_once_each_time_cropped_and_hidden_otherwise(corpus: Any) -> None:
     task = make_task(corpus.pretrain_config("batches.num_buckets=1"))
     epochs = [

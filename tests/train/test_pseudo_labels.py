@@ -350,10 +350,16 @@ def test_it_resumes_exactly_with_its_teacher_and_an_objective_beside_it(
             assert torch.equal(found[name], tensor), name
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_it_as_one(
-    unlabeled: Path, finetuned: Path, of_one: Path, finetuned_by_two: Callable[..., None]
+    kind: str, unlabeled: Path, finetuned: Path, of_one: Path, finetuned_by_two: Callable[..., None]
 ) -> None:
-    overrides = (*settings(unlabeled, finetuned)[:-1], *JOINT, "pseudo_labels.share_left=0.01")
+    overrides = (
+        *settings(unlabeled, finetuned)[:-1],
+        *JOINT,
+        "pseudo_labels.share_left=0.01",
+        f"trainer.parallel={kind}",
+    )
     finetuned_by_two(of_one, "finetune", *overrides)
 
 

@@ -55,7 +55,8 @@ class Ran:
             if stage == "pretrain":
                 config = corpus.pretrain_config(*SETTINGS, parallel, "trainer.num_steps=1")
             else:
-                config = corpus.finetune_config(*tune, parallel)
+                recomputes = f"trainer.checkpoint_activations={str(ranks == 4).lower()}"
+                config = corpus.finetune_config(*tune, parallel, recomputes)
             run = {"stage": stage, "config": config.to_dict(), "folder": str(folder / name), "ranks": ranks}
             jobs[name] = run | values
 
