@@ -199,7 +199,8 @@ def evaluate_manifests(
         rates = ", ".join(f"{name} % {rate.show()}" for name, rate in named.items() if rate is not None)
         print_status(
             f"evaluate: {path}: {_describe_data(evaluation)}: {rates}, "
-            f"ECE of words % {show_reliability(evaluation.reliability, evaluation.confidences)}; "
+            f"ECE of words % {show_reliability(evaluation.reliability, evaluation.confidences)}, "
+            f"AUROC % {_show_auroc(evaluation.reliability)}; "
             f"confused {_describe_confusions(words)}; "
             f"{_describe_confusions(characters)}"
         )
@@ -241,6 +242,11 @@ def show_reliability(reliability: Reliability | None, confidences: str = "calibr
     """Return the expected calibration error in percent, "-" without words, and whether it is of raw confidences."""
     shown = "-" if reliability is None else reliability.error.show()
     return shown if confidences == "calibrated" else f"{shown} {confidences}"
+
+
+def _show_auroc(reliability: Reliability | None) -> str:
+    auroc = None if reliability is None else reliability.auroc
+    return "-" if auroc is None else f"{100 * auroc:.1f}"
 
 
 def _means(values: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""How far confidences are from how often words are right: the expected calibration error, and what it is made of."""
+"""How far confidences are from how often words are right, and how well they tell right words from wrong ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ class Reliability:
 
     error: Interval  # the expected calibration error
     bins: tuple[Bin, ...]  # from the lowest confidences on; those without words are left out
+    squared_error: float  # the mean (Brier score)
+    auroc: float | None  # the share of pairs of one right and one wrong that confidences rank so; None without such
 
 
 def measure_reliability(
@@ -56,12 +58,23 @@ def measure_reliability(
     statistics = np.column_stack((bins[:, 1] - bins[:, 2], bins[:, 0].sum(axis=1)))  # (N, B + 1)
     resampled = percentiles(_error(statistics.sum(axis=0)), _error(resample(statistics, clusters)))
     error = resampled.value
+    values, truth = (np.concatenate([*map(np.asarray, rows)]).astype(np.float64) for rows in (confidences, is_right))
     low, high = (max(2 * error - end, 0.0) for end in (resampled.high, resampled.low))
     filled = np.flatnonzero(counts)
     return Reliability(
         Interval(error, low, high),
         tuple(Bin(int(counts[i]), float(sums[i] / counts[i]), float(right[i] / counts[i])) for i in filled),
+        float(np.square(values - truth).mean()),
+        _auroc(np.sort(values[truth == 1]), np.sort(values[truth == 0])),
     )
+
+
+def _auroc(right: npt.NDArray[np.float64], wrong: npt.NDArray[np.float64]) -> float | None:
+    """Return the area under the ROC curve of sorted confidences; ties count half."""
+    if not len(right) or not len(wrong):
+        return None
+    below, not_above = (np.searchsorted(wrong, right, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / 2 / len(wrong))
 
 
 def _sum_bins(confidences: Sequence[float], is_right: Sequence[float]) -> npt.NDArray[np.float64]:

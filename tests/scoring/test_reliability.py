@@ -24,6 +24,17 @@ def test_certain_words_are_in_the_last_bin_and_no_words_have_no_error() -> None:
     assert measure_reliability([], []) is None
 
 
+def test_right_words_rank_above_wrong_ones_in_so_many_pairs() -> None:
+    found = measure_reliability([[0.9, 0.4, 0.4], [], [0.2, 0.7]], [[1, 1, 0], [], [0, 0.5]])
+    assert found is not None
+    assert found.auroc == pytest.approx((2 + 1.5) / 4), "0.9 beats both wrong ones, 0.4 one of them and ties with one"
+    assert found.squared_error == pytest.approx((0.1**2 + 0.6**2 + 0.4**2 + 0.2**2 + 0.2**2) / 5)
+    for right in (0, 1):
+        alike = measure_reliability([[0.9, 0.1]], [[right, right]])
+        assert alike is not None
+        assert alike.auroc is None
+
+
 def test_the_interval_does_not_blame_confidences_for_chance() -> None:
     """The quantiles of the resamples lie above the true value, which is 0, in every one of these sets."""
     generator = np.random.default_rng(0)
