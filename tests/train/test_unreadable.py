@@ -12,7 +12,7 @@ import torch
 from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, TrainingError
-from speechssl.train import trainer
+from speechssl.train import reports
 from speechssl.train.joint import JointBatches
 from speechssl.train.pretrain import make_task, pretrain
 from speechssl.train.unreadable import UNREADABLE_FILE, UnreadableCount
@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_leaves_out_and_counts_the_same(
                 raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "UnreadableCount", Killed)
+        patch.setattr(reports, "UnreadableCount", Killed)
         with pytest.raises(KilledError):
             pretrain(configure("0.13"), tmp_path)
     assert load_progress(tmp_path).step == 3
