@@ -21,7 +21,7 @@ from speechssl.data.columns import NO_TEXT, Array, Columns, join_parts, pack_tex
 from speechssl.data.paths import absolute_root, is_url, join_root, path_below
 from speechssl.data.recording import read_span
 from speechssl.data.rows import Digest, Range, parse_rows, read_blocks, split_lines
-from speechssl.errors import ManifestError, system_errors
+from speechssl.errors import AudioError, ManifestError, system_errors
 from speechssl.files import write_text_file
 
 IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
@@ -100,6 +100,13 @@ class Manifest:
     def where(self, index: int) -> str:
         """Return where the utterance stands, as ``file:line``."""
         return f"{self.path}:{self.first_line + index}"
+
+    def read(self, index: int) -> Waveform:
+        """Read an utterance as `read_utterance` does; errors say where it stands."""
+        try:
+            return read_utterance(self[index])
+        except AudioError as error:
+            raise AudioError(f"{self.where(index)}: {error}") from None
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
