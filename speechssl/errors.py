@@ -1,5 +1,8 @@
 """The errors a user can cause, each with a message of one line: where, what was expected, what was found."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SpeechSSLError(Exception):
     """Any failure with a cause outside the program. Commands print it on one line and exit with status 1."""
@@ -31,3 +34,12 @@ class LanguageModelError(SpeechSSLError):
 
 class StoppedError(SpeechSSLError):
     """Training was asked to stop, and can be resumed. Commands exit with status 75, the scheduler's "try again"."""
+
+
+@contextmanager
+def system_errors(kind: type[SpeechSSLError], where: object) -> Iterator[None]:
+    """Raise what the system says of a file as an error of this kind."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{where}: {error.strerror or error}") from None

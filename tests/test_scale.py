@@ -40,7 +40,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def load(tmp_path: Path, scale: ModuleType) -> Callable[..., PretrainConfig]:
     file = tmp_path / "tiny.toml"
     file.write_text(TINY)
-    return lambda *overrides: PretrainConfig.load([file], [*scale.DATA, *overrides])
+    return lambda *overrides: PretrainConfig.load([file], [*scale.NO_DATA, *overrides])
 
 
 def test_memory_of_replicas_and_shards(scale: ModuleType) -> None:

@@ -49,6 +49,15 @@ def write_recording(file: Path, manifest: Path, hours: float) -> None:
             missing -= len(samples)
 
 
+def write_model(folder: Path, is_tiny: bool) -> None:
+    """A fine-tuned model at random."""
+    torch.manual_seed(0)
+    encoder = TINY if is_tiny else EncoderConfig()
+    model = CTCModel(encoder, len(VOCABULARY))
+    folder.mkdir()
+    save_model(folder, ModelDescription(kind="ctc", step=0, encoder=encoder), model.state_dict(), VOCABULARY)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory and time of a long recording.")
     parser.add_argument("--hours", type=float, default=3)
@@ -60,12 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_recording(folder / "long.flac", arguments.manifest, arguments.hours)
-        torch.manual_seed(0)
-        encoder = TINY if arguments.tiny else EncoderConfig()
-        model = CTCModel(encoder, len(VOCABULARY))
-        description = ModelDescription(kind="ctc", step=0, encoder=encoder)
-        (folder / "model").mkdir()
-        save_model(folder / "model", description, model.state_dict(), VOCABULARY)
+        write_model(folder / "model", arguments.tiny)
         command = [sys.executable, "-m", "speechssl.commands.transcribe", folder / "long.flac"]
         command += ["--model", folder / "model", "--device", "cpu"]
         command += ["--output-dir", folder / "out", "--format", "json,srt"]

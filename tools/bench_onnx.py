@@ -73,24 +73,16 @@ def build(name: str, folder: Path) -> Score:
 
 def prepare(source: Path | None, folder: Path, is_tiny: bool) -> None:
     """Put the model in all forms into a folder."""
-    import torch
-    from bench_long import TINY, VOCABULARY
+    from bench_long import write_model
 
     from speechssl.checkpoint.native import save_model
     from speechssl.checkpoint.reader import read_model
-    from speechssl.checkpoint.saved_model import ModelDescription
     from speechssl.export.onnx import write_onnx
-    from speechssl.model.ctc import CTCModel
-    from speechssl.model.encoder import EncoderConfig
 
-    (folder / "model").mkdir()
     if source is None:
-        torch.manual_seed(0)
-        encoder = TINY if is_tiny else EncoderConfig()
-        model = CTCModel(encoder, len(VOCABULARY))
-        description = ModelDescription(kind="ctc", step=0, encoder=encoder)
-        save_model(folder / "model", description, model.state_dict(), VOCABULARY)
+        write_model(folder / "model", is_tiny)
     else:
+        (folder / "model").mkdir()
         saved = read_model(source)
         save_model(folder / "model", saved.description, saved.weights, saved.vocabulary)
     for name in FILES:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from model_table import NO_DATA
 
 from speechssl.checkpoint.native import write_weights
 from speechssl.checkpoint.training_state import Progress
@@ -22,15 +23,13 @@ from speechssl.train.parallel import Ranks, training_tensors
 from speechssl.train.pretrain import PretrainConfig, PretrainModel, read_target_source
 from speechssl.train.saver import Saver
 
-DATA = ("data.train=none", "data.dev=none", "data.license=none")  # a configuration must say, but it does not matter
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--saves", type=int, default=3)
     options = parser.parse_args()
-    config = PretrainConfig.load(options.configs, DATA)
+    config = PretrainConfig.load(options.configs, NO_DATA)
     model = PretrainModel(config.encoder, config.objective, read_target_source(config))
     optimizer = make_optimizer(config.optimizer, model.parameters())
     for parameter in model.parameters():

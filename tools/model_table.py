@@ -32,6 +32,7 @@ from speechssl.terminal import exit_on_error
 from speechssl.train.pretrain import PretrainConfig, PretrainModel, read_target_source
 
 WHOLE = (ConvLayer, PositionalConvolution)  # shown as one part
+NO_DATA = ("data.train=none", "data.dev=none", "data.license=none")  # a configuration must say, but it does not matter
 NUM_SYMBOLS = 32  # of the CTC head: the letters of English and fairseq's special symbols
 
 
@@ -190,9 +191,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the recording (default: 15)")
     arguments = parser.parse_args()
     with exit_on_error():
-        # What to train on does not matter here, but a configuration must say.
-        data = ["data.train=none", "data.dev=none", "data.license=none"]
-        print(format_table(PretrainConfig.load(arguments.configs, data), arguments.seconds))
+        print(format_table(PretrainConfig.load(arguments.configs, NO_DATA), arguments.seconds))
 
 
 if __name__ == "__main__":

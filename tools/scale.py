@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model_table import format_markdown, model_parts
+from model_table import NO_DATA, format_markdown, model_parts
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -29,7 +29,6 @@ from speechssl.train.pretrain import PretrainConfig, PretrainModel, read_target_
 GIB = 1 << 30
 FLOAT32 = 4
 KBIT_PER_SECOND = {"wav": 256, "flac": 150, "opus": 32}  # at 16 kHz; FLAC and Opus differ with the speech
-DATA = ("data.train=none", "data.dev=none", "data.license=none")  # a configuration must say, but it does not matter
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def main() -> None:
     options = parse()
 
     def load(*overrides: str) -> PretrainConfig:
-        return PretrainConfig.load(options.configs, [*DATA, *overrides])
+        return PretrainConfig.load(options.configs, [*NO_DATA, *overrides])
 
     with exit_on_error():
         print(format_data(options), format_memory(load, options), format_training(load, options), sep="\n\n")

@@ -28,12 +28,11 @@ from speechssl.train.pretrain import PretrainConfig, PretrainModel
 sys.path.append(str(Path(__file__).parent))  # where the other tools are
 
 from bench_transcribe import VOCABULARY
-from model_table import ctc_head, model_parts
+from model_table import NO_DATA, ctc_head, model_parts
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 FINETUNED_SECONDS = 20.0  # of a clip: LibriSpeech's training has few as long and none over 25
 LETTERS_PER_SECOND = 15
-NO_DATA = ("data.train=none", "data.dev=none", "data.license=none")
 TINY = (
     "encoder.feature_encoder.dims=[16, 16, 16, 16, 16, 16, 16]",
     "encoder.context.num_layers=2",

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.errors import ManifestError
+from speechssl.errors import ManifestError, system_errors
 
 NAME = "queen.1c"
 
@@ -61,10 +61,8 @@ def find_archive(place: Path) -> Path:
 
 def read_archive(path: Path) -> Archive:
     """Read the file and its table."""
-    try:
+    with system_errors(ManifestError, path):
         content = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or error}") from None
     if content[:4] != _MAGIC:
         raise ManifestError(f"{path}: expected a file that begins with {_MAGIC!r}, found {content[:4]!r}")
     entries = {}

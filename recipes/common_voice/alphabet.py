@@ -7,7 +7,7 @@ from unicodedata import name
 
 from speechssl.data.corpus import Preparation
 from speechssl.data.manifest import Utterance
-from speechssl.errors import ManifestError
+from speechssl.errors import ManifestError, system_errors
 from speechssl.files import write_text_file
 from speechssl.terminal import print_status
 
@@ -53,10 +53,8 @@ def write_alphabet(
             *(count[character] for count in counts.values()),
         )
         lines.append("\t".join(map(str, (*cells, use))))
-    try:
+    with system_errors(ManifestError, file):
         write_text_file(file, "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise ManifestError(f"{file}: {error.strerror or error}") from None
     num_rare = len(counts["train"].keys() - letters)
     rarity = f" (in fewer than {min_count} texts of train, or beside such alone)" if num_rare else ""
     print_status(f"{file}: {len(letters)} letters, rare characters: {num_rare}{rarity}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.data.corpus import Preparation
-from speechssl.errors import ManifestError
+from speechssl.errors import ManifestError, system_errors
 from speechssl.terminal import print_status
 
 SPLITS = ("test", "dev", "train")
@@ -63,21 +63,18 @@ def read_list(file: Path, preparation: Preparation) -> list[Row]:
         preparation.drop("list of clips that is missing", file.name)
         return []
     rows: dict[Path, Row] = {}
-    try:
-        with file.open("rb") as lines:
-            header = next(lines, b"").decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
-            if not set(COLUMNS) <= set(header):
-                raise ManifestError(
-                    f"{file}:1: expected the columns {', '.join(COLUMNS)} among others, found {', '.join(header)}"
-                )
-            for number, line in enumerate(lines, 2):
-                row = _parse_row(line, header, file, number, preparation)
-                if row is not None and row.path in rows:
-                    preparation.drop("line that repeats a clip", f"{file.name}:{number}: {row.path.name}")
-                elif row is not None:
-                    rows[row.path] = row
-    except OSError as error:
-        raise ManifestError(f"{file}: {error.strerror or error}") from None
+    with system_errors(ManifestError, file), file.open("rb") as lines:
+        header = next(lines, b"").decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
+        if not set(COLUMNS) <= set(header):
+            raise ManifestError(
+                f"{file}:1: expected the columns {', '.join(COLUMNS)} among others, found {', '.join(header)}"
+            )
+        for number, line in enumerate(lines, 2):
+            row = _parse_row(line, header, file, number, preparation)
+            if row is not None and row.path in rows:
+                preparation.drop("line that repeats a clip", f"{file.name}:{number}: {row.path.name}")
+            elif row is not None:
+                rows[row.path] = row
     return list(rows.values())
 
 

@@ -16,7 +16,7 @@ from speechssl.data.corpus import Preparation
 from speechssl.data.labels.files import read_labels, read_labels_beside
 from speechssl.data.manifest import Utterance
 from speechssl.data.subsets import random_key
-from speechssl.errors import ManifestError
+from speechssl.errors import ManifestError, system_errors
 from speechssl.files import write_text_file
 from speechssl.terminal import exit_on_error, print_status
 
@@ -179,10 +179,8 @@ def write_alphabet(folder: Path, splits: Mapping[str, Sequence[Utterance]]) -> N
         numbers = (str(counts[name][letter]) for name in LABELLED)
         rows.append("\t".join((letter, f"U+{ord(letter):04X}", unicodedata.name(letter, ""), *numbers)))
     file = folder / ALPHABET_FILE
-    try:
+    with system_errors(ManifestError, file):
         write_text_file(file, "\n".join(rows) + "\n")
-    except OSError as error:
-        raise ManifestError(f"{file}: {error.strerror or error}") from None
     print_status(f"{file}: {len(letters)} letters")
     rare = [f"{letter} (U+{ord(letter):04X})" for letter in letters if counts["train"][letter] < RARE]
     if rare:

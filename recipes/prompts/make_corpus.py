@@ -24,6 +24,7 @@ from splits import group_names, split_groups
 from transcripts import UncertainReadingError, comparable, is_sound, normalize
 
 from speechssl.errors import SpeechSSLError
+from speechssl.files import write_text_file
 from speechssl.terminal import exit_on_error, print_status
 
 VOICES = {  # language: (folder of the sounds, speaker)
@@ -208,9 +209,7 @@ def write_table(prompts: Sequence[Prompt], path: Path) -> None:
             "note": prompt.note,
         }
         lines.append("\t".join(str(cells[column]) for column in COLUMNS))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text_file(path, "\n".join(lines) + "\n")
 
 
 def make(debs: Path | None, out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from speechssl.config import Config
 from speechssl.decode.calibration import Calibration
 from speechssl.decode.settings import BeamSearchConfig
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, system_errors
 from speechssl.files import digest_files, write_text_file
 
 
@@ -76,10 +76,8 @@ class CalibrationFile:
             CheckpointError: it cannot be written, or the inputs cannot be read.
         """
         content = _Content(sha256=self._digest(), calibration=calibration).to_dict()
-        try:
+        with system_errors(CheckpointError, self.path):
             write_text_file(self.path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: {error.strerror or error}") from None
 
     def _digest(self) -> str:
         try:

@@ -10,8 +10,9 @@ from speechssl.checkpoint import dictionary
 from speechssl.checkpoint.foreign import Names, listed
 from speechssl.checkpoint.pickles import bare_weights, read_tensors
 from speechssl.checkpoint.saved_model import NO_LICENSE, NO_SETTINGS, SavedModel, foreign_model
-from speechssl.checkpoint.sentencepiece import SPACE, read_pieces
+from speechssl.checkpoint.sentencepiece import read_pieces
 from speechssl.checkpoint.sizes import Unseen, encoder_config, our_names, published_heads, published_strides
+from speechssl.data.pieces import SPACE
 from speechssl.data.tokens import Tokens
 from speechssl.errors import CheckpointError
 

@@ -23,7 +23,7 @@ import torch
 
 from speechssl.checkpoint.foreign import shortened
 from speechssl.checkpoint.pickles import Placeholder, make_placeholder
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, system_errors
 from speechssl.objective.clusters import Clusters, check_centers, read_clusters
 
 _SAFE_PACKAGES = ("joblib", "numpy", "sklearn")
@@ -44,11 +44,8 @@ def read_any_clusters(path: Path) -> Clusters:
     Raises:
         SpeechSSLError: it is no such file, or could run code.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    with system_errors(CheckpointError, path), path.open("rb") as file:
+        start = file.read(9)
     is_safetensors = start[8:] == b"{"  # behind the length of its header
     return read_clusters(path) if is_safetensors else _read_k_means(path)
 

@@ -9,6 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from speechssl.checkpoint.foreign import read_json
 from speechssl.checkpoint.saved_model import ModelDescription, SavedModel
 from speechssl.data.units import Units
 from speechssl.data.units_file import load_units
@@ -55,15 +56,11 @@ def read_folder(folder: Path, language: str | None = None) -> SavedModel | None:
     file = folder / _CONFIG
     if not file.is_file():
         return None
+    values = read_json(file)
+    if not isinstance(values, dict) or values.get("format") != "speechssl":
+        raise CheckpointError(f'{file}: expected "format": "speechssl"')
     try:
-        values = json.loads(file.read_text("utf-8"))
-        if not isinstance(values, dict) or values.get("format") != "speechssl":
-            raise CheckpointError(f'{file}: expected "format": "speechssl"')
         description = ModelDescription.from_dict(values, str(file))
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{file}: expected JSON: {error}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     vocabulary = load_units(folder / _VOCABULARY) if description.kind == "ctc" else None

@@ -7,7 +7,6 @@ from typing import Any
 
 from speechssl.errors import CheckpointError
 
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # by which pieces mean a space
 _PIECE, _TEXT, _KIND = 1, 1, 3  # numbers of fields: a piece of the model, the text and the kind of a piece
 _NORMAL, _USER_DEFINED = 1, 4
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5

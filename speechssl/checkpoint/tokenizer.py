@@ -8,11 +8,11 @@ from pydantic import BeforeValidator, Field
 
 from speechssl.checkpoint.foreign import listed, read_json
 from speechssl.config import Config
+from speechssl.data.pieces import SPACE
 from speechssl.data.tokens import Tokens
 from speechssl.errors import CheckpointError, ConfigError
 
 _VOCABULARY, _FAST = "vocab.json", "tokenizer.json"
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # by which sentencepiece's vocabularies mean a space
 _MAX_SYMBOLS = 10**6
 
 
@@ -179,8 +179,8 @@ def _make_tokens(folder: Path, ids: Mapping[str, int], num_symbols: int, setting
         raise CheckpointError(
             f"{folder}: expected the blank, which is the padding token, in the vocabulary, found none"
         )
-    delimiter = next((token for token in (delimiter, " ", _SPACE) if token in symbols), None)
-    pieces = [token for token in symbols if _SPACE in token and token != delimiter]
+    delimiter = next((token for token in (delimiter, " ", SPACE) if token in symbols), None)
+    pieces = [token for token in symbols if SPACE in token and token != delimiter]
     if pieces:
         raise CheckpointError(f"{folder}: expected tokens of letters, found pieces such as {pieces[0]!r}")
     return Tokens(

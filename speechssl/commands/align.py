@@ -8,6 +8,7 @@ import typer
 
 from speechssl.commands.options import Device, InferencePrecision, Language
 from speechssl.commands.transcription_options import Model, Quiet
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error, print_error
 
 
@@ -49,8 +50,6 @@ def align(
     spelled"; the others do not move. Any CTC model will do.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.align_job import align_pairs, find_pairs
         from speechssl.transcribe.alignment_formats import AlignmentFormat

@@ -13,6 +13,7 @@ from speechssl.commands.options import (
     LanguageModelFile,
     WordsOnly,
 )
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -33,8 +34,6 @@ def calibrate(
     model with its settings) are the same.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.calibrate import calibrate_model
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from speechssl.commands.options import AnyModel, Device, InferencePrecision, Language
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -35,8 +36,6 @@ def cluster(
     temporary file, four bytes a number, so memory does not grow with them.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.errors import ConfigError
         from speechssl.transcribe.cluster import cluster_manifests

@@ -16,6 +16,7 @@ from speechssl.commands.options import (
     LanguageModelFile,
     WordsOnly,
 )
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -55,8 +56,6 @@ def evaluate(
     Prints a row for RESULTS.md for each manifest on stdout, the rest on stderr.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.evaluate import evaluate_manifests
         from speechssl.report.reliability import reliability_picture

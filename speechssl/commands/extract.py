@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from speechssl.commands.options import AnyModel, Device, InferencePrecision, Language, Recordings
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -35,8 +36,6 @@ def extract(
     read are named on stderr, the others are still written.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.transcribe.extract import extract_files
 

@@ -95,7 +95,7 @@ def _describe_encoder(encoder: "EncoderConfig") -> Iterator[tuple[str, str]]:
 
 
 def _describe_vocabulary(vocabulary: "Units") -> str:
-    symbols = getattr(vocabulary, "symbols", ())
+    symbols = vocabulary.symbols
     spoken = [symbol for i, symbol in enumerate(symbols) if i not in {vocabulary.delimiter_id, *vocabulary.special_ids}]
     delimiter = "none" if vocabulary.delimiter_id is None else repr(symbols[vocabulary.delimiter_id])
     special = ", ".join(symbols[i] for i in sorted(vocabulary.special_ids - {vocabulary.blank_id}))

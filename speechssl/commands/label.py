@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language, LanguageModelFile
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="The speech to label; texts are not used.")]
@@ -100,8 +101,6 @@ def label(
     rates of the labels that each filter keeps and leaves out are printed.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.filters import Filters
         from speechssl.evaluate.label import label_manifest

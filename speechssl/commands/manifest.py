@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from speechssl.commands.options import Device
+from speechssl.cpu import tune_cpu
 from speechssl.errors import ManifestError
 from speechssl.terminal import exit_on_error, print_error, print_status
 
@@ -80,8 +81,6 @@ def _cut(
     folder: Path, text: Path | None, model: Path, max_seconds: float, device: str | None
 ) -> tuple[Sequence["Utterance"], bool]:
     """Return the utterances of long recordings, and whether everything could be read."""
-    from speechssl.cpu import tune_cpu
-
     tune_cpu()  # before torch is imported
     from speechssl.transcribe.align_job import find_pairs
     from speechssl.transcribe.passages import cut_recordings

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -43,8 +44,6 @@ def probe(
     voice where each voice has a language of its own.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.probe import probe_models
 

@@ -42,6 +42,7 @@ from speechssl.commands.transcription_options import (
     Start,
     Words,
 )
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 from speechssl.transcribe.formats import Format
 from speechssl.transcribe.outputs import BesideRecordings, OutputFolder, Printer, Writer
@@ -157,8 +158,6 @@ def _load(
     hotwords: Path | None,
     is_scored: bool,
 ) -> "Transcriber":
-    from speechssl.cpu import tune_cpu
-
     tune_cpu()  # before torch is imported
     from speechssl.checkpoint.reader import language_for
     from speechssl.transcribe.transcriber import Transcriber

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from speechssl.commands.options import Device, FinetunedModel, InferencePrecision, Language
+from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error
 
 
@@ -41,8 +42,6 @@ def tune_lm(
     those with the lowest error rate.
     """
     with exit_on_error():
-        from speechssl.cpu import tune_cpu
-
         tune_cpu()  # before torch is imported
         from speechssl.evaluate.tune import tune_weights
 

@@ -86,8 +86,7 @@ def index_shar(folder: Path) -> tuple[list[Member], list[SpeechSSLError]]:
 
 
 def _lists_of_cuts(folder: Path) -> Sequence[Path]:
-    names = [path for path in folder.glob(f"{_CUTS}*") if path.name.endswith((".jsonl", ".jsonl.gz"))]
-    return sorted(names)
+    return sorted(path for path in folder.glob(f"{_CUTS}*") if path.name.endswith((".jsonl", ".jsonl.gz")))
 
 
 def _walk(archive: Path) -> Iterator[tuple[tarfile.TarInfo, Any]]:

@@ -124,17 +124,12 @@ def _without_torch(samples: Any) -> Any:
 
 def check_values(name: str, samples: Waveform, first: int = 0) -> None:
     """Refuse samples that are not finite or that only integers taken for floats can be; errors count from ``first``."""
-    peak = _peak_of(samples)
+    peak = float(np.maximum(samples.max(), -samples.min()))  # no copy; not finite if one of them is not
     if not math.isfinite(peak):
         at = int(np.argmin(np.isfinite(samples)))
         raise AudioError(f"{name}: expected finite samples, found {samples[at]} at sample {first + at}")
     if peak > _MAX_PEAK:
         raise AudioError(f"{name}: expected samples in [-1, 1], found a peak of {peak:g}")
-
-
-def _peak_of(samples: Waveform) -> float:
-    """Return the largest magnitude, without a copy of the samples; not finite if one of them is not."""
-    return float(np.maximum(samples.max(), -samples.min()))
 
 
 def resample_blocks(

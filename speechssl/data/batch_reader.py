@@ -1,6 +1,6 @@
 """Reading what a plan of a batch says, and what is read in the place of an utterance that cannot be."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.batches import BatchType, Example, Unreadable, load_batches
+from speechssl.data.batches import BatchType, Example, Unreadable
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchPlan
 from speechssl.errors import AudioError
@@ -16,20 +16,6 @@ from speechssl.rng import keyed_generator
 
 _CROP = 1  # the purpose of the generator that places crops
 _MOST_TRIED = 10  # utterances in the place of an unreadable one: after more the whole store is out of reach
-
-
-def make_loader(
-    manifest: Manifest,
-    plans: Iterable[BatchPlan],
-    collate: Callable[[list[Example]], BatchType],
-    *,
-    seed: int,
-    num_workers: int,
-    pin_memory: bool = False,
-) -> Generator[BatchType, None, None]:
-    """Read batches of a manifest in the given order, as `load_batches`."""
-    read = BatchReader(manifest, collate, seed)
-    return load_batches(read, read.where, plans, num_workers=num_workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True)

@@ -137,21 +137,22 @@ def collate_audio(examples: Sequence[Example]) -> AudioBatch:
     """Stack waveforms, padded with zeros to the longest or to the batch's fixed length."""
     lengths = [len(example.waveform) for example in examples]
     num_samples = examples[0].fixed_samples or max(lengths)
-    waveforms = _stack([example.waveform for example in examples], num_samples)
+    waveforms = stack_rows([example.waveform for example in examples], num_samples)
     clean = None
     if any(example.clean is not None for example in examples):
         whole = [example.waveform if example.clean is None else example.clean for example in examples]
-        clean = _stack(whole, num_samples)
+        clean = stack_rows(whole, num_samples)
     is_full = min(lengths) == num_samples
     valid = None if is_full else torch.tensor(lengths)
     unreadable = tuple(found for example in examples for found in example.unreadable)
     return AudioBatch(waveforms, valid, tuple(example.index for example in examples), clean, unreadable)
 
 
-def _stack(waveforms: Sequence[npt.NDArray[np.float32]], num_samples: int) -> Tensor:
-    stacked = torch.zeros(len(waveforms), num_samples)
-    for row, waveform in zip(stacked, waveforms, strict=True):
-        row[: len(waveform)] = torch.from_numpy(waveform)
+def stack_rows(rows: Sequence[npt.NDArray[Any]], length: int) -> Tensor:
+    """Stack arrays of one dimension and type, zeros or False behind each: (B, length)."""
+    stacked = torch.zeros(len(rows), length, dtype=torch.from_numpy(rows[0]).dtype)
+    for row, values in zip(stacked, rows, strict=True):
+        row[: len(values)] = torch.from_numpy(values)
     return stacked
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speechssl.data.headers import read_noted_headers
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance, write_manifest
-from speechssl.errors import AudioError, ManifestError
+from speechssl.errors import AudioError, ManifestError, system_errors
 from speechssl.terminal import count, format_duration, print_status
 
 _HEADERS_FILE = "headers.tsv"
@@ -54,10 +54,8 @@ class Preparation:
         """
         what = _IN_CELLS.sub(" ", what)
         self._dropped[reason].append(what)
-        try:
+        with system_errors(ManifestError, self._file.name):
             self._file.write(f"{reason}\t{what}\n")
-        except OSError as error:
-            raise ManifestError(f"{self._file.name}: {error.strerror or error}") from None
 
     def utterances(self, clips: Sequence[Clip]) -> list[Utterance]:
         """Read the recordings' headers, drop what is missing or damaged, and return the others in the order given."""

@@ -21,7 +21,7 @@ from speechssl.data.columns import NO_TEXT, Array, Columns, join_parts, pack_tex
 from speechssl.data.paths import absolute_root, is_url, join_root, path_below
 from speechssl.data.recording import read_span
 from speechssl.data.rows import Digest, Range, parse_rows, read_blocks, split_lines
-from speechssl.errors import ManifestError
+from speechssl.errors import AudioError, ManifestError, system_errors
 from speechssl.files import write_text_file
 
 IMPOSSIBLE_IN_CELLS = re.compile("[\t\r\n\ud800-\udfff]")
@@ -101,6 +101,13 @@ class Manifest:
         """Return where the utterance stands, as ``file:line``."""
         return f"{self.path}:{self.first_line + index}"
 
+    def read(self, index: int) -> Waveform:
+        """Read an utterance as `read_utterance` does; errors say where it stands."""
+        try:
+            return read_utterance(self[index])
+        except AudioError as error:
+            raise AudioError(f"{self.where(index)}: {error}") from None
+
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
         """The duration of each utterance."""
@@ -169,10 +176,8 @@ def write_manifest(path: str | os.PathLike[str], utterances: Sequence[Utterance]
         lines.append(
             "\t".join("" if cells[name] is None else _checked_cell(path, str(cells[name])) for name in columns)
         )
-    try:
+    with system_errors(ManifestError, path):
         write_text_file(path, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or error}") from None
 
 
 def read_utterance(utterance: Utterance) -> Waveform:

@@ -1,12 +1,12 @@
 """Phonemes as units: texts in which slashes join the phonemes of a word."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from speechssl.data.units import BLANK, WORD_DELIMITER, list_characters, split_words
+from speechssl.data.units import BLANK, WORD_DELIMITER, Units, list_characters, split_words
 from speechssl.errors import ManifestError
 from speechssl.files import write_text_file
 
@@ -15,14 +15,12 @@ JOINER = "/"
 
 
 @dataclass(frozen=True)
-class Phonemes:
+class Phonemes(Units):
     """Units of a phoneme each, of any writing, such as ``h/ə/l/oʊ w/ɜː/l/d`` or ``HH/AH/L/OW W/ER/L/D``.
 
     Where word boundaries are not known each phoneme is a word, ``sh iy hh ae d``; then there is no delimiter. A text
-    comes back from its labels as it was.
+    comes back from its labels as it was. The symbols are the blank, the delimiter if there is one, and phonemes.
     """
-
-    symbols: tuple[str, ...]  # the blank, the delimiter if there is one, phonemes
 
     def __post_init__(self) -> None:
         assert BLANK in self.symbols, self.symbols
@@ -50,22 +48,9 @@ class Phonemes:
         return "phonemes"
 
     @cached_property
-    def blank_id(self) -> int:
-        """CTC's blank."""
-        return self._ids[BLANK]
-
-    @cached_property
     def delimiter_id(self) -> int | None:
         """The unit after each word; None if each phoneme is a word."""
         return self._ids.get(WORD_DELIMITER)
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """The blank."""
-        return frozenset({self.blank_id})
-
-    def __len__(self) -> int:
-        return len(self.symbols)
 
     def encode(self, text: str) -> list[int]:
         """Turn a text into labels: the phonemes of each word, then the delimiter, if there is one."""
@@ -89,15 +74,8 @@ class Phonemes:
                 words[-1].append(self.symbols[i])
         return " ".join(JOINER.join(word) for word in words if word)
 
-    def word_starts(self, ids: Sequence[int]) -> list[bool]:
-        """Tell which labels begin a word: the first phonemes, and those after a delimiter; all if there is none."""
-        starts = []
-        is_between = True
-        for i in ids:
-            is_phoneme = i not in (self.blank_id, self.delimiter_id)
-            starts.append(is_phoneme and (is_between or self.delimiter_id is None))
-            is_between = i == self.delimiter_id or (is_between and not is_phoneme)
-        return starts
+    def _begins_word(self, i: int) -> bool:
+        return self.delimiter_id is None
 
     def unknown_characters(self, text: str) -> tuple[str, ...]:
         """Return the distinct phonemes of a text that the vocabulary lacks, sorted."""
@@ -111,7 +89,3 @@ class Phonemes:
 
     def _split(self, word: str) -> list[str]:
         return [word] if self.delimiter_id is None else word.split(JOINER)
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {symbol: i for i, symbol in enumerate(self.symbols)}

@@ -7,14 +7,14 @@ are divided here, as it divides each word.
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.units import BLANK, list_characters, split_words
+from speechssl.data.units import BLANK, Units, list_characters, split_words
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.files import write_text_file
 
@@ -25,10 +25,12 @@ _NUM_THREADS = 4  # of training, on any machine: sums depend on it
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Units of one or more letters of a word. Those that begin a word begin with `SPACE`, which alone has no letter."""
+class Pieces(Units):
+    """Units of one or more letters of a word. Those that begin a word begin with `SPACE`, which alone has no letter.
 
-    symbols: tuple[str, ...]  # the blank first
+    The blank is the first symbol.
+    """
+
     scores: tuple[float, ...]  # natural logarithms of how frequent each is, in 32 bits
 
     def __post_init__(self) -> None:
@@ -41,23 +43,10 @@ class Pieces:
         """What the units are."""
         return "pieces"
 
-    @property
-    def blank_id(self) -> int:
-        """CTC's blank."""
-        return 0
-
     @cached_property
     def delimiter_id(self) -> int:
         """The piece of a space alone, behind which a word begins."""
         return self._ids[SPACE]
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """The blank."""
-        return frozenset({0})
-
-    def __len__(self) -> int:
-        return len(self.symbols)
 
     def encode(self, text: str) -> list[int]:
         """Turn a text into labels: the pieces of each word whose scores have the highest sum."""
@@ -76,7 +65,7 @@ class Pieces:
                 assert before is not None, "each character is a piece"
                 total = before[0]
             for stop in range(start + 1, min(start + self._longest, len(word)) + 1):
-                piece = self._ids.get(word[start:stop])
+                piece = self._piece_ids.get(word[start:stop])
                 if piece is None:
                     continue
                 score, best = total + self._scores[piece], ends[stop - 1]
@@ -96,29 +85,22 @@ class Pieces:
         text = "".join(self.symbols[i] for i in ids if i != self.blank_id)
         return " ".join(text.replace(SPACE, " ").split())
 
-    def word_starts(self, ids: Sequence[int]) -> list[bool]:
-        """Tell which labels begin a word: the first letters, those behind a space, and pieces that begin with one."""
-        starts = []
-        is_between = True
-        for i in ids:
-            has_letters = i not in (self.blank_id, self.delimiter_id)
-            starts.append(has_letters and (is_between or self.symbols[i].startswith(SPACE)))
-            is_between = i == self.delimiter_id or (is_between and not has_letters)
-        return starts
+    def _begins_word(self, i: int) -> bool:
+        return self.symbols[i].startswith(SPACE)
 
     def unknown_characters(self, text: str) -> str:
         """Return the distinct characters of a text that no piece has, sorted."""
         characters = {character for word in split_words(text) for character in word}
-        return "".join(sorted(characters - (self._ids.keys() - {SPACE})))
+        return "".join(sorted(characters - (self._piece_ids.keys() - {SPACE})))
 
     def save(self, path: Path) -> None:
         """Write them as JSON; `load_units` reads it."""
-        content = {"kind": self.kind, "symbols": {BLANK: self.blank_id, **self._ids}, "scores": self.scores}
+        content = {"kind": self.kind, "symbols": self._ids, "scores": self.scores}
         write_text_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {symbol: i for i, symbol in enumerate(self.symbols) if i != self.blank_id}
+    def _piece_ids(self) -> dict[str, int]:
+        return {symbol: i for symbol, i in self._ids.items() if i != self.blank_id}
 
     @cached_property
     def _scores(self) -> list[np.float32]:

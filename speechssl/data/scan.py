@@ -40,7 +40,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     if not folder.is_dir():
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
     failures: list[SpeechSSLError] = []
-    found = _find_files(folder, AUDIO_SUFFIXES | {".tar"}, failures)
+    found = find_recordings(folder, failures, AUDIO_SUFFIXES | {".tar"})
     archives = [path for path in found if path.suffix.lower() == ".tar"]
     folders = [path for path in dict.fromkeys(path.parent for path in archives) if is_shar(path)]
     indexers = [partial(index_shar, path) for path in folders]
@@ -54,7 +54,11 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     return utterances, failures + [result for result in results if isinstance(result, SpeechSSLError)]
 
 
-def find_recordings(folder: str | os.PathLike[str], failures: list[SpeechSSLError] | None = None) -> list[Path]:
+def find_recordings(
+    folder: str | os.PathLike[str],
+    failures: list[SpeechSSLError] | None = None,
+    suffixes: Set[str] = AUDIO_SUFFIXES,
+) -> list[Path]:
     """Find the recordings below a folder by their suffixes, sorted.
 
     Links are followed, names that start with a dot are skipped.
@@ -62,12 +66,6 @@ def find_recordings(folder: str | os.PathLike[str], failures: list[SpeechSSLErro
     Raises:
         ManifestError: a folder cannot be read. With a list of ``failures`` it goes into that, and the search goes on.
     """
-    return _find_files(folder, AUDIO_SUFFIXES, failures)
-
-
-def _find_files(
-    folder: str | os.PathLike[str], suffixes: Set[str], failures: list[SpeechSSLError] | None
-) -> list[Path]:
     found: list[Path] = []
     visited: set[str] = set()
 

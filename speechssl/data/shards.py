@@ -21,8 +21,8 @@ from typing import Any
 from speechssl.data.clips import Clip, Encoding, make_clip
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.paths import split_range
-from speechssl.data.stores import Folder, named_errors
-from speechssl.errors import AudioError, ManifestError
+from speechssl.data.stores import Folder
+from speechssl.errors import AudioError, ManifestError, system_errors
 
 _BLOCK = tarfile.BLOCKSIZE
 _VERSION = 1  # of what a shard holds
@@ -104,7 +104,7 @@ def write_shards(
             while row < len(manifest):
                 name = f"{manifest.path.stem}-{shards.num_shards:06d}"
                 shard = _Shard(manifest, store, config, name, row, clips, advance)
-                with named_errors(store, f"{name}.tar"):
+                with system_errors(ManifestError, store.path(f"{name}.tar")):
                     index = shard.find_finished()
                     shards.num_kept += index is not None
                     index = index or shard.write()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.data import remote
-from speechssl.errors import ManifestError
 from speechssl.files import flush, write_text_file
 
 
@@ -95,12 +94,3 @@ class Prefix(Folder):
     def move_in(self, temporary: Path, name: str) -> None:
         """Upload what was filled."""
         remote.upload(temporary, self.path(name))
-
-
-@contextmanager
-def named_errors(store: Folder, name: str) -> Iterator[None]:
-    """Say of which file an error of reading or writing is."""
-    try:
-        yield
-    except OSError as error:
-        raise ManifestError(f"{store.path(name)}: {error.strerror or error}") from None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,12 +75,8 @@ class Tokens(Letters):
         text = between.join(" " if i == self.delimiter_id else self.symbols[i] for i in spoken)
         return " ".join((text.lower() if self.lower_case else text).split())
 
-    def word_starts(self, ids: Sequence[int]) -> list[bool]:
-        """Tell which labels begin a word; a delimiter or special unit never does."""
-        starts = super().word_starts(ids)
-        if not self.each_is_a_word:
-            return starts
-        return [i != self.delimiter_id and i not in self.special_ids for i in ids]
+    def _begins_word(self, i: int) -> bool:
+        return self.each_is_a_word
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; `load_units` of units_file reads it."""

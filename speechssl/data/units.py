@@ -3,12 +3,12 @@
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 from speechssl.errors import CheckpointError, ManifestError
 from speechssl.files import write_text_file
@@ -20,52 +20,77 @@ _BLANKS = (BLANK, "<pad>", "[PAD]")  # the first that a vocabulary has: other to
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
 
 
-class Units(Protocol):
+@dataclass(frozen=True)
+class Units(ABC):
     """What the outputs of a CTC model stand for, by their ids: 0 to ``len() - 1``."""
 
+    symbols: tuple[str, ...]
+
     @property
+    @abstractmethod
     def kind(self) -> str:
         """What they are: "letters", "pieces" (of words, a few letters each) or "phonemes"."""
 
-    @property
+    @cached_property
     def blank_id(self) -> int:
         """CTC's blank."""
+        return self.symbols.index(BLANK)
 
     @property
+    @abstractmethod
     def delimiter_id(self) -> int | None:
         """The unit between words that has no letter; None if words are told otherwise."""
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """The units that are no part of any text, the blank among them."""
+        return frozenset({self.blank_id})
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.symbols)
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Turn a text into labels; a ManifestError names characters that no unit has."""
 
+    @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Turn labels into text, words with single spaces between; repeats stay repeats."""
 
     def word_starts(self, ids: Sequence[int]) -> list[bool]:
         """Tell which labels begin a word; a delimiter or special unit never does."""
+        starts = []
+        is_between = True
+        for i in ids:
+            is_spoken = i != self.delimiter_id and i not in self.special_ids
+            starts.append(is_spoken and (is_between or self._begins_word(i)))
+            is_between = i == self.delimiter_id or (is_between and not is_spoken)
+        return starts
 
+    def _begins_word(self, i: int) -> bool:
+        """Whether a unit begins a word wherever it stands."""
+        return False
+
+    @abstractmethod
     def unknown_characters(self, text: str) -> Sequence[str]:
         """Return the distinct characters, or phonemes, of a text that no unit has, sorted."""
 
+    @abstractmethod
     def save(self, path: Path) -> None:
         """Write them to a file."""
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
 
 @dataclass(frozen=True)
-class Letters:
+class Letters(Units):
     """Units of a letter each, of any script, with a delimiter that ends every word.
 
-    A lower-case letter that is lacking stands for its capital: many models of other toolkits have capitals only.
+    A lower-case letter that is lacking stands for its capital: many models of other toolkits have capitals only. The
+    symbols are, in any order, a blank, the delimiter, letters, and units such as <unk> that are no part of any text.
     """
-
-    # In any order: a blank, the delimiter, letters, and units such as <unk> that are no part of any text.
-    symbols: tuple[str, ...]
 
     def __post_init__(self) -> None:
         assert WORD_DELIMITER in self.symbols, self.symbols
@@ -104,9 +129,6 @@ class Letters:
         """The blank, and all other units in angle or square brackets."""
         return frozenset(i for symbol, i in self._ids.items() if _SPECIAL.fullmatch(symbol))
 
-    def __len__(self) -> int:
-        return len(self.symbols)
-
     def encode(self, text: str) -> list[int]:
         """Turn a text into labels: the letters of each word, then the delimiter, after the last word too."""
         if unknown := self.unknown_characters(text):
@@ -118,16 +140,6 @@ class Letters:
         """Turn labels into text: special units are left out and delimiters become spaces; repeats stay repeats."""
         spoken = (i for i in ids if i not in self.special_ids)
         return " ".join("".join(" " if i == self.delimiter_id else self.symbols[i] for i in spoken).split())
-
-    def word_starts(self, ids: Sequence[int]) -> list[bool]:
-        """Tell which labels begin a word: the first letters, and those after a delimiter."""
-        starts = []
-        is_between = True
-        for i in ids:
-            is_letter = i != self.delimiter_id and i not in self.special_ids
-            starts.append(is_between and is_letter)
-            is_between = i == self.delimiter_id or (is_between and not is_letter)
-        return starts
 
     def unknown_characters(self, text: str) -> str:
         """Return the distinct characters of a text that the vocabulary lacks, sorted."""
@@ -155,10 +167,6 @@ class Letters:
             expected = f"{WORD_DELIMITER} and one of {', '.join(_BLANKS)} among the symbols"
             raise CheckpointError(f"{path}: expected {expected}, found {symbols[:5]}")
         return cls(symbols)
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @cached_property
     def _letter_ids(self) -> dict[str, int]:

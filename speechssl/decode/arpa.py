@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from speechssl.decode.ngram import NEVER, UNKNOWN, Ngram, NgramModel
-from speechssl.errors import LanguageModelError
+from speechssl.errors import LanguageModelError, system_errors
 from speechssl.files import write_text_file
 
 _LN_10 = math.log(10)
@@ -22,10 +22,8 @@ Entries = dict[Ngram, tuple[float, float]]
 
 def write_arpa(path: Path, model: NgramModel) -> None:
     """Write a model atomically."""
-    try:
+    with system_errors(LanguageModelError, path):
         write_text_file(path, "".join(f"{line}\n" for line in _lines(model)))
-    except OSError as error:
-        raise LanguageModelError(f"{path}: {error.strerror or error}") from None
 
 
 def read_arpa(path: Path) -> NgramModel:

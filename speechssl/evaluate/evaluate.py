@@ -108,8 +108,9 @@ def evaluate_model(
     ]
     confidences = [[word.confidence for word, _ in words] for words in rated]
     is_right = [[right for _, right in words] for words in rated]
-    calibration = transcriber.decoding.calibration
-    search = transcriber.decoding.beam_search.config if transcriber.decoding.beam_search else None
+    decoding = transcriber.decoding
+    calibration, hotwords = decoding.calibration, decoding.hotwords
+    search = decoding.beam_search.config if decoding.beam_search else None
     return Evaluation(
         manifest=str(manifest.path),
         manifest_sha256=manifest.digest,
@@ -117,9 +118,9 @@ def evaluate_model(
         num_empty=sum(not utterance.reference for utterance in found.utterances),
         audio_seconds=sum(utterance.seconds for utterance in manifest),
         normalization=describe_normalization(words_only, languages) + (", 39 phones of TIMIT" if folds_timit else ""),
-        decoding=transcriber.decoding.describe(),
+        decoding=decoding.describe(),
         beam_search=describe_search(search) if search else None,
-        hotwords=_describe_hotwords(transcriber.decoding.hotwords.path) if transcriber.decoding.hotwords else None,
+        hotwords={"path": str(hotwords.path), "sha256": digest_files([hotwords.path])} if hotwords else None,
         device=transcriber.inference.describe(),
         seconds=seconds,
         wer=bootstrap_interval(found.word_counts, speakers),
@@ -267,10 +268,6 @@ def _write(output: Path, model: Path, checkpoint: CTCCheckpoint, evaluations: Se
 def describe_search(config: BeamSearchConfig) -> dict[str, Any]:
     """Return the settings of a search and the SHA-256 of its language model."""
     return config.to_dict() | {"lm_sha256": digest_files([config.lm])}
-
-
-def _describe_hotwords(path: Path) -> dict[str, str]:
-    return {"path": str(path), "sha256": digest_files([path])}
 
 
 def _num_parameters(checkpoint: CTCCheckpoint) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from speechssl.data.audio import Waveform
-from speechssl.data.manifest import Manifest, read_utterance
-from speechssl.errors import AudioError, ManifestError
+from speechssl.data.manifest import Manifest
+from speechssl.errors import ManifestError
 
 
 def read_references(manifest: Manifest) -> list[str]:
@@ -22,11 +22,4 @@ def longest_first(manifest: Manifest, indices: Iterable[int] | None = None) -> l
 
 def utterance_readers(manifest: Manifest, indices: Iterable[int]) -> list[Callable[[], Waveform]]:
     """Return functions that read utterances; their errors say where in the manifest each stands."""
-    return [partial(_read, manifest, index) for index in indices]
-
-
-def _read(manifest: Manifest, index: int) -> Waveform:
-    try:
-        return read_utterance(manifest[index])
-    except AudioError as error:
-        raise AudioError(f"{manifest.where(index)}: {error}") from None
+    return [partial(manifest.read, index) for index in indices]

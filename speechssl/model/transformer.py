@@ -161,14 +161,10 @@ class TransformerContext(nn.Module):
             yield output
 
     def feed_forward_outputs(
-        self,
-        frames: Tensor,
-        frame_lengths: Tensor | None = None,
-        mask: Tensor | None = None,
-        channel_mask: Tensor | None = None,
+        self, frames: Tensor, frame_lengths: Tensor | None = None, mask: Tensor | None = None
     ) -> Iterator[Tensor]:
         """What the feed-forward part of each layer adds to its input, (B, S, D), without dropout; as for `forward`."""
-        for _, added in self._run_layers(*self._first_input(frames, frame_lengths, mask, channel_mask)):
+        for _, added in self._run_layers(*self._first_input(frames, frame_lengths, mask, None)):
             yield added
 
     @property

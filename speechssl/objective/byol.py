@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.data.batches import Example, TaskBatch, collate_audio
+from speechssl.data.batches import Example, TaskBatch, collate_audio, stack_rows
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.collapse import spread_and_rank
@@ -107,9 +107,7 @@ class ByolCollate:
         ]
         places = torch.arange(self.geometry.num_frames(audio.waveforms.shape[1]))
         valid = places < torch.tensor(2 * lengths)[:, None]
-        mask = torch.zeros_like(valid)
-        for row, drawn in zip(mask, draw_masks(2 * lengths, self.mask, generators), strict=True):
-            row[: len(drawn)] = torch.from_numpy(drawn)
+        mask = stack_rows(draw_masks(2 * lengths, self.mask, generators), len(places))
         return ByolBatch(audio, {"pairs": 2 * sum(lengths)}, views, mask, valid.float())
 
 

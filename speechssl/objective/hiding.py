@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from speechssl.config import Config
-from speechssl.data.batches import Example, TaskBatch, collate_audio
+from speechssl.data.batches import Example, TaskBatch, collate_audio, stack_rows
 from speechssl.frames import FrameGeometry, MaskConfig, draw_masks, most_hidden
 from speechssl.model.encoder import Frames, SpeechEncoder
 from speechssl.objective.mfcc import MFCC_GEOMETRY, Mfcc
@@ -113,10 +113,8 @@ class MaskedCollate:
     def __call__(self, examples: Sequence[Example]) -> MaskedBatch:
         """Draw the masks and stack the audio."""
         lengths = [self.geometry.num_frames(len(example.waveform)) for example in examples]
-        mask = torch.zeros(len(examples), max(lengths), dtype=torch.bool)
         generators = [keyed_generator(self.seed, example.epoch, example.index, _HIDE) for example in examples]
-        for row, drawn in zip(mask, draw_masks(lengths, self.mask, generators), strict=True):
-            row[: len(drawn)] = torch.from_numpy(drawn)
+        mask = stack_rows(draw_masks(lengths, self.mask, generators), max(lengths))
         counts = mask.sum(dim=1)
         has_fixed_shape = examples[0].fixed_samples is not None
         num_places = most_hidden(mask.shape[1], self.mask) if has_fixed_shape else int(counts.max())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from speechssl.report.run import Run
 from speechssl.report.svg import Chart, Line
-from speechssl.train.curves import Curves, healthy_band, read_curves
+from speechssl.train.curves import Curves, healthy_band
 from speechssl.train.pretrain import PretrainConfig
 from speechssl.train.throughput import COMPUTED, DATA, METRICS, MFU, RANKS, SPEED
 
@@ -91,11 +91,6 @@ def fitting(references: Mapping[Path, Curves], runs: Iterable[Run]) -> dict[Path
     """Return the references as long as one of the runs: another length has another learning rate at each step."""
     lengths = {run.num_steps for run in runs}
     return {path: curves for path, curves in references.items() if max(step for *_, step in curves) in lengths}
-
-
-def read_references(paths: Sequence[Path]) -> dict[Path, Curves]:
-    """Read the files of reference curves."""
-    return {path: read_curves(path) for path in paths}
 
 
 def _lines(run: Run, metric: str, style: int, *, is_alone: bool) -> Iterable[Line]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechssl import __version__
 from speechssl.files import write_text_file
-from speechssl.report.curves import fitting, make_charts, meaning_of, read_references
+from speechssl.report.curves import fitting, make_charts, meaning_of
 from speechssl.report.markup import sample_of_line, section
 from speechssl.report.reliability import describe_reliability
 from speechssl.report.results import (
@@ -24,7 +24,7 @@ from speechssl.report.setup import describe_data, describe_machines, describe_se
 from speechssl.report.style import STYLE
 from speechssl.report.summary import describe_remarks, describe_run, find_remarks
 from speechssl.report.svg import Chart, draw, show
-from speechssl.train.curves import Curves
+from speechssl.train.curves import Curves, read_curves
 
 
 def write_report(folders: Sequence[Path], output: Path, references: Sequence[Path] = ()) -> None:
@@ -33,7 +33,7 @@ def write_report(folders: Sequence[Path], output: Path, references: Sequence[Pat
     Raises:
         SpeechSSLError: a folder holds no run, or a file in it or a reference is damaged.
     """
-    write_text_file(output, make_page(read_runs(folders), read_references(references)))
+    write_text_file(output, make_page(read_runs(folders), {path: read_curves(path) for path in references}))
 
 
 def make_page(runs: Sequence[Run], references: Mapping[Path, Curves]) -> str:

@@ -1,6 +1,5 @@
 """What is suspicious about a run: each line of its log against limits, and what is done about it."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ import numpy as np
 
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
-from speechssl.files import write_text_file
 from speechssl.objective.objective import Limit
 from speechssl.terminal import print_status
 from speechssl.train.guard import check_limits
-from speechssl.train.writers import read_lines
+from speechssl.train.writers import read_lines, write_lines
 
 WARNINGS_FILE = "warnings.jsonl"
 Response = Literal["warn", "stop", "roll_back"]
@@ -176,7 +174,7 @@ def add_warning(
     """Print a warning, and write it behind others, which it returns with it."""
     print_status(f"warning: step {step}: {message}")
     added = [*warnings, {"step": step, "kind": kind, "message": message}]
-    write_text_file(run / WARNINGS_FILE, "".join(json.dumps(warning) + "\n" for warning in added))
+    write_lines(run / WARNINGS_FILE, added)
     return added
 
 

@@ -1,15 +1,13 @@
 """Recordings that cannot be read: left out up to a stated share, counted and named."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.data.batches import TaskBatch
 from speechssl.data.manifest import Manifest
 from speechssl.errors import TrainingError
-from speechssl.files import write_text_file
 from speechssl.terminal import print_status
-from speechssl.train.writers import read_lines
+from speechssl.train.writers import read_lines, write_lines
 
 UNREADABLE_FILE = "unreadable.jsonl"
 _MOST_LISTED = 3
@@ -57,7 +55,7 @@ class UnreadableCount:
         if not new:
             return
         self._lines += [{"step": step, "where": where, "problem": problem} for where, problem in new]
-        write_text_file(self._file, "".join(json.dumps(line) + "\n" for line in self._lines))
+        write_lines(self._file, self._lines)
         total = sum(map(len, self.manifests))
         number = len(self._lines)
         listed = "; ".join(f"{where}: {problem}" for where, problem in new[:_MOST_LISTED])

@@ -69,8 +69,7 @@ class _FileWriter(Writer):
         for name in (LOG_FILE, SAMPLES_FILE):
             path = start.folder / name
             if path.exists():
-                kept = [line for line in read_lines(path) if line["step"] <= start.first_step]
-                write_text_file(path, "".join(map(_format_line, kept)))
+                write_lines(path, [line for line in read_lines(path) if line["step"] <= start.first_step])
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         self._append(LOG_FILE, [{"step": step, "split": split, **metrics}])
@@ -216,6 +215,11 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError):
             break
     return records
+
+
+def write_lines(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the lines of a log."""
+    write_text_file(file, "".join(map(_format_line, records)))
 
 
 def _format_line(record: Mapping[str, Any]) -> str:

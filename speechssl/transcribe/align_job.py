@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechssl.data.audio import Waveform
-from speechssl.data.manifest import Utterance, is_manifest, read_manifest, read_utterance
-from speechssl.data.recording import Recording
+from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.scan import read_text
-from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.errors import ManifestError, SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
 from speechssl.transcribe.align import Alignment, Status
 from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment
@@ -72,17 +70,9 @@ def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
     if not manifest.has_texts:
         raise ManifestError(f"{path}: expected texts to align, found no column of texts")
     for number, utterance in enumerate(manifest):
-        where = manifest.where(number)
         # Utterances of one recording have one name; the line tells them apart.
         name = f"{Path(utterance.path).stem}_{manifest.first_line + number}"
-        yield Pair(utterance.path, name, partial(_read, utterance, where), utterance.text or "")
-
-
-def _read(utterance: Utterance, where: str) -> "Waveform | Recording":
-    try:
-        return read_utterance(utterance)
-    except AudioError as error:
-        raise AudioError(f"{where}: {error}") from None
+        yield Pair(utterance.path, name, partial(manifest.read, number), utterance.text or "")
 
 
 def align_pairs(

@@ -23,8 +23,8 @@ from speechssl.model.device import Precision
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.clusters import LayerDescription, describe_layer
 from speechssl.terminal import count, print_error, print_status
-from speechssl.transcribe.inference import Inference, Source
-from speechssl.transcribe.inputs import InputFile, find_inputs, spooled_stdin
+from speechssl.transcribe.inference import Inference, Outputs, Source, make_results
+from speechssl.transcribe.inputs import find_inputs, spooled_stdin
 from speechssl.transcribe.outputs import prepare_file
 from speechssl.transcribe.windows import cut_windows
 
@@ -71,14 +71,17 @@ def extract_files(
     inference = make_inference(encoder, _parse_layer(layer, encoder.config.context.num_layers), precision)
     arrays: dict[str, Array] = {}
     num_failed = len(failures)
-    for file, features in _extract(inference, inputs):
-        if features is None:
-            num_failed += 1
-            continue
-        name = _as_utf8(file.path)
-        names = [f"{name}:{number}" for number in range(len(features))] if layer == "all" else [name]
-        arrays |= zip(names, features, strict=True)
-        arrays[f"{name}:times"] = frame_times(encoder.geometry, len(features[0]))
+    with spooled_stdin(inputs) as readable:
+        encoded = encode_whole(inference, ((file.label, file.open) for file in readable))
+        for file, features in zip(inputs, encoded, strict=True):
+            if isinstance(features, SpeechSSLError):
+                print_error(features)
+                num_failed += 1
+                continue
+            name = _as_utf8(file.path)
+            names = [f"{name}:{number}" for number in range(len(features))] if layer == "all" else [name]
+            arrays |= zip(names, (tensor.numpy() for tensor in features), strict=True)
+            arrays[f"{name}:times"] = frame_times(encoder.geometry, len(features[0]))
     if arrays:
         hop_seconds, layer_name = encoder.geometry.hop_samples / SAMPLE_RATE, "final" if layer is None else layer
         metadata = {"model": _as_utf8(str(model)), "layer": layer_name, "hop_seconds": str(hop_seconds)}
@@ -134,31 +137,18 @@ def open_layer(
     return describe_layer(model, saved.digest, encoder, layer, language), make_inference(encoder, layer, precision)
 
 
-def _extract(inference: Inference, inputs: Sequence[InputFile]) -> Iterator[tuple[InputFile, list[Array] | None]]:
-    """Yield the features of each recording, (S, D) a layer, or None and a line on stderr."""
-    with spooled_stdin(inputs) as readable:
-        sources = ((file.label, file.open) for file in readable)
-        for file, features in zip(inputs, encode_whole(inference, sources), strict=True):
-            if isinstance(features, SpeechSSLError):
-                print_error(features)
-                yield file, None
-            else:
-                yield file, [layer.numpy() for layer in features]
-
-
 def encode_whole(inference: Inference, sources: Iterable[Source]) -> Iterator[list[Tensor] | SpeechSSLError]:
     """Yield the features of each recording, (S, D) on the CPU a layer, or what is wrong with it."""
     geometry = inference.geometry
-    for outputs in inference.run(sources, partial(cut_windows, geometry=geometry)):
-        try:
-            parts = [part for _, part in outputs]
-            if not parts:
-                shortest, found = geometry.receptive_field_samples, outputs.num_samples
-                raise AudioError(f"{outputs.name}: expected a frame ({shortest} samples) or more, found {found}")
-            features: list[Tensor] | SpeechSSLError = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-        except SpeechSSLError as error:
-            features = error
-        yield features
+
+    def join(outputs: Outputs) -> list[Tensor]:
+        parts = [part for _, part in outputs]
+        if not parts:
+            shortest, found = geometry.receptive_field_samples, outputs.num_samples
+            raise AudioError(f"{outputs.name}: expected a frame ({shortest} samples) or more, found {found}")
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+    return make_results(inference.run(sources, partial(cut_windows, geometry=geometry)), join)
 
 
 def _as_utf8(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, TextIO
 
-from speechssl.errors import ConfigError
+from speechssl.errors import ConfigError, system_errors
 from speechssl.terminal import escaped
 from speechssl.transcribe.formats import Format, render
 
@@ -84,10 +84,8 @@ class OutputFolder:
     ) -> None:
         self.folder, self.formats, self.words, self.letters, self.overwrite = folder, formats, words, letters, overwrite
         self._settings = dict(settings)
-        try:
+        with system_errors(ConfigError, folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: {error.strerror or error}") from None
         before, self._origins = _read_record(folder / RECORD)
         self._has_settings = before == self._settings
         if not self._has_settings and overwrite:
@@ -227,12 +225,10 @@ Writer = Printer | OutputFolder | BesideRecordings
 
 def prepare_file(output: Path) -> None:
     """Make the folder of a file; a `ConfigError` says before the work that the file cannot be written."""
-    try:
+    with system_errors(ConfigError, f"{output}: cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=output.parent):
             pass
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
     if output.is_dir():
         raise ConfigError(f"{output}: expected a file to write, found a folder")
 

@@ -46,7 +46,7 @@ def render_page(path: str, transcript: Transcript, folder: Path) -> str:
         folder: Where the page will lie: it finds the recording from there.
     """
     data = transcript.to_dict(path) | {
-        "audio": None if path == "-" else _address(path, folder),
+        "audio": None if path == "-" else f"./{quoted(os.path.relpath(path, folder))}",
         "spans": _spans(transcript),
         "thresholds": THRESHOLDS,
     }
@@ -88,10 +88,6 @@ def _spans(transcript: Transcript) -> Sequence[tuple[float, float]]:
         )
         for segment, (least, most) in zip(segments, bounds, strict=True)
     ]
-
-
-def _address(path: str, folder: Path) -> str:
-    return f"./{quoted(os.path.relpath(path, folder))}"
 
 
 def quoted(path: str) -> str:

@@ -22,9 +22,9 @@ from wav2vec_files import Reference, wav2vec_settings
 
 from speechssl.__main__ import app
 from speechssl.checkpoint.reader import load_ctc, load_encoder, read_model
-from speechssl.checkpoint.sentencepiece import SPACE
 from speechssl.commands.transcribe import app as transcribe_app
 from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.pieces import SPACE
 from speechssl.errors import CheckpointError
 from speechssl.transcribe.transcriber import Transcriber
 

@@ -17,9 +17,9 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from manifests import make_manifest
+from manifests import make_loader, make_manifest
 
-from speechssl.data.batch_reader import BatchReader, make_loader
+from speechssl.data.batch_reader import BatchReader
 from speechssl.data.batches import AudioBatch, Example, collate_audio
 from speechssl.data.manifest import Manifest, Utterance, read_utterance
 from speechssl.data.sampler import BatchConfig, BatchPlan, BatchSampler
@@ -318,7 +318,8 @@ def test_a_recording_that_never_comes_ends_the_process(tmp_path: Path, num_worke
         f"""
 import time
 from speechssl.data import stuck
-from speechssl.data.batch_reader import make_loader
+from speechssl.data.batch_reader import BatchReader
+from speechssl.data.batches import load_batches
 from speechssl.data.manifest import read_manifest
 from speechssl.data.sampler import BatchPlan
 
@@ -329,8 +330,8 @@ def collate(examples):
 
 if __name__ == "__main__":
     plans = [BatchPlan(0, indices, 1600) for indices in [(0,), (1, 2), (3,)]]
-    manifest = read_manifest({str(tmp_path / "a.tsv")!r})
-    batches = make_loader(manifest, plans, collate, seed=0, num_workers={num_workers})
+    read = BatchReader(read_manifest({str(tmp_path / "a.tsv")!r}), collate, seed=0)
+    batches = load_batches(read, read.where, plans, num_workers={num_workers})
     next(batches)
     stuck.LONGEST_SECONDS = 0.5
     next(batches)
@@ -363,14 +364,15 @@ def test_workers_end_with_a_killed_training_process(tmp_path: Path) -> None:
     script.write_text(
         f"""
 import os, signal, subprocess
-from speechssl.data.batch_reader import make_loader
-from speechssl.data.batches import collate_audio
+from speechssl.data.batch_reader import BatchReader
+from speechssl.data.batches import collate_audio, load_batches
 from speechssl.data.manifest import read_manifest
 from speechssl.data.sampler import BatchPlan
 
 if __name__ == "__main__":
     plans = [BatchPlan(0, (0,), None)] * 1000
-    batches = make_loader(read_manifest({str(tmp_path / "a.tsv")!r}), plans, collate_audio, seed=0, num_workers=2)
+    read = BatchReader(read_manifest({str(tmp_path / "a.tsv")!r}), collate_audio, seed=0)
+    batches = load_batches(read, read.where, plans, num_workers=2)
     next(batches)
     os.kill(os.getpid(), signal.SIGKILL)
 """,

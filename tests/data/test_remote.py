@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from manifests import make_loader
 from object_store import BUCKET, SETTINGS, ObjectStore, running_store
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
 from speechssl.data import remote, sources
-from speechssl.data.batch_reader import make_loader
 from speechssl.data.batches import Example
 from speechssl.data.check import check_before_training
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, read_utterance, write_manifest
