@@ -19,7 +19,7 @@ from speechssl.checkpoint.training_state import load_progress
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.data.units import Letters
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
-from speechssl.train import parallel, trainer
+from speechssl.train import parallel, update
 from speechssl.train.finetune import finetune
 from speechssl.train.finetune import make_task as make_finetune_task
 from speechssl.train.log import read_log
@@ -247,7 +247,7 @@ def test_ranks_have_batches_of_one_length_in_each_update(corpus: Any, tmp_path: 
     config = corpus.pretrain_config(*settings).trainer
     own = []
     for rank in range(2):
-        numbers = trainer._numbers(config, Ranks(rank, 2, torch.device("cpu")), 0)
+        numbers = update._numbers(config, Ranks(rank, 2, torch.device("cpu")), 0)
         own.append([task.train.sampler[number].crop_samples for number in numbers])
     updates = [{*own[0][first : first + 2], *own[1][first : first + 2]} for first in range(0, len(own[0]), 2)]
     assert len(set.union(*updates)) > 2
