@@ -52,7 +52,7 @@ class InputFile:
         if self.path == STDIN and sys.stdin is None:
             raise AudioError(f"{self.label}: expected audio, found it closed")
         source = (self.file or sys.stdin.buffer) if self.path == STDIN else self.path
-        return Recording(source, self.channel, self.start, self.end)
+        return Recording(source, self.channel, self.start, self.end, self.label)
 
     @property
     def is_file(self) -> bool:

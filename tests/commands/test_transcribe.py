@@ -510,6 +510,11 @@ def test_other_times_are_refused(text: str) -> None:
         parse_time(text)
 
 
+def test_standard_input_is_called_so_in_errors(loaded: CTCCheckpoint) -> None:
+    result = CliRunner().invoke(app, ["--model", "m", "-"], input=b"no recording")
+    assert result.stderr.startswith("error: <stdin>: expected audio, found what neither")
+
+
 def test_samples_without_a_file_come_from_standard_input(loaded: CTCCheckpoint, planted_waveform) -> None:
     samples = (planted_waveform("hello где") * 32768).round().astype("<i2").tobytes()
     result = CliRunner().invoke(app, ["--model", "m", "-", "--raw-rate", "16000"], input=samples)
