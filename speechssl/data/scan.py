@@ -143,12 +143,12 @@ def _describe(heard: Set[Path], item: Path | Member) -> Utterance | SpeechSSLErr
         name = str(item) if isinstance(item, Path) else item.path
         require_path_of_manifest(name)
         info = audio_info(name)
-        if isinstance(item, Path):
-            text = item.with_suffix(".txt")
-            labels = {"text": None if text in heard else read_text(text)}
-        else:
-            labels = item.labels
+        labels = {"text": _read_said(heard, item.with_suffix(".txt"))} if isinstance(item, Path) else item.labels
         known = (labels.get(key) for key in ("text", "speaker", "language"))
         return Utterance(name, info.num_samples, 0, info.sample_rate, *known)
     except SpeechSSLError as error:
         return error
+
+
+def _read_said(heard: Set[Path], text: Path) -> str | None:
+    return None if text in heard else read_text(text)
