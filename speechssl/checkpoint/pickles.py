@@ -118,7 +118,10 @@ def read_pickle(file: Path) -> Any:
     """
     try:
         with file.open("rb") as opened:
-            is_zip = opened.read(4) == b"PK\x03\x04"
+            magic = opened.read(4)
+        is_zip = magic == b"PK\x03\x04"
+        if not is_zip and not magic.startswith(pickle.PROTO):
+            raise CheckpointError(f"{file}: expected a complete PyTorch file, found another kind of file")
         if is_zip:
             _check_archive(file)
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_SAFE):

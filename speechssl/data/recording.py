@@ -115,14 +115,20 @@ class Recording:
         channel: The channel to hear, counted from 1; None is the mean of all.
         start: Seconds from which on it is heard; None is from its start.
         end: Seconds until which it is heard; None, or more than it lasts, is until its end.
+        name: What messages call it; None is its path, or what kind of source it is.
     """
 
     def __init__(
-        self, source: AudioInput, channel: int | None = None, start: float | None = None, end: float | None = None
+        self,
+        source: AudioInput,
+        channel: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        name: str | None = None,
     ) -> None:
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ValueError(f"expected a start from 0 on and an end after it, found {start} and {end}")
-        self.source, self._name = as_file_object(source), source_name(source)
+        self.source, self._name = as_file_object(source), name or source_name(source)
         self.channel, self.start, self.end = channel, start or 0.0, end
         self._position: int | None = None
         self._was_read = False

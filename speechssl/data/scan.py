@@ -1,6 +1,7 @@
 """A folder of recordings -> the utterances of a manifest."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,8 +12,9 @@ from speechssl.data.archives import Member, index_archive, index_shar, is_shar
 from speechssl.data.labels.label import decode_text, single_spaced
 from speechssl.data.manifest import IMPOSSIBLE_IN_CELLS, Utterance
 from speechssl.data.recording import audio_info
+from speechssl.data.transcribed import is_transcript
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
-from speechssl.terminal import progress
+from speechssl.terminal import count, progress
 
 _LIBSNDFILE_SUFFIXES = ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav"
 _PYAV_SUFFIXES = (
@@ -28,6 +30,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     """Find the recordings below a folder, those in tar files too, and read their headers, in parallel.
 
     If a ``.txt`` file with the same stem lies beside a recording, its content becomes the text; in a tar file JSON too.
+    What ``transcribe-audio`` wrote there and nobody changed does not, which a warning says.
 
     Returns:
         An utterance for each recording that could be read, sorted by path, those in archives last and in the order of
@@ -49,7 +52,11 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     for members, problems in parallel_map(lambda index: index(), indexers, f"indexing {folder}"):
         items += members
         failures += problems
-    results = parallel_map(_describe, items, f"reading {folder}")
+    heard = {text for item in items if isinstance(item, Path) and is_transcript(text := item.with_suffix(".txt"))}
+    if heard:
+        unread = f"expected what is said, found what transcribe-audio wrote, unchanged, such as {min(heard)}"
+        warnings.warn(f"{folder}: {count(len(heard), 'text')} not read: {unread}", stacklevel=2)
+    results = parallel_map(partial(_describe, heard), items, f"reading {folder}")
     utterances = [result for result in results if isinstance(result, Utterance)]
     return utterances, failures + [result for result in results if isinstance(result, SpeechSSLError)]
 
@@ -92,6 +99,12 @@ def closed_folder(error: OSError) -> ManifestError:
     return ManifestError(f"{error.filename}: expected a folder that may be read: {error.strerror}")
 
 
+def require_path_of_manifest(path: str) -> None:
+    """Raise an `AudioError` for a recording that no manifest can name."""
+    if IMPOSSIBLE_IN_CELLS.search(path):
+        raise AudioError(f"{path!r}: expected a path in UTF-8 without tabs and line breaks")
+
+
 def read_text(path: str | os.PathLike[str]) -> str | None:
     """Return the content of a text file with single spaces for all white space; None if it is missing.
 
@@ -123,14 +136,17 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
     return results
 
 
-def _describe(item: Path | Member) -> Utterance | SpeechSSLError:
+def _describe(heard: Set[Path], item: Path | Member) -> Utterance | SpeechSSLError:
     try:
         name = str(item) if isinstance(item, Path) else item.path
-        if IMPOSSIBLE_IN_CELLS.search(name):
-            raise AudioError(f"{name!r}: expected a path in UTF-8 without tabs and line breaks")
+        require_path_of_manifest(name)
         info = audio_info(name)
-        labels = {"text": read_text(item.with_suffix(".txt"))} if isinstance(item, Path) else item.labels
+        labels = {"text": _read_said(heard, item.with_suffix(".txt"))} if isinstance(item, Path) else item.labels
         known = (labels.get(key) for key in ("text", "speaker", "language"))
         return Utterance(name, info.num_samples, 0, info.sample_rate, *known)
     except SpeechSSLError as error:
         return error
+
+
+def _read_said(heard: Set[Path], text: Path) -> str | None:
+    return None if text in heard else read_text(text)

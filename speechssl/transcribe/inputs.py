@@ -21,6 +21,7 @@ from speechssl.data.labels.names import RecordingNames
 from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.recording import Recording
 from speechssl.data.scan import closed_folder, find_recordings, read_text
+from speechssl.data.transcribed import is_transcript
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 from speechssl.terminal import count, escaped
 
@@ -51,7 +52,7 @@ class InputFile:
         if self.path == STDIN and sys.stdin is None:
             raise AudioError(f"{self.label}: expected audio, found it closed")
         source = (self.file or sys.stdin.buffer) if self.path == STDIN else self.path
-        return Recording(source, self.channel, self.start, self.end)
+        return Recording(source, self.channel, self.start, self.end, self.label)
 
     @property
     def is_file(self) -> bool:
@@ -139,7 +140,7 @@ def read_references(reference: Path, inputs: Sequence[InputFile]) -> dict[InputF
     if missing and not texts:
         raise ManifestError(f"{reference}: expected a text for {missing[0]}, found none")
     for path in missing:
-        warnings.warn(f"{reference}: expected a text for {path}, found none; it is not scored", stacklevel=2)
+        warnings.warn(f"{reference}: expected a text for {path}, found none", stacklevel=2)
     return texts
 
 
@@ -192,7 +193,13 @@ def _text_in_folder(folder: Path, file: InputFile, times_named: Mapping[str, int
     beside = Path(file.path).with_suffix(".txt")
     if file.path != STDIN and beside.resolve().is_relative_to(folder.resolve()):
         paths = [beside]
-    return next((Reference(text) for path in paths if (text := read_text(path)) is not None), None)
+    for path in paths:
+        if is_transcript(path):
+            heard = "expected what is said, found what transcribe-audio wrote, unchanged"
+            warnings.warn(f"{path}: {heard}; it is not read", stacklevel=2)
+        elif (text := read_text(path)) is not None:
+            return Reference(text)
+    return None
 
 
 def _spans_of_manifest(path: Path) -> Iterator[Span]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, TextIO
 
+from speechssl.data.transcribed import RECORD, digest_of, read_lines
 from speechssl.errors import ConfigError, system_errors
 from speechssl.terminal import escaped
 from speechssl.transcribe.formats import Format, render
@@ -16,14 +17,6 @@ from speechssl.transcribe.formats import Format, render
 if TYPE_CHECKING:
     from speechssl.transcribe.inputs import InputFile
     from speechssl.transcribe.transcript import Transcript
-
-RECORD = ".transcribed.jsonl"
-"""In an output folder: the settings that its files are made with, then a line for each recording with its files.
-
-It is only ever appended to, so several runs may write into one folder. Other settings, after ``--overwrite``, begin a
-new record: files of those before are no longer known.
-"""
-
 
 Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
 """Finished recordings with their text, None if no file has it alone; and those whose files may not be written."""
@@ -117,8 +110,11 @@ class OutputFolder:
         contents = [
             render(file, transcript, format_, self.words, self.letters, path.parent) for format_, path in missing
         ]
-        names, recording = [self._name(path) for _, path in missing], _describe_recording(file)
-        line = {"files": names, "recording": recording}
+        recording = _describe_recording(file)
+        digests = {
+            self._name(path): digest_of(_encode(content)) for (_, path), content in zip(missing, contents, strict=True)
+        }
+        line = {"files": digests, "recording": recording}
         try:
             # Whenever this is interrupted, what exists fits the last line about it.
             for _, path in missing:
@@ -132,7 +128,7 @@ class OutputFolder:
             raise ConfigError(f"{error.filename or self.folder}: {error.strerror or error}") from None
         for (_, path), content in zip(missing, contents, strict=True):
             write_text(path, content)
-        self._origins |= dict.fromkeys(names, recording)
+        self._origins |= dict.fromkeys(digests, recording)
 
     def finish(self) -> list[ConfigError]:
         """Write the index of the pages in the folder; return why it cannot be written."""
@@ -238,9 +234,13 @@ def write_text(path: Path, content: str) -> None:
     from speechssl.files import write_text_file
 
     try:
-        write_text_file(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_text_file(path, _encode(content).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _encode(content: str) -> bytes:
+    return content.encode("utf-8", "backslashreplace")
 
 
 def _describe_recording(file: "InputFile") -> dict[str, Any]:
@@ -257,17 +257,12 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     settings: dict[str, Any] = {}
     origins: dict[str, dict[str, Any]] = {}
     try:
-        texts = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return settings, origins
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    for text in texts:
-        try:
-            line = json.loads(text)
+        for line in read_lines(path):
             if line.get("settings", settings) != settings:
                 settings, origins = line["settings"], {}
-            origins |= dict.fromkeys(line.get("files", ()), line.get("recording"))
-        except (ValueError, TypeError, AttributeError):  # interrupted
-            continue
+            origins |= dict.fromkeys(line.get("files", ()), line.get("recording", {}))
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
     return settings, origins

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from speechssl.data.manifest import Utterance
 from speechssl.data.recording import audio_info
+from speechssl.data.scan import require_path_of_manifest
 from speechssl.errors import SpeechSSLError
 from speechssl.terminal import print_error, print_status, progress
 from speechssl.transcribe.align import AlignedWord, Alignment, Status
@@ -95,11 +96,12 @@ def cut_recordings(transcriber: Transcriber, pairs: Sequence[Pair], max_seconds:
         The utterances, and whether all recordings could be read.
     """
     utterances: list[Utterance] = []
+    named = [pair for pair in pairs if _can_be_named(pair)]
     seconds = dict.fromkeys((AGREES, DIFFERS, TOO_LONG), 0.0)
-    total, is_fine = 0.0, True
-    results = transcriber.align_many((pair.open for pair in pairs), (pair.text for pair in pairs))
-    with progress("", len(pairs)) as advance:
-        for pair, result in zip(pairs, results, strict=True):
+    total, is_fine = 0.0, len(named) == len(pairs)
+    results = transcriber.align_many((pair.open for pair in named), (pair.text for pair in named))
+    with progress("", len(named)) as advance:
+        for pair, result in zip(named, results, strict=True):
             advance()
             if isinstance(result, SpeechSSLError):
                 print_error(result)
@@ -118,5 +120,16 @@ def cut_recordings(transcriber: Transcriber, pairs: Sequence[Pair], max_seconds:
                     stop = min(round(passage.end * info.sample_rate), info.num_samples)
                     utterances.append(Utterance(pair.path, stop - start, start, info.sample_rate, passage.text))
     left_out = ", ".join(f"{seconds[reason] / 60:.1f} where {reason}" for reason in (DIFFERS, TOO_LONG))
+    left_out += f", {(total - sum(seconds.values())) / 60:.1f} of pauses"
     print_status(f"{seconds[AGREES] / 60:.1f} of {total / 60:.1f} minutes are utterances; left out: {left_out}")
     return utterances, is_fine
+
+
+def _can_be_named(pair: Pair) -> bool:
+    """Whether a manifest can name the recording; before hours of work, an error says that it cannot."""
+    try:
+        require_path_of_manifest(pair.path)
+    except SpeechSSLError as error:
+        print_error(error)
+        return False
+    return True

@@ -19,10 +19,13 @@ from typer.testing import CliRunner
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.commands.transcribe import app
 from speechssl.commands.transcription_options import parse_time
+from speechssl.data.labels.files import read_labels, read_labels_beside
+from speechssl.data.scan import scan_folder
+from speechssl.data.transcribed import RECORD
 from speechssl.transcribe.formats import Format
 from speechssl.transcribe.inputs import find_inputs
 from speechssl.transcribe.job import transcribe_files
-from speechssl.transcribe.outputs import RECORD, OutputFolder
+from speechssl.transcribe.outputs import OutputFolder
 from speechssl.transcribe.transcriber import Transcriber
 from speechssl.transcribe.transcript import Transcript
 
@@ -402,7 +405,7 @@ def test_references_are_scored_in_the_same_run(loaded: CTCCheckpoint, plant, tmp
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert (result.exit_code, result.stdout) == (0, f"{first}\tone two\n{second}\tbad\n")
     warning, score = without_summary(result.stderr)
-    assert warning == f"warning: {tmp_path}: expected a text for {second}, found none; it is not scored"
+    assert warning == f"warning: {tmp_path}: expected a text for {second}, found none"
     assert score.startswith("score of 1 of 2 files, lower case: ")
     result = run("--model", "m", second, "--reference", tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -458,6 +461,28 @@ def test_results_go_beside_their_recordings_and_are_kept(loaded: CTCCheckpoint, 
     assert missing.stderr.startswith(f"error: {tmp_path / 'none.wav'}: expected an audio file, found none")
 
 
+def test_what_a_model_wrote_is_not_taken_for_what_is_said(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    recordings = [plant(f"one {name}", f"talks/{name}.wav") for name in "ab"]
+    assert run("--model", "m", folder, "--beside", "--format", "txt,srt").exit_code == 0
+    assert run("--model", "m", folder, "--output-dir", tmp_path / "out", "--format", "txt").exit_code == 0
+    assert run("--model", "m", folder, "--beside", "--format", "html", "--words", "--overwrite").exit_code == 0
+    (folder / "a.txt").write_text("one c\n", "utf-8")  # corrected
+    dropped: list[tuple[str, str]] = []
+    said = [label.text for label in read_labels_beside(recordings, lambda *what: dropped.append(what))]
+    said += [label.text for label in read_labels(tmp_path / "out", lambda *what: dropped.append(what))]
+    assert said == ["one c"]
+    written = [*(folder / name for name in ("a.srt", "b.txt", "b.srt")), *(tmp_path / "out").glob("*.txt")]
+    assert sorted(dropped) == sorted(("unchanged output of transcribe-audio", str(file)) for file in written)
+    with pytest.warns(UserWarning, match=rf"talks: 1 text not read: .*unchanged, such as {folder / 'b.txt'}$"):
+        utterances, _ = scan_folder(folder)
+    assert [utterance.text for utterance in utterances] == ["one c", None]
+    result = run("--model", "m", folder, "--reference", folder)
+    assert "score of 1 of 2 files" in result.stderr
+    assert f"warning: {folder / 'b.txt'}: expected what is said, found what transcribe-audio wrote" in result.stderr
+
+
 def test_letters_have_their_times_if_asked_for(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     path = plant("hello где")
     asked = json.loads(run("--model", "m", "--format", "json", "--letters", path, "--start", 0.15).stdout)
@@ -483,6 +508,11 @@ def test_times_are_seconds_or_clocks(text: str, seconds: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_time(text)
+
+
+def test_standard_input_is_called_so_in_errors(loaded: CTCCheckpoint) -> None:
+    result = CliRunner().invoke(app, ["--model", "m", "-"], input=b"no recording")
+    assert result.stderr.startswith("error: <stdin>: expected audio, found what neither")
 
 
 def test_samples_without_a_file_come_from_standard_input(loaded: CTCCheckpoint, planted_waveform) -> None:

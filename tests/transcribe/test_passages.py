@@ -82,7 +82,9 @@ def test_an_audiobook_becomes_a_corpus(
     output = tmp_path / "labels" / "cut.tsv"
     result = CliRunner().invoke(app, ["manifest", str(folder), "-o", str(output), "--from-long", "model"])
     assert result.exit_code == 0, result.output
-    assert "left out: 0.0 where text and speech differ, 0.0 where no pause comes in time" in result.stderr
+    assert (
+        "left out: 0.0 where text and speech differ, 0.0 where no pause comes in time, 0.0 of pauses" in result.stderr
+    )
     manifest = read_manifest(output)
     assert [utterance.text for utterance in manifest] == ["Hello abcd!", "Fedcb, hello."]
     assert manifest[1].sample_rate == 2 * RATE
@@ -94,6 +96,20 @@ def test_an_audiobook_becomes_a_corpus(
     assert labels[1].start == pytest.approx(manifest[1].start / (2 * RATE))
     assert labels[1].end == pytest.approx((manifest[1].start + manifest[1].num_samples) / (2 * RATE))
     assert Path(labels[1].paths[0]).samefile(folder / "one.wav")
+
+
+def test_a_name_that_no_manifest_holds_costs_that_recording_alone(
+    transcriber: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transcriber, "load", lambda *_: transcriber)
+    for name in ("a\nb", "c"):
+        soundfile.write(tmp_path / f"{name}.wav", say("hello abcd"), RATE)
+        (tmp_path / f"{name}.txt").write_text("hello abcd", "utf-8")
+    output = tmp_path / "cut.tsv"
+    result = CliRunner().invoke(app, ["manifest", str(tmp_path), "-o", str(output), "--from-long", "model"])
+    assert result.exit_code == 1
+    assert "b.wav': expected a path in UTF-8 without tabs and line breaks" in result.stderr
+    assert [utterance.text for utterance in read_manifest(output)] == ["hello abcd"]
 
 
 def test_what_cannot_be_cut_is_said(transcriber: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

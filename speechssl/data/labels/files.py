@@ -12,6 +12,7 @@ from speechssl.data.labels.tables import read_json, read_table
 from speechssl.data.labels.textgrid import read_textgrid
 from speechssl.data.labels.tiers import read_tiers
 from speechssl.data.manifest import read_manifest
+from speechssl.data.transcribed import is_transcript
 from speechssl.errors import ManifestError
 
 ACCEPTED = (
@@ -38,7 +39,8 @@ def read_labels(labels: Path, drop: Drop, tiers: Sequence[str] = ()) -> list[Lab
         return list(read_kaldi(labels, drop))
     if labels.is_dir():
         if files := sorted(_find_files(labels)):
-            return [label for file in files for label in _read_in_folder(file, labels, drop, tiers)]
+            said = [file for file in files if _is_said(file, drop)]
+            return [label for file in said for label in _read_in_folder(file, labels, drop, tiers)]
         raise ManifestError(f"{labels}: expected labels ({ACCEPTED}), found a folder without any")
     if not labels.exists():
         raise ManifestError(f"{labels}: expected labels ({ACCEPTED}), found none")
@@ -68,7 +70,7 @@ def read_labels_beside(recordings: Sequence[Path], drop: Drop, tiers: Sequence[s
                 found.setdefault(file.with_suffix(""), {})[suffix] = file
     for recording in recordings:
         files = found.get(recording.with_suffix(""), {})
-        ordered = [files[suffix] for suffix in _OF_ONE_RECORDING if suffix in files]
+        ordered = [files[suffix] for suffix in _OF_ONE_RECORDING if suffix in files and _is_said(files[suffix], drop)]
         for file in ordered[1:]:
             drop("other labels of the same recording", f"{file}: {ordered[0]} is read")
         for file in ordered[:1]:
@@ -77,6 +79,14 @@ def read_labels_beside(recordings: Sequence[Path], drop: Drop, tiers: Sequence[s
             except ManifestError as error:
                 drop("text that cannot be read", str(error))
     return labels
+
+
+def _is_said(file: Path, drop: Drop) -> bool:
+    """Whether a file is no transcript of a model; one that nobody changed is dropped."""
+    if is_transcript(file):
+        drop("unchanged output of transcribe-audio", str(file))
+        return False
+    return True
 
 
 def _read_in_folder(file: Path, folder: Path, drop: Drop, tiers: Sequence[str]) -> Iterator[Label]:
