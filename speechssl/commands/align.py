@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from speechssl.commands.options import Device, InferencePrecision, Language
-from speechssl.commands.transcription_options import Model, Quiet
+from speechssl.commands.transcription_options import Model, Overwrite, Quiet
 from speechssl.cpu import tune_cpu
 from speechssl.terminal import exit_on_error, print_error
 
@@ -36,6 +36,7 @@ def align(
     output_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a file for each recording instead of printing.")
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = None,
     precision: InferencePrecision = None,
     language: Language = None,
@@ -51,12 +52,15 @@ def align(
     """
     with exit_on_error():
         tune_cpu()  # before torch is imported
-        from speechssl.transcribe.align_job import align_pairs, find_pairs
+        from speechssl.transcribe.align_job import align_pairs, find_pairs, refuse_existing
         from speechssl.transcribe.alignment_formats import AlignmentFormat
         from speechssl.transcribe.transcriber import Transcriber
 
         chosen = AlignmentFormat(output_format)
         pairs, failures = find_pairs(audio, text)
+        if output_dir is not None and not overwrite:
+            pairs, existing = refuse_existing(pairs, chosen, output_dir)
+            failures += existing
         for failure in failures:
             print_error(failure)
         if output_dir is None and len(pairs) > 1 and not chosen.holds_several:

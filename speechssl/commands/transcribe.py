@@ -186,7 +186,7 @@ def _check_options(context: typer.Context, formats: Sequence[Format]) -> None:
             "expected --raw-rate and -, standard input, beside it",
         ),
         (given.live and not_live, "--live", f"expected no {not_live} beside it"),
-        (is_printed and len(formats) > 1, "--format", "several formats need --output-dir"),
+        (is_printed and len(formats) > 1, "--format", "several formats need --output-dir or --beside"),
         (given.output_dir is not None and given.beside, "--beside", "expected no --output-dir beside it"),
         (given.letters and not json, "--letters", "expected --format json beside it"),
         (given.nbest and (given.lm is None or not json), "--nbest", "expected --lm and --format json beside it"),

@@ -24,9 +24,9 @@ class Interval:
     high: float
 
     def show(self, scale: float = 100, digits: int = 1) -> str:
-        """Return "12.3 [10.1, 14.5]", by default in percent."""
+        """Return "12.3 [10.1, 14.5]", by default in percent, or "12.3" without an interval, as of one utterance."""
         value, low, high = (f"{scale * number:.{digits}f}" for number in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]"
+        return value if self.low == self.high else f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.scan import read_text
-from speechssl.errors import ManifestError, SpeechSSLError
+from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 from speechssl.terminal import count, print_error, print_status, progress
 from speechssl.transcribe.align import Alignment, Status
 from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment
@@ -75,6 +75,17 @@ def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
         yield Pair(utterance.path, name, partial(manifest.read, number), utterance.text or "")
 
 
+def refuse_existing(
+    pairs: Sequence[Pair], output_format: AlignmentFormat, output_dir: Path
+) -> tuple[list[Pair], list[ConfigError]]:
+    """Return the recordings whose file is not there yet, and an error for each other one."""
+    paths = {pair: _path(pair, output_format, output_dir) for pair in pairs}
+    existing = [path for path in paths.values() if os.path.lexists(path)]
+    return [pair for pair, path in paths.items() if path not in existing], [
+        ConfigError(f"{path}: already exists (use --overwrite)") for path in existing
+    ]
+
+
 def align_pairs(
     transcriber: "Transcriber",
     pairs: Sequence[Pair],
@@ -111,6 +122,10 @@ def _write(alignment: Alignment, pair: Pair, output_format: AlignmentFormat, out
         sys.stdout.write(content)
         sys.stdout.flush()
         return
-    path = output_dir / f"{pair.name}.{output_format.extension}"
+    path = _path(pair, output_format, output_dir)
     os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
     write_text(path, content)
+
+
+def _path(pair: Pair, output_format: AlignmentFormat, output_dir: Path) -> Path:
+    return output_dir / f"{pair.name}.{output_format.extension}"

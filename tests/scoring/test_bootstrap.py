@@ -14,6 +14,12 @@ def width(interval: Interval) -> float:
     return interval.high - interval.low
 
 
+def test_one_utterance_has_no_interval() -> None:
+    one, two = (bootstrap_interval(random_counts(number)).show() for number in (1, 2))
+    assert one.replace(".", "").isdigit()
+    assert two.endswith("]")
+
+
 def test_interval_contains_the_rate_and_narrows_with_more_utterances() -> None:
     few, many = random_counts(30), random_counts(3000)
     for counts in few, many:

@@ -224,9 +224,19 @@ class TestCommand:
         for name in ("one", "two"):
             plant("hello abc", f"{name}.wav")
             (tmp_path / f"{name}.txt").write_text("hello abc", "utf-8")
-        result = self.run(tmp_path, "--model", model_folder, "--format", "textgrid", "--output-dir", tmp_path / "out")
+        grids = ("--model", model_folder, "--format", "textgrid", "--output-dir", tmp_path / "out")
+        result = self.run(tmp_path, *grids)
         assert result.exit_code == 0, result.output
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.TextGrid", "two.TextGrid"]
+        one, two = sorted((tmp_path / "out").iterdir())
+        assert (one.name, two.name) == ("one.TextGrid", "two.TextGrid")
+        made = one.read_text()
+        one.write_text("by hand")
+        two.unlink()
+        result = self.run(tmp_path, *grids)
+        assert (result.exit_code, one.read_text(), two.read_text()[:5]) == (1, "by hand", made[:5])
+        assert f"{one}: already exists (use --overwrite)\n" in result.output
+        assert self.run(tmp_path, *grids, "--overwrite").exit_code == 0
+        assert one.read_text() == made
         refused = self.run(tmp_path, "--model", model_folder, "--format", "srt")
         assert refused.exit_code == 2
         assert "needs --output-dir" in refused.output
