@@ -399,7 +399,7 @@ def test_references_are_scored_in_the_same_run(loaded: CTCCheckpoint, plant, tmp
     second.write_bytes(b"broken")
     result = run("--model", "m", first, second, "--reference", tmp_path)
     assert result.exit_code == 1
-    assert without_summary(result.stderr)[-1].startswith("score of 1 of 2 files, lower case: WER % 50.0 ")
+    assert without_summary(result.stderr)[-1].startswith("score of 1 of 2 files, lower case: WER % 50.0, ")
     plant("bad", "2.wav")
     (tmp_path / "2.txt").unlink()
     result = run("--model", "m", first, second, "--reference", tmp_path)

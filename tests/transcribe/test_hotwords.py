@@ -111,10 +111,10 @@ def test_evaluate_says_that_it_had_them(loaded, hotwords, plant, tmp_path: Path)
         return CliRunner().invoke(app, ["evaluate", "m", *map(str, (tmp_path / "dev.tsv", *options))])
 
     output = tmp_path / "scores.json"
-    assert "| greedy | 25.0 [" in evaluate("-o", output).stdout
+    assert "| greedy | 25.0 |" in evaluate("-o", output).stdout
     [evaluation] = json.loads(output.read_text())["evaluations"]
     assert evaluation["hotwords"] is None
-    assert "| greedy, 2 phrases of hot.tsv | 0.0 [" in evaluate("-o", output, "--hotwords", hotwords).stdout
+    assert "| greedy, 2 phrases of hot.tsv | 0.0 |" in evaluate("-o", output, "--hotwords", hotwords).stdout
     [evaluation] = json.loads(output.read_text())["evaluations"]
     assert evaluation["hotwords"]["path"] == str(hotwords)
     assert len(evaluation["hotwords"]["sha256"]) == 64
