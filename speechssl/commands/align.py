@@ -52,15 +52,15 @@ def align(
     """
     with exit_on_error():
         tune_cpu()  # before torch is imported
-        from speechssl.transcribe.align_job import align_pairs, find_pairs, refuse_existing
+        from speechssl.transcribe.align_job import align_pairs, find_pairs, refuse_taken
         from speechssl.transcribe.alignment_formats import AlignmentFormat
         from speechssl.transcribe.transcriber import Transcriber
 
         chosen = AlignmentFormat(output_format)
         pairs, failures = find_pairs(audio, text)
-        if output_dir is not None and not overwrite:
-            pairs, existing = refuse_existing(pairs, chosen, output_dir)
-            failures += existing
+        if output_dir is not None:
+            pairs, refused = refuse_taken(pairs, chosen, output_dir, overwrite)
+            failures += refused
         for failure in failures:
             print_error(failure)
         if output_dir is None and len(pairs) > 1 and not chosen.holds_several:

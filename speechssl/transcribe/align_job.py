@@ -75,15 +75,21 @@ def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
         yield Pair(utterance.path, name, partial(manifest.read, number), utterance.text or "")
 
 
-def refuse_existing(
-    pairs: Sequence[Pair], output_format: AlignmentFormat, output_dir: Path
+def refuse_taken(
+    pairs: Sequence[Pair], output_format: AlignmentFormat, output_dir: Path, overwrite: bool
 ) -> tuple[list[Pair], list[ConfigError]]:
-    """Return the recordings whose file is not there yet, and an error for each other one."""
-    paths = {pair: _path(pair, output_format, output_dir) for pair in pairs}
-    existing = [path for path in paths.values() if os.path.lexists(path)]
-    return [pair for pair, path in paths.items() if path not in existing], [
-        ConfigError(f"{path}: already exists (use --overwrite)") for path in existing
-    ]
+    """Return the recordings that may write their file, and an error for each other one."""
+    owners: dict[Path, Pair] = {}
+    refused: list[ConfigError] = []
+    for pair in pairs:
+        path = _path(pair, output_format, output_dir)
+        if path in owners:
+            refused.append(ConfigError(f"{pair.path}: would overwrite the output of {owners[path].path}; skipped"))
+        elif not overwrite and os.path.lexists(path):
+            refused.append(ConfigError(f"{path}: already exists (use --overwrite)"))
+        else:
+            owners[path] = pair
+    return [*owners.values()], refused
 
 
 def align_pairs(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from speechssl.__main__ import app
@@ -237,6 +238,12 @@ class TestCommand:
         assert f"{one}: already exists (use --overwrite)\n" in result.output
         assert self.run(tmp_path, *grids, "--overwrite").exit_code == 0
         assert one.read_text() == made
+        soundfile.write(tmp_path / "one.flac", *soundfile.read(tmp_path / "two.wav"))
+        result = self.run(tmp_path, *grids, "--overwrite")
+        assert result.exit_code == 1
+        assert (
+            f"{tmp_path / 'one.wav'}: would overwrite the output of {tmp_path / 'one.flac'}; skipped" in result.output
+        )
         refused = self.run(tmp_path, "--model", model_folder, "--format", "srt")
         assert refused.exit_code == 2
         assert "needs --output-dir" in refused.output
