@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import Toys, train_toys
 
-from speechssl.errors import TrainingError
+from speechssl.checkpoint.training_state import load_progress
+from speechssl.errors import StoppedError, TrainingError
 from speechssl.objective.objective import Limit
 from speechssl.train import run as run_module
 from speechssl.train.finetune import finetune
@@ -82,6 +84,17 @@ def test_a_run_does_not_go_back_for_ever(corpus: Any, tmp_path: Path, monkeypatc
         assert went == [0, back, back, back]  # from where on lines of the log count
         with pytest.raises(TrainingError, match=r"found a bad one \(it has no checkpoint to go back to\)$"):
             train(corpus, tmp_path / "new", "roll_back")
+
+
+@pytest.mark.parametrize(("stops", "error"), [(False, RollBackError), (True, StoppedError)])
+def test_a_run_that_is_asked_to_stop_does_so_whatever_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool, error: type[Exception]
+) -> None:
+    monkeypatch.setattr("speechssl.train.parallel.Ranks.any", lambda ranks, value: stops)
+    bad = Limit("loss", at_least=1e9, meaning="once it is resumed, it finds that again")
+    with pytest.raises(error):
+        train_toys(Toys(), tmp_path, num_steps=3, on_warning="roll_back", limits=(bad,))
+    assert load_progress(tmp_path).step == int(stops)
 
 
 def test_a_run_goes_back_only_for_what_a_lower_rate_may_help(tmp_path: Path) -> None:
