@@ -17,6 +17,7 @@ from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
+from speechssl.train.throughput import Throughput
 from speechssl.train.trainer import train
 from speechssl.train.trainer_config import TrainerConfig
 
@@ -264,3 +265,17 @@ def test_only_small_models_that_train_in_float32_do_so_by_one_thread_and_plain_p
         assert cpu_settings() == (True, True, 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_flops_are_counted_again_where_what_learns_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thawing(Toys):
+        beside = nn.Linear(1, 1)
+
+        def frozen(self, step: int) -> tuple[nn.Module, ...]:
+            super().frozen(step)
+            return (self.beside,) if step < 2 else ()
+
+    toys, asked = Thawing(), []
+    monkeypatch.setattr(Throughput, "count_flops_again", lambda _: asked.append(toys.asked_steps[-1]))
+    train_toys(toys, tmp_path, num_steps=4)
+    assert asked == [0, 2]
