@@ -49,8 +49,9 @@ class Dropout(nn.Module):
             return F.dropout(x, self.probability)
         dropped = round(self.probability * _DROPOUT_LEVELS)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = draws[: x.numel()].view(x.shape) >= dropped - _DROPOUT_LEVELS // 2
-        return x * keep.to(x.dtype).mul_(_DROPOUT_LEVELS / (_DROPOUT_LEVELS - dropped))
+        scales = torch.empty_like(x, requires_grad=False)
+        torch.ge(draws[: x.numel()].view(x.shape), dropped - _DROPOUT_LEVELS // 2, out=scales)  # 1 where x is kept
+        return x * scales.mul_(_DROPOUT_LEVELS / (_DROPOUT_LEVELS - dropped))
 
 
 def convolve_pieces(conv: nn.Conv1d, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -184,11 +185,13 @@ def without_exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[
     return model.no_sync()
 
 
-def clip_gradients(model: nn.Module, max_norm: float | None, ranks: Ranks) -> Tensor:
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None, ranks: Ranks) -> Tensor:
     """Scale all gradients down to a norm; return the norm that they had, on the device."""
-    gradients = [local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [local(gradient) for gradient in found]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if is_sharded(model):
+    if any(is_sharded(gradient) for gradient in found):
         square = norm.square()
         ranks.all_reduce(square)
         norm = square.sqrt()

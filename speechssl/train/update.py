@@ -62,6 +62,7 @@ class Updates:
         self._reading = task.train.read(_numbers(config, ranks, first_step), pin_memory=pin_memory)
         self._replica = task.model
         self._frozen: tuple[nn.Module, ...] | None = None
+        task.model.train()
 
     def close(self) -> None:
         """Stop reading."""
@@ -74,12 +75,13 @@ class Updates:
             TrainingError: a loss or gradient of an update before it is not finite, or a batch does not fit into memory.
         """
         self._choose_what_learns(step)
-        self.task.model.train()
+        if not self.task.model.training:  # after an evaluation; to walk through all modules takes a while
+            self.task.model.train()
         # The batches come first: what they count is known, and divides the losses, before anything is computed.
         with self.throughput.waiting(DATA, self.guard.device_is_idle):
             self.batches = list(islice(self._reading, self._own))
         self._compute_gradients(step)
-        norm = parallel.clip_gradients(self.task.model, self.max_gradient_norm, self.ranks)
+        norm = parallel.clip_gradients(self.optimizer, self.max_gradient_norm, self.ranks)
         if self.max_gradient_norm is not None:
             scale = (self.max_gradient_norm / norm).clamp(max=1.0)
             self._sums.add({"clip_scale": Term(scale, "updates")}, {"updates": 1.0})
