@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.scan import read_text
-from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
-from speechssl.terminal import count, print_error, print_status, progress
+from speechssl.errors import AudioError, ConfigError, ManifestError, SpeechSSLError, system_errors
+from speechssl.terminal import count, escaped, print_error, print_status, progress
 from speechssl.transcribe.align import Alignment, Status
-from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment
-from speechssl.transcribe.inputs import InputFile, find_inputs, read_references
-from speechssl.transcribe.outputs import write_text
+from speechssl.transcribe.alignment_formats import AlignmentFormat, ctm_name, format_alignment
+from speechssl.transcribe.inputs import STDIN, InputFile, find_inputs, read_references
+from speechssl.transcribe.outputs import open_stdout, prepare_folder, write_text
 
 if TYPE_CHECKING:
     from speechssl.transcribe.transcriber import Open, Transcriber
@@ -55,8 +55,9 @@ def find_pairs(audio: Path, text: Path | None) -> tuple[list[Pair], list[SpeechS
         if said is None:
             raise ManifestError(f"{text}: expected a text, found none")
         return [_pair(file, said) for file in inputs], failures
-    if not inputs:
-        return [], failures
+    missing = [file for file in inputs if file.path != STDIN and not os.path.lexists(file.path)]
+    if missing or not inputs:  # what a folder or a pattern finds is there
+        return [], failures + [AudioError(f"{file.label}: expected an audio file, found none") for file in missing]
     references = read_references(text or (audio if audio.is_dir() else audio.parent), inputs)
     return [_pair(file, reference.text) for file, reference in references.items()], failures
 
@@ -78,7 +79,10 @@ def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
 def refuse_taken(
     pairs: Sequence[Pair], output_format: AlignmentFormat, output_dir: Path, overwrite: bool
 ) -> tuple[list[Pair], list[ConfigError]]:
-    """Return the recordings that may write their file, and an error for each other one."""
+    """Return the recordings that may write their file, and an error for each other one.
+
+    A `ConfigError` says that nothing can be written into the folder.
+    """
     owners: dict[Path, Pair] = {}
     refused: list[ConfigError] = []
     for pair in pairs:
@@ -89,6 +93,19 @@ def refuse_taken(
             refused.append(ConfigError(f"{path}: already exists (use --overwrite)"))
         else:
             owners[path] = pair
+    if owners:
+        prepare_folder(output_dir)
+    return [*owners.values()], refused
+
+
+def refuse_namesakes(pairs: Sequence[Pair]) -> tuple[list[Pair], list[ConfigError]]:
+    """Return the recordings whose lines a CTM tells from those of others, and an error for each other one."""
+    owners: dict[str, Pair] = {}
+    refused: list[ConfigError] = []
+    for pair in pairs:
+        owner = owners.setdefault(ctm_name(pair.name), pair)
+        if owner is not pair:
+            refused.append(ConfigError(f"{pair.path}: would have the name of {owner.path} in the CTM; skipped"))
     return [*owners.values()], refused
 
 
@@ -100,20 +117,25 @@ def align_pairs(
     is_quiet: bool,
 ) -> bool:
     """Align recordings with their texts, each failure costing a line on stderr; return whether all went well."""
+    if output_dir is None:
+        open_stdout("backslashreplace" if output_format is AlignmentFormat.JSON else "surrogateescape")
     num_failed = 0
     statuses: list[Status] = []
     has_bar = not is_quiet and (output_dir is not None or not sys.stdout.isatty())
-    results = transcriber.align_many((pair.open for pair in pairs), (pair.text for pair in pairs))
+    names = (escaped(pair.path) for pair in pairs)
+    results = transcriber.align_many((pair.open for pair in pairs), (pair.text for pair in pairs), names)
     with progress("", len(pairs)) if has_bar else nullcontext() as advance:
         for pair, result in zip(pairs, results, strict=True):
-            if isinstance(result, SpeechSSLError):
-                print_error(result)
-                num_failed += 1
-            else:
+            try:
+                if isinstance(result, SpeechSSLError):
+                    raise result
                 for note in result.notes:
-                    print_status(f"{pair.path}: {note}")
-                statuses += [word.status for word in result.words]
+                    print_status(f"{escaped(pair.path)}: {note}")
                 _write(result, pair, output_format, output_dir)
+                statuses += [word.status for word in result.words]
+            except SpeechSSLError as error:
+                print_error(error)
+                num_failed += 1
             if advance:
                 advance()
     if not is_quiet:
@@ -129,7 +151,8 @@ def _write(alignment: Alignment, pair: Pair, output_format: AlignmentFormat, out
         sys.stdout.flush()
         return
     path = _path(pair, output_format, output_dir)
-    os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
+    with system_errors(ConfigError, path.parent):
+        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
     write_text(path, content)
 
 
