@@ -27,9 +27,11 @@ class Pair:
     """A recording, or a span of one, and its text."""
 
     path: str
-    name: str  # of its files
+    name: str
     open: "Open"
     text: str
+    start: float = 0.0  # of the span, in seconds
+    line: int | None = None  # of the manifest that it is from, which tells utterances of one recording apart
 
 
 def find_pairs(audio: Path, text: Path | None) -> tuple[list[Pair], list[SpeechSSLError]]:
@@ -71,9 +73,8 @@ def _pairs_of_manifest(path: Path) -> Iterator[Pair]:
     if not manifest.has_texts:
         raise ManifestError(f"{path}: expected texts to align, found no column of texts")
     for number, utterance in enumerate(manifest):
-        # Utterances of one recording have one name; the line tells them apart.
-        name = f"{Path(utterance.path).stem}_{manifest.first_line + number}"
-        yield Pair(utterance.path, name, partial(manifest.read, number), utterance.text or "")
+        name, start, line = Path(utterance.path).stem, utterance.start / utterance.sample_rate, manifest.first_line
+        yield Pair(utterance.path, name, partial(manifest.read, number), utterance.text or "", start, line + number)
 
 
 def refuse_taken(
@@ -100,13 +101,16 @@ def refuse_taken(
 
 def refuse_namesakes(pairs: Sequence[Pair]) -> tuple[list[Pair], list[ConfigError]]:
     """Return the recordings whose lines a CTM tells from those of others, and an error for each other one."""
-    owners: dict[str, Pair] = {}
+    owners: dict[str, str] = {}
+    told_apart: list[Pair] = []
     refused: list[ConfigError] = []
     for pair in pairs:
-        owner = owners.setdefault(ctm_name(pair.name), pair)
-        if owner is not pair:
-            refused.append(ConfigError(f"{pair.path}: would have the name of {owner.path} in the CTM; skipped"))
-    return [*owners.values()], refused
+        owner = owners.setdefault(ctm_name(pair.name), pair.path)
+        if owner == pair.path:
+            told_apart.append(pair)
+        else:
+            refused.append(ConfigError(f"{pair.path}: would have the name of {owner} in the CTM; skipped"))
+    return told_apart, refused
 
 
 def align_pairs(
@@ -145,7 +149,7 @@ def align_pairs(
 
 
 def _write(alignment: Alignment, pair: Pair, output_format: AlignmentFormat, output_dir: Path | None) -> None:
-    content = format_alignment(alignment, output_format, pair.path, pair.name)
+    content = format_alignment(alignment.shifted(pair.start), output_format, pair.path, pair.name)
     if output_dir is None:
         sys.stdout.write(content)
         sys.stdout.flush()
@@ -157,4 +161,5 @@ def _write(alignment: Alignment, pair: Pair, output_format: AlignmentFormat, out
 
 
 def _path(pair: Pair, output_format: AlignmentFormat, output_dir: Path) -> Path:
-    return output_dir / f"{pair.name}.{output_format.extension}"
+    line = "" if pair.line is None else f"_{pair.line}"
+    return output_dir / f"{pair.name}{line}.{output_format.extension}"

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.labels.textgrid import read_textgrid
+from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.decode import gapped_alignment, long_alignment
 from speechssl.decode.gapped_alignment import Placed, align_frames
 from speechssl.decode.long_alignment import align_parts
@@ -315,3 +316,23 @@ class TestCommand:
         assert f"error: {tmp_path / 'out' / long}.TextGrid: File name too long\n" in result.stderr
         assert "2 recordings, 1 failed; words: " in result.stderr
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["y.TextGrid"]
+
+    def test_times_of_a_manifest_count_from_the_start_of_the_recording(
+        self, model_folder: Path, planted_waveform: Any, tmp_path: Path
+    ) -> None:
+        """As those of `transcribe-audio --start`: the path that stands beside them is the recording's."""
+        samples = planted_waveform("hello abc")
+        soundfile.write(tmp_path / "a.wav", np.concatenate([samples, samples]), 16_000)
+        utterances = [Utterance(str(tmp_path / "a.wav"), len(samples), start, text="№") for start in (0, len(samples))]
+        write_manifest(tmp_path / "dev.tsv", utterances, ".")
+        options = (tmp_path / "dev.tsv", "--model", model_folder)
+        first, second = map(json.loads, self.run(*options).stdout.splitlines())
+        offset = len(samples) / 16_000
+        assert second["seconds"] == pytest.approx(first["seconds"] + offset, abs=2e-3)
+        times = [[word["start"] for word in found["words"]] for found in (first, second)]
+        assert times[1] == pytest.approx([time + offset for time in times[0]], abs=2e-3)
+        lines = [line.split() for line in self.run(*options, "--format", "ctm").stdout.splitlines()]
+        assert [line[0] for line in lines] == ["a", "a"]
+        assert float(lines[1][2]) == pytest.approx(float(lines[0][2]) + offset, abs=2e-3)
+        assert self.run(*options, "--format", "srt", "--output-dir", tmp_path / "out").exit_code == 0
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_3.srt", "a_4.srt"]
