@@ -477,7 +477,7 @@ def test_a_folder_that_is_refused_costs_a_line_however_many_recordings_it_has(
         raise PermissionError(13, "Permission denied")
 
     plant("one", "c.wav")
-    loaded.model.batch_shapes.clear()  # type: ignore[operator]
+    loaded.model.batch_shapes.clear()
     monkeypatch.setattr("speechssl.transcribe.outputs.TemporaryFile", refuse)
     assert "1 finished before" in run("--model", "m", tmp_path / "a.wav", "--beside").stderr
     result = run("--model", "m", tmp_path, "--beside")
