@@ -166,6 +166,8 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
             yield file
     except FileNotFoundError:
         raise ManifestError(f"{path}: expected a file, found none") from None
+    except IsADirectoryError:
+        raise ManifestError(f"{path}: expected a file, found a folder") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from None
 

@@ -9,6 +9,7 @@ import typer
 from speechssl.commands.options import Device, InferencePrecision, Language
 from speechssl.commands.transcription_options import Model, Overwrite, Quiet
 from speechssl.cpu import tune_cpu
+from speechssl.errors import ConfigError
 from speechssl.terminal import exit_on_error, print_error
 
 
@@ -52,15 +53,18 @@ def align(
     """
     with exit_on_error():
         tune_cpu()  # before torch is imported
-        from speechssl.transcribe.align_job import align_pairs, find_pairs, refuse_taken
+        from speechssl.transcribe.align_job import align_pairs, find_pairs, refuse_namesakes, refuse_taken
         from speechssl.transcribe.alignment_formats import AlignmentFormat
         from speechssl.transcribe.transcriber import Transcriber
 
         chosen = AlignmentFormat(output_format)
         pairs, failures = find_pairs(audio, text)
+        refused: list[ConfigError] = []
         if output_dir is not None:
             pairs, refused = refuse_taken(pairs, chosen, output_dir, overwrite)
-            failures += refused
+        elif chosen is AlignmentFormat.CTM:
+            pairs, refused = refuse_namesakes(pairs)
+        failures += refused
         for failure in failures:
             print_error(failure)
         if output_dir is None and len(pairs) > 1 and not chosen.holds_several:

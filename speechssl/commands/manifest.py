@@ -82,10 +82,15 @@ def _cut(
 ) -> tuple[Sequence["Utterance"], bool]:
     """Return the utterances of long recordings, and whether everything could be read."""
     tune_cpu()  # before torch is imported
+    from speechssl.data.manifest import is_manifest
     from speechssl.transcribe.align_job import find_pairs
     from speechssl.transcribe.passages import cut_recordings
     from speechssl.transcribe.transcriber import Transcriber
 
+    if not folder.exists():
+        raise ManifestError(f"{folder}: expected a folder or a recording, found none")
+    if folder.is_file() and is_manifest(folder):
+        raise ManifestError(f"{folder}: expected a folder or a recording, found a manifest")
     pairs, failures = find_pairs(folder, text)
     for failure in failures:
         print_error(failure)

@@ -15,7 +15,8 @@ def parse_thresholds(text: str) -> tuple[int, ...]:
     numbers = text.split(",")
     thresholds = tuple(int(number) for number in numbers if number.strip().isdecimal())
     if len(thresholds) < len(numbers) or thresholds[0] != 0 or list(thresholds) != sorted(thresholds):
-        raise typer.BadParameter(f"expected 0 and then numbers that do not fall, such as 0,1,2, found {text!r}")
+        expected = "expected 0 and then numbers that do not fall, such as 0,1,2"
+        raise typer.BadParameter(f"{expected}, found {text!r}", param_hint="--prune")
     return thresholds
 
 

@@ -204,7 +204,8 @@ def _check_options(context: typer.Context, formats: Sequence[Format]) -> None:
 def _parse_formats(values: Sequence[str]) -> list[Format]:
     try:
         names = [name.strip() for value in values for name in value.split(",")]
-        return list(Format) if names == ["all"] else list(dict.fromkeys(map(Format, names)))
+        formats = list(dict.fromkeys(Format(name) for name in names if name != "all"))
+        return list(Format) if "all" in names else formats
     except ValueError as error:
         raise typer.BadParameter(f"{error}; expected {', '.join([*Format, 'all'])}", param_hint="--format") from None
 

@@ -92,7 +92,7 @@ class Levels:
         sums = covariances.diagonal()[:, None] + covariances.diagonal()
         is_opposite = sums + 2 * covariances < 2 * MIN_REMAINING_POWER * sums
         for one, two in (np.argwhere(np.triu(is_opposite, 1)) + 1).tolist():
-            detail = f"channels {one} and {two} cancel each other in their mean; use one of them (--channel)"
+            detail = f"channels {one} and {two} cancel each other in their mean; use one of them alone"
             faults.append(Fault("opposite phase", detail))
         return faults
 

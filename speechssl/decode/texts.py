@@ -1,5 +1,6 @@
 """Sentences from manifests and text files."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,16 +14,28 @@ from speechssl.errors import LanguageModelError
 def read_texts(paths: Sequence[Path], normalize: bool = False, language: str | None = None) -> Iterator[str]:
     """Yield the texts of manifests (``.tsv``) and the lines of other files.
 
-    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out. The
-    language is that of texts of which no manifest states it.
+    With ``normalize`` they are reduced to their words by ``normalize_labels``, and those with digits are left out,
+    which is a warning. The language is that of texts of which no manifest states it.
+
+    Raises:
+        SpeechSSLError: a file cannot be read, has no text, or has one with a mark such as ``<s>``.
     """
-    for where, text, stated in (found for path in paths for found in _read(path)):
-        if mark := find_mark(text.split()):
-            raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
-        if not normalize:
-            yield text
-        elif not has_digits(text):
-            yield normalize_labels(text, stated or language)
+    for path in paths:
+        num_texts = num_with_digits = 0
+        for where, text, stated in _read(path):
+            if mark := find_mark(text.split()):
+                raise LanguageModelError(f"{where}: expected a text without {mark}, found {text.strip()!r:.80}")
+            num_texts += bool(text.strip())
+            if not normalize:
+                yield text
+            elif not has_digits(text):
+                yield normalize_labels(text, stated or language)
+            else:
+                num_with_digits += 1
+        if not num_texts:
+            raise LanguageModelError(f"{path}: expected texts, found none")
+        if num_with_digits:
+            warnings.warn(f"{path}: {num_with_digits} of {num_texts} texts have digits and are left out", stacklevel=2)
 
 
 def spell_texts(texts: Iterable[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,10 @@ class Letter:
     start: float  # in seconds, as the end
     end: float
     confidence: float  # from 0 to 1
+
+    def shifted(self, seconds: float) -> "Letter":
+        """Return it as said so much later."""
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types, times to the millisecond."""

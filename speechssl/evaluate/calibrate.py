@@ -12,6 +12,7 @@ from speechssl.evaluate.evaluate import evaluate_model, show_reliability
 from speechssl.model.device import Precision
 from speechssl.scoring.reliability import measure_reliability
 from speechssl.terminal import count, print_status
+from speechssl.transcribe.outputs import prepare_file
 from speechssl.transcribe.transcriber import Transcriber
 
 
@@ -36,6 +37,8 @@ def calibrate_model(
         SpeechSSLError: something cannot be read or written, or no word is heard.
     """
     transcriber = Transcriber.load(model, device, lm, precision, language_for(model, language), calibrated=False)
+    file = CalibrationFile.of(transcriber.checkpoint.weights_files, lm)
+    prepare_file(file.path)
     evaluation = evaluate_model(transcriber, read_manifest(path), words_only=words_only, language=language)
     names = "word_confidences", "words_right", "word_posteriors"
     confidences, is_right, posteriors = ([found[name] for found in evaluation.utterances] for name in names)
@@ -44,7 +47,6 @@ def calibrate_model(
         raise ManifestError(f"{path}: expected speech in which the model hears words, found none")
     fitted_on = f"{path.name}: {count(len(flat), 'word')}"
     calibration = fit_calibration(flat, flat_right, fitted_on, None if lm is None else flat_posteriors)
-    file = CalibrationFile.of(transcriber.checkpoint.weights_files, lm)
     file.write(calibration)
     after = [list(map(calibration, *words)) for words in zip(confidences, posteriors, strict=True)]
     speakers = [utterance["speaker"] for utterance in evaluation.utterances]

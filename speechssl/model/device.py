@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -37,9 +37,15 @@ def resolve_precision(precision: Precision | None, device: torch.device, *, trai
             leave the range of float16.
         device: Where.
         trains: Whether gradients are computed.
+
+    Raises:
+        ConfigError: there is no such precision.
     """
     if precision is not None:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+        types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if precision not in types:
+            raise ConfigError(f"precision: expected {', '.join(types)} or None, found {precision!r}")
+        return types[precision]
     if device.type != "cuda":
         return torch.float32
     if torch.cuda.is_bf16_supported(including_emulation=False):

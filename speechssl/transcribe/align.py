@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -70,9 +70,16 @@ class AlignedWord:
 class Alignment:
     """A text and a recording, word by word in their common order."""
 
-    seconds: float  # length of the recording
+    seconds: float  # length of the recording, or of its part up to the end of an utterance
     words: tuple[AlignedWord, ...]
     notes: tuple[str, ...] = ()  # what of the text the model cannot spell
+
+    def shifted(self, seconds: float) -> "Alignment":
+        """Return the alignment as part of a recording, in which it starts at ``seconds``."""
+        words = (
+            replace(word, letters=tuple(letter.shifted(seconds) for letter in word.letters)) for word in self.words
+        )
+        return replace(self, seconds=self.seconds + seconds, words=tuple(words))
 
     def to_dict(self, path: str | None = None) -> dict[str, Any]:
         """Return it as plain JSON types, times in seconds to the millisecond."""

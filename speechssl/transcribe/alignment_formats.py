@@ -44,6 +44,11 @@ def format_alignment(alignment: Alignment, output_format: AlignmentFormat, path:
             return to_transcript(alignment).to_srt()
 
 
+def ctm_name(name: str) -> str:
+    """Return what a CTM calls a recording: fields have no spaces."""
+    return re.sub(r"\s+", "_", name)
+
+
 def to_transcript(alignment: Alignment) -> Transcript:
     """Return the words of the text that are said, as a transcript."""
     words = tuple(Word(text, start, end, confidence) for text, start, end, confidence in _said(alignment))
@@ -62,7 +67,7 @@ def _said(alignment: Alignment) -> Iterator[tuple[str, float, float, float]]:
 def _ctm_lines(alignment: Alignment, name: str) -> Iterator[str]:
     """A line a word: recording, channel, start and duration in seconds, word, confidence; fields have no spaces."""
     for text, start, end, confidence in _said(alignment):
-        fields = re.sub(r"\s+", "_", name), "1", f"{start:.3f}", f"{end - start:.3f}", re.sub(r"\s+", "_", text)
+        fields = ctm_name(name), "1", f"{start:.3f}", f"{end - start:.3f}", re.sub(r"\s+", "_", text)
         yield f"{' '.join(fields)} {confidence:.4f}\n"
 
 

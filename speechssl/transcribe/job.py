@@ -44,7 +44,7 @@ def transcribe_files(
     """
     num_files = len(inputs) + len(failures)
     finished, refused = writer.find_finished(inputs)
-    for failure in (*failures, *refused.values()):
+    for failure in dict.fromkeys((*failures, *refused.values())):  # one of a whole folder is said once
         print_error(failure)
     num_failed = len(failures) + len(refused)
     inputs = [file for file in inputs if file not in refused]

@@ -25,7 +25,7 @@ Finished = tuple[dict["InputFile", str | None], dict["InputFile", ConfigError]]
 def open_stdout(errors: str = "strict") -> TextIO:
     """Return stdout, in UTF-8 whatever the locale; a `ConfigError` says that it is closed."""
     if sys.stdout is None:
-        raise ConfigError("stdout: expected it open, or --output-dir, found it closed")
+        raise ConfigError("stdout: expected it open, found it closed")
     sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
     return sys.stdout
 
@@ -85,12 +85,14 @@ class OutputFolder:
             self._origins = {}
         if before and not self._has_settings and not overwrite:
             changed = [name.replace("_", " ") for name, value in settings.items() if before.get(name) != value]
-            raise ConfigError(
-                f"{folder}: was made with another {' and '.join(changed)}; use --overwrite or another --output-dir"
-            )
+            instead = "use --overwrite, or --output-dir with another folder"
+            raise ConfigError(f"{folder}: was made with another {' and '.join(changed)}; {instead}")
 
     def find_finished(self, inputs: Sequence["InputFile"]) -> Finished:
-        """Find recordings all of whose files exist and were made from them as they are now."""
+        """Find recordings all of whose files exist and were made from them as they are now.
+
+        A `ConfigError` says that there are others, and that nothing can be written into the folder.
+        """
         finished: dict[InputFile, str | None] = {}
         refused: dict[InputFile, ConfigError] = {}
         owners: dict[str, InputFile] = {}
@@ -102,6 +104,8 @@ class OutputFolder:
                 refused[file] = foreign
             elif not self._missing(file):
                 finished[file] = self._read_text(file)
+        if len(finished) + len(refused) < len(inputs):
+            prepare_folder(self.folder)
         return finished, refused
 
     def write(self, file: "InputFile", transcript: "Transcript") -> None:
@@ -219,12 +223,17 @@ def _named_alone(file: "InputFile") -> "InputFile":
 Writer = Printer | OutputFolder | BesideRecordings
 
 
+def prepare_folder(folder: Path, output: Path | None = None) -> None:
+    """Make a folder; a `ConfigError` says before the work that nothing, or not this file, can be written into it."""
+    with system_errors(ConfigError, f"{output or folder}: cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+
+
 def prepare_file(output: Path) -> None:
     """Make the folder of a file; a `ConfigError` says before the work that the file cannot be written."""
-    with system_errors(ConfigError, f"{output}: cannot be written"):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output.parent):
-            pass
+    prepare_folder(output.parent, output)
     if output.is_dir():
         raise ConfigError(f"{output}: expected a file to write, found a folder")
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from speechssl import __version__
 from speechssl.checkpoint.kmeans_files import read_any_clusters
 from speechssl.data.audio import Waveform
-from speechssl.data.manifest import is_manifest, read_manifest, read_utterance
+from speechssl.data.manifest import is_manifest, read_manifest
 from speechssl.data.recording import Recording
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.model.device import Precision
@@ -114,9 +115,9 @@ def _find_sources(files: Sequence[str], stack: ExitStack) -> tuple[list[_Source]
     failures: list[SpeechSSLError] = []
     for file in dict.fromkeys(files):
         if Path(file).is_file() and is_manifest(file):
-            for row in read_manifest(file):
-                start = row.start / row.sample_rate
-                sources.append(_Source(row.path, start, lambda row=row: read_utterance(row)))  # type: ignore[misc]
+            manifest = read_manifest(file)
+            for number, row in enumerate(manifest):
+                sources.append(_Source(row.path, row.start / row.sample_rate, partial(manifest.read, number)))
             continue
         inputs, errors = find_inputs([file])
         failures += errors

@@ -141,21 +141,8 @@ class Transcriber:
             ConfigError: there is no such ``vad``, or its package is missing, or no language model beside ``nbest``.
             ValueError: the end is not after the start.
         """
-        source: Any = audio
-        open_recording: Open
-        if isinstance(source, str | os.PathLike) or hasattr(source, "read") or is_buffer(source):
-            recording = Recording(source, channel, start, end)
-            name, open_recording = source_name(source), lambda: recording
-            if sample_rate is not None:
-                raise AudioError(f"{name}: expected no sample_rate beside a file, found {sample_rate}")
-        else:
-            if not channel is start is end is None:
-                raise AudioError(
-                    "array: expected neither channel nor start nor end beside samples, which can be sliced"
-                )
-            waveform = as_waveform(source, sample_rate)
-            name, open_recording = "array", lambda: waveform
-        [transcript] = self.transcribe_many([open_recording], BATCH_SECONDS, split_at_pauses, vad, [name], nbest)
+        name, source = _open_audio(audio, sample_rate, channel, start, end)
+        [transcript] = self.transcribe_many([lambda: source], BATCH_SECONDS, split_at_pauses, vad, [name], nbest)
         if isinstance(transcript, SpeechSSLError):
             raise transcript
         return transcript.shifted(start or 0)
@@ -195,24 +182,17 @@ class Transcriber:
         make_transcript = partial(make, nbest=nbest)
         yield from make_results(self.inference.run(_named(sources, names), cut, batch_seconds), make_transcript)
 
-    def align(
-        self, audio: str | os.PathLike[str] | npt.ArrayLike, text: str, sample_rate: int | None = None
-    ) -> Alignment:
+    def align(self, audio: Audio, text: str, sample_rate: int | None = None) -> Alignment:
         """Find when each word of a text was said in one recording of any length.
 
         Args:
-            audio: A path, or samples (T,) or (T, channels) in [-1, 1].
+            audio, sample_rate: As for `transcribe`.
             text: As it is written; punctuation and capitals are kept, and what the model cannot spell is noted.
-            sample_rate: The rate of the samples in Hz; a file knows its own.
 
         Raises:
             AudioError: as for `transcribe`.
         """
-        source: Waveform | Recording
-        if isinstance(audio, str | os.PathLike):
-            name, source = source_name(audio), Recording(audio)
-        else:
-            name, source = "array", as_waveform(audio, sample_rate)
+        name, source = _open_audio(audio, sample_rate)
         [result] = self.align_many([lambda: source], [text], names=[name])
         if isinstance(result, SpeechSSLError):
             raise result
@@ -289,6 +269,23 @@ class Transcriber:
         units = self.checkpoint.vocabulary
         partials = stream_transcripts(chunks, sample_rate, step_seconds, listener, units, self.geometry)
         return (replace(partial, words=self.decoding.calibrated(partial.words)) for partial in partials)
+
+
+def _open_audio(
+    audio: Any,
+    sample_rate: int | None,
+    channel: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> tuple[str, Waveform | Recording]:
+    """Return what errors call a recording, and the recording."""
+    if isinstance(audio, str | os.PathLike) or hasattr(audio, "read") or is_buffer(audio):
+        if sample_rate is not None:
+            raise AudioError(f"{source_name(audio)}: expected no sample_rate beside a file, found {sample_rate}")
+        return source_name(audio), Recording(audio, channel, start, end)
+    if not channel is start is end is None:
+        raise AudioError("array: expected neither channel nor start nor end beside samples, which can be sliced")
+    return "array", as_waveform(audio, sample_rate)
 
 
 def _run(model: CTCModel, waveforms: Tensor, lengths: Tensor | None) -> list[Tensor]:

@@ -178,8 +178,8 @@ class Transcript:
 def shift_words(words: Iterable[Word], seconds: float) -> Iterator[Word]:
     """Yield words that are said so much later."""
     for word in words:
-        letters = (replace(letter, start=letter.start + seconds, end=letter.end + seconds) for letter in word.letters)
-        yield replace(word, start=word.start + seconds, end=word.end + seconds, letters=tuple(letters))
+        letters = tuple(letter.shifted(seconds) for letter in word.letters)
+        yield replace(word, start=word.start + seconds, end=word.end + seconds, letters=letters)
 
 
 def _is_short(words: list[Word]) -> bool:

@@ -206,7 +206,7 @@ def test_outputs_of_other_settings_are_not_reused(loaded: CTCCheckpoint, plant, 
         result = run(*options, "--output-dir", out, path, other)
         assert result.exit_code == 1
         assert result.stderr == (
-            f"error: {out}: was made with another {what}; use --overwrite or another --output-dir\n"
+            f"error: {out}: was made with another {what}; use --overwrite, or --output-dir with another folder\n"
         )
     assert {file.name for file in out.iterdir()} == {"a.txt", RECORD}
     assert (out / "a.txt").read_text() == "one\n"
@@ -461,6 +461,31 @@ def test_results_go_beside_their_recordings_and_are_kept(loaded: CTCCheckpoint, 
     assert missing.stderr.startswith(f"error: {tmp_path / 'none.wav'}: expected an audio file, found none")
 
 
+def test_a_folder_that_is_refused_costs_a_line_however_many_recordings_it_has(
+    loaded: CTCCheckpoint, plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        plant("one", f"{name}.wav")
+    assert run("--model", "m", tmp_path, "--beside").exit_code == 0
+    result = run("--model", "m", tmp_path, "--beside", "--words")
+    instead = "use --overwrite, or --output-dir with another folder"
+    assert result.exit_code == 1
+    assert without_summary(result.stderr) == [f"error: {tmp_path}: was made with another words; {instead}"]
+    assert "1 finished before" in run("--model", "m", tmp_path / "a.wav", "--beside").stderr
+
+    def refuse(**_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    plant("one", "c.wav")
+    loaded.model.batch_shapes.clear()
+    monkeypatch.setattr("speechssl.transcribe.outputs.TemporaryFile", refuse)
+    assert "1 finished before" in run("--model", "m", tmp_path / "a.wav", "--beside").stderr
+    result = run("--model", "m", tmp_path, "--beside")
+    assert result.exit_code == 1
+    assert without_summary(result.stderr) == [f"error: {tmp_path}: cannot be written: Permission denied"]
+    assert not loaded.model.batch_shapes
+
+
 def test_what_a_model_wrote_is_not_taken_for_what_is_said(loaded: CTCCheckpoint, plant, tmp_path: Path) -> None:
     folder = tmp_path / "talks"
     folder.mkdir()
@@ -615,10 +640,7 @@ def test_a_closed_stdout_is_needed_for_printing_alone(model_folder: Path, plant,
     command = f'{sys.executable} -m speechssl.commands.transcribe --device cpu --model "$0" "$1" "${{@:2}}" >&-'
     arguments = ["bash", "-c", command, str(model_folder), str(plant("one"))]
     result = subprocess.run(arguments, stderr=subprocess.PIPE, text=True, check=False)
-    assert (result.returncode, result.stderr) == (
-        1,
-        "error: stdout: expected it open, or --output-dir, found it closed\n",
-    )
+    assert (result.returncode, result.stderr) == (1, "error: stdout: expected it open, found it closed\n")
     result = subprocess.run(
         [*arguments, "--output-dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, check=False
     )

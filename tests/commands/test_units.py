@@ -208,6 +208,9 @@ def test_recordings_that_cannot_be_read_are_named_and_the_others_written(place: 
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert [line.split(":")[1].strip() for line in errors] == ["1.wav", "2.wav"]
     assert [row[0] for row in rows()] == ["path", "0.wav"]
+    result = quantize("few.tsv", "--clusters", "c.safetensors")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: few.tsv:4: 1.wav: expected audio")
 
 
 @pytest.mark.parametrize(

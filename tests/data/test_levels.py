@@ -59,7 +59,7 @@ def test_channels_that_cancel_each_other_are_named() -> None:
     levels.add(np.stack([SPEECH + 0.1, other, 0.05 * other - 0.8 * SPEECH], axis=1).astype(np.float32))
     assert [(fault.kind, fault.detail) for fault in levels.faults()] == [
         ("offset", "the mean is 0.100 of full scale in channel 1"),
-        ("opposite phase", "channels 1 and 3 cancel each other in their mean; use one of them (--channel)"),
+        ("opposite phase", "channels 1 and 3 cancel each other in their mean; use one of them alone"),
     ]
     assert kinds(SPEECH, -0.1 * SPEECH) == []  # the mean is loud enough
 
@@ -79,7 +79,7 @@ def test_blocks_do_not_matter(cuts: list[int], gain: float) -> None:
 def test_each_reader_says_it_in_a_line_and_training_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([SPEECH, -SPEECH], axis=1), RATE)
-    line = "a.wav: opposite phase: channels 1 and 2 cancel each other in their mean; use one of them "
+    line = "a.wav: opposite phase: channels 1 and 2 cancel each other in their mean; use one of them alone"
     for read in (lambda: read_audio(path), lambda: list(Recording(path)), lambda: list(Recording(path, start=0.4))):
         with pytest.warns(AudioWarning, match=line):
             read()

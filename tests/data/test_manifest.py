@@ -221,7 +221,7 @@ def test_malformed_manifests(tmp_path: Path, content: str, message: str) -> None
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"train.tsv: expected a file, found none$"):
         read_manifest(tmp_path / "train.tsv")
-    with pytest.raises(ManifestError, match=r"Is a directory$"):
+    with pytest.raises(ManifestError, match=r"expected a file, found a folder$"):
         read_manifest(tmp_path)
     path = tmp_path / "latin.tsv"
     path.write_bytes(f".\n{HEADER}a.wav\t1\tcaf\xe9\n".encode("latin-1"))

@@ -227,3 +227,13 @@ def test_damaged_files_and_speech_without_words_are_one_line(model: Path, corpus
     result = CliRunner().invoke(app, ["calibrate", str(model), str(corpus([("a", "")]))])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "dev.tsv: expected speech in which the model hears words, found none" in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    model: Path, corpus: Corpus, checkpoint: CTCCheckpoint
+) -> None:
+    (model / "weights.calibration.json").mkdir()
+    result = CliRunner().invoke(app, ["calibrate", str(model), str(corpus([("e", "e")]))])
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {model}/weights.calibration.json: expected a file to write, found a folder\n"
+    assert checkpoint.model.batch_shapes == []

@@ -1,6 +1,7 @@
 """Alignment of given texts, with a model that reads planted answers: every border is known."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 from speechssl.__main__ import app
 from speechssl.checkpoint.saved_model import CTCCheckpoint
 from speechssl.data.labels.textgrid import read_textgrid
+from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.decode import gapped_alignment, long_alignment
 from speechssl.decode.gapped_alignment import Placed, align_frames
 from speechssl.decode.long_alignment import align_parts
+from speechssl.errors import AudioError
 from speechssl.transcribe.align import Alignment, Status
 from speechssl.transcribe.alignment_formats import AlignmentFormat, format_alignment, to_transcript
 from speechssl.transcribe.transcriber import Transcriber
@@ -207,6 +210,17 @@ def test_praat_reads_the_grid(transcriber: Transcriber, planted_waveform: Any, t
     assert [entry.label for entry in grid.getTier("not in text").entries] == ["abcd"]
 
 
+def test_it_takes_what_transcribe_takes(transcriber: Transcriber, plant: Any) -> None:
+    path = plant("hello abc")
+    expected = statuses(transcriber.align(path, "hello abc"))
+    assert expected == [("hello", "said"), ("abc", "said")]
+    assert statuses(transcriber.align(path.read_bytes(), "hello abc")) == expected
+    with path.open("rb") as file:
+        assert statuses(transcriber.align(file, "hello abc")) == expected
+    with pytest.raises(AudioError, match=r"speech\.wav: expected no sample_rate beside a file, found 8000"):
+        transcriber.align(path, "hello abc", sample_rate=8_000)
+
+
 class TestCommand:
     def run(self, *arguments: Any) -> Any:
         return CliRunner().invoke(app, ["align", *map(str, arguments), "--device", "cpu"])
@@ -254,6 +268,7 @@ class TestCommand:
             (lambda folder: ("none.wav", folder / "said.txt"), "none.wav"),
             (lambda folder: (folder / "speech.wav", folder / "lost.txt"), "lost.txt"),
             (lambda folder: (folder / "speech.wav",), "expected a text for"),
+            (lambda folder: (folder / "none",), "none: expected an audio file, found none"),
         ],
     )
     def test_bad_input_is_one_line(
@@ -265,3 +280,59 @@ class TestCommand:
         assert result.exit_code == 1
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
         assert message in line
+
+    def test_names_that_are_no_utf8_survive_whatever_the_locale(
+        self, model_folder: Path, plant: Any, tmp_path: Path
+    ) -> None:
+        path = plant("где").rename(tmp_path / os.fsdecode(b"\xe9.wav"))
+        path.with_suffix(".txt").write_text("№", "utf-8")
+        command = ["align", str(tmp_path), "--model", str(model_folder), "--device", "cpu"]
+        result = CliRunner(charset="ascii").invoke(app, command)
+        assert json.loads(result.stdout_bytes)["path"] == str(path)
+        ctm = CliRunner(charset="ascii").invoke(app, [*command, "--format", "ctm"])
+        name, *_, word, _ = ctm.stdout_bytes.split()
+        assert (name, word.decode()) == (b"\xe9", "№")
+
+    def test_a_ctm_tells_recordings_apart(self, model_folder: Path, plant: Any, tmp_path: Path) -> None:
+        for name in ("a b.wav", "a_b.wav", "c.flac", "c.wav", "d.wav"):
+            plant("hello abc", name).with_suffix(".txt").write_text("hello abc")
+        result = self.run(tmp_path, "--model", model_folder, "--format", "ctm")
+        assert result.exit_code == 1
+        assert {line.split()[0] for line in result.stdout.splitlines()} == {"a_b", "c", "d"}
+        assert result.stderr.splitlines()[:2] == [
+            f"error: {tmp_path / name}: would have the name of {tmp_path / owner} in the CTM; skipped"
+            for name, owner in (("a_b.wav", "a b.wav"), ("c.wav", "c.flac"))
+        ]
+        assert self.run(tmp_path, "--model", model_folder).stdout.count('"path"') == 5
+
+    def test_a_file_that_cannot_be_written_costs_that_recording_alone(
+        self, model_folder: Path, plant: Any, tmp_path: Path
+    ) -> None:
+        long = "x" * 248
+        for name in (long, "y"):
+            plant("hello abc", f"{name}.wav").with_suffix(".txt").write_text("hello abc")
+        result = self.run(tmp_path, "--model", model_folder, "--format", "textgrid", "--output-dir", tmp_path / "out")
+        assert result.exit_code == 1
+        assert f"error: {tmp_path / 'out' / long}.TextGrid: File name too long\n" in result.stderr
+        assert "2 recordings, 1 failed; words: " in result.stderr
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["y.TextGrid"]
+
+    def test_times_of_a_manifest_count_from_the_start_of_the_recording(
+        self, model_folder: Path, planted_waveform: Any, tmp_path: Path
+    ) -> None:
+        """As those of `transcribe-audio --start`: the path that stands beside them is the recording's."""
+        samples = planted_waveform("hello abc")
+        soundfile.write(tmp_path / "a.wav", np.concatenate([samples, samples]), 16_000)
+        utterances = [Utterance(str(tmp_path / "a.wav"), len(samples), start, text="№") for start in (0, len(samples))]
+        write_manifest(tmp_path / "dev.tsv", utterances, ".")
+        options = (tmp_path / "dev.tsv", "--model", model_folder)
+        first, second = map(json.loads, self.run(*options).stdout.splitlines())
+        offset = len(samples) / 16_000
+        assert second["seconds"] == pytest.approx(first["seconds"] + offset, abs=2e-3)
+        times = [[word["start"] for word in found["words"]] for found in (first, second)]
+        assert times[1] == pytest.approx([time + offset for time in times[0]], abs=2e-3)
+        lines = [line.split() for line in self.run(*options, "--format", "ctm").stdout.splitlines()]
+        assert [line[0] for line in lines] == ["a", "a"]
+        assert float(lines[1][2]) == pytest.approx(float(lines[0][2]) + offset, abs=2e-3)
+        assert self.run(*options, "--format", "srt", "--output-dir", tmp_path / "out").exit_code == 0
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_3.srt", "a_4.srt"]

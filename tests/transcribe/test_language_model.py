@@ -276,6 +276,7 @@ def test_rare_ngrams_are_left_out_and_letters_are_words_if_asked_for(tmp_path: P
     for wrong in "1", "0,2,1", "0,x", "":
         result = run("ngram", texts, "-o", tmp_path / "lm.arpa", "--prune", wrong)
         assert result.exit_code == 2
+        assert "for --prune: expected 0 and then" in result.output
     texts.write_text("a|b\n", "utf-8")
     result = run("ngram", texts, "-o", tmp_path / "lm.arpa", "--letters")
     assert (result.exit_code, result.stderr) == (1, "error: expected texts without '|', found 'a|b'\n")
@@ -283,7 +284,9 @@ def test_rare_ngrams_are_left_out_and_letters_are_words_if_asked_for(tmp_path: P
 
 def test_texts_are_reduced_to_words_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text('\ufeffWhere is, the CAT?\nIn room 5.\n"Где…"\n', "utf-8")
-    assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa", "--normalize").exit_code == 0
+    result = run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa", "--normalize")
+    assert (result.exit_code, result.stderr.count("\n")) == (0, 2)
+    assert f"warning: {tmp_path / 'book.txt'}: 1 of 3 texts have digits and are left out\n" in result.stderr
     assert read_arpa(tmp_path / "lm.arpa").words == {"where", "is", "the", "cat", "где"}
     assert run("ngram", tmp_path / "book.txt", "-o", tmp_path / "lm.arpa").exit_code == 0
     assert read_arpa(tmp_path / "lm.arpa").words >= {"Where", "is,", "CAT?", "5."}
@@ -301,16 +304,19 @@ def test_texts_are_reduced_in_their_language(tmp_path: Path) -> None:
 
 
 def test_texts_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("a line\n")
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "marks.txt").write_text("a\na <unk>\n")
+    write_manifest(tmp_path / "untold.tsv", [Utterance(str(tmp_path / "a.wav"), 1)], ".")
     for name, message in (
         ("missing.txt", "missing.txt: No such file or directory"),
         ("latin1.txt", "latin1.txt: expected UTF-8"),
-        ("empty.txt", "found no word"),
+        ("empty.txt", "empty.txt: expected texts, found none"),
+        ("untold.tsv", "untold.tsv: expected texts, found none"),
         ("marks.txt", "marks.txt:2: expected a text without <unk>, found 'a <unk>'"),
     ):
-        result = run("ngram", tmp_path / name, "-o", tmp_path / "lm.arpa")
+        result = run("ngram", tmp_path / "good.txt", tmp_path / name, "-o", tmp_path / "lm.arpa")
         assert result.exit_code == 1
         assert message in result.stderr
         assert result.stderr.count("\n") == 1

@@ -126,6 +126,13 @@ def test_what_cannot_be_cut_is_said(transcriber: Transcriber, tmp_path: Path, mo
     assert result.exit_code == 1
     assert "expected a passage in which text and speech agree, found none" in result.stderr
     assert not (tmp_path / "cut.tsv").exists()
+    manifest = tmp_path / "book.tsv"
+    manifest.write_text("book\npath\tnum_samples\ttext\none.wav\t100\thello\n")
+    for what, found in ((manifest, "a manifest"), (tmp_path / "lost", "none")):
+        command = ["manifest", str(what), "-o", str(tmp_path / "cut.tsv"), "--from-long", "model"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1
+        assert result.stderr == f"error: {what}: expected a folder or a recording, found {found}\n"
     refused = run("--text", "texts")
     assert refused.exit_code == 2
     assert "--from-long" in refused.output
