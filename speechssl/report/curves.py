@@ -95,8 +95,7 @@ def fitting(references: Mapping[Path, Curves], runs: Iterable[Run]) -> dict[Path
 
 def _lines(run: Run, metric: str, style: int, *, is_alone: bool) -> Iterable[Line]:
     for split in ("train", "dev"):
-        points = [(line["step"], line[metric]) for line in run.log if line["split"] == split and metric in line]
-        if points:
+        if points := run.points(split, metric):
             yield Line(split if is_alone else f"{run.name} {split}", points, style, is_strong=split == "dev")
 
 
@@ -108,8 +107,8 @@ def _bands(curves: Curves, metric: str) -> Iterable[Sequence[tuple[float, float,
 
 
 def _levels(runs: Sequence[Run], metric: str) -> list[tuple[float, str]]:
-    """What a value is to be compared with, if it is the same for all runs."""
-    levels = {_level(run, metric) for run in runs}
+    """What a value is to be compared with, if it is the same for all runs that have it."""
+    levels = {_level(run, metric) for run in runs if any(metric in line for line in run.log)}
     found = levels.pop()
     return [] if levels or found is None else [found]
 
