@@ -143,7 +143,7 @@ def _read_run(folder: Path, name: str) -> Run:
     stage = _parse(file.read_text("utf-8"), file).get("stage")
     if stage not in _CONFIGS:
         raise TrainingError(f"{file}: expected a run of {' or '.join(_CONFIGS)}, found {stage!r}")
-    record, _ = read_record(file, _CONFIGS[stage])
+    record, _ = read_record(file, _CONFIGS[stage], stage)
     log = read_log(folder)
     if not log:
         raise TrainingError(f"{folder}: expected a training run with a log, found none")

@@ -210,7 +210,9 @@ class Measuring(Toys):
 @pytest.mark.parametrize("response", ["warn", "roll_back"])
 def test_weights_whose_loss_on_the_dev_set_is_not_finite_are_not_saved(tmp_path: Path, response: str) -> None:
     task = Measuring(scores=[0.5, float("nan")])
-    with pytest.raises(TrainingError, match=r"^step 4: expected a finite loss on the dev set, found nan: .* try a lower"):
+    with pytest.raises(
+        TrainingError, match=r"^step 4: expected a finite loss on the dev set, found nan: .* try a lower"
+    ):
         train_toys(task, tmp_path, num_steps=6, evaluate_steps=2, on_warning=response)
     assert load_progress(tmp_path) == Progress(2, 2, 0.5)
 
