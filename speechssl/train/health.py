@@ -130,8 +130,8 @@ class Health:
         """Look at a line of the log; return why the run has to go back, if it has.
 
         Raises:
-            TrainingError: the loss is not finite, which no way back mends, or a value is out of a limit that is fatal, or
-                out of any if that is the response.
+            TrainingError: the loss is not finite, which no way back mends, or a value is out of a limit that is fatal,
+                or out of any if that is the response.
         """
         loss = metrics.get("loss", 0.0)
         if not math.isfinite(loss):  # on the dev set: in training it has ended the run before
