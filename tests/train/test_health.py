@@ -83,6 +83,17 @@ def test_a_collapsed_quantizer_is_named(corpus: Any, tmp_path: Path) -> None:
     assert "left_out" in kinds(tmp_path / "run")
 
 
+@pytest.mark.parametrize("response", ["warn", "roll_back"])
+def test_a_constant_teacher_is_named_and_ends_the_run(corpus: Any, tmp_path: Path, response: str) -> None:
+    follows_at_once = "decay={ start=0, end=0 }, num_target_layers=1, check_from_step=4, mask={ span_frames=4 }"
+    settings = (f'objective={{ kind="data2vec", {follows_at_once} }}', "optimizer.learning_rate=0.1")
+    longer = ("trainer.num_steps=60", "trainer.checkpoint_steps=5", f"trainer.on_warning={response}")
+    message = r"expected (target|prediction)_deviation of at least .* are nearly the same .*; try a decay nearer to 1"
+    with pytest.raises(TrainingError, match=message):
+        pretrain(corpus.pretrain_config(*LINES, *settings, *longer), tmp_path / "run")
+    assert kinds(tmp_path / "run") == ["roll_back"] * (3 if response == "roll_back" else 0)
+
+
 def test_gradients_that_are_all_clipped_are_named(corpus: Any, tmp_path: Path) -> None:
     pretrain(corpus.pretrain_config(*LINES, "optimizer.max_gradient_norm=1e-3"), tmp_path / "run")
     assert kinds(tmp_path / "run") == ["clip_scale"]
