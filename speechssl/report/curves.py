@@ -9,7 +9,7 @@ from speechssl.train.curves import Curves, healthy_band
 from speechssl.train.pretrain import PretrainConfig
 from speechssl.train.throughput import COMPUTED, DATA, METRICS, MFU, RANKS, SPEED
 
-_LAST = ("silence", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", *METRICS)
+_LAST = ("silence", "level", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", *METRICS)
 _TITLES = {
     "wer": "word error rate",
     "cer": "character error rate",
@@ -46,6 +46,7 @@ _MEANINGS = {
     "gradient_norm": "of the last update before each line of the log",
     "clip_scale": "by what gradients were multiplied to be no longer than the limit, on average",
     "silence": "the share of the audio that is silence, in one update before each line of the log",
+    "level": "the power of recordings in dB, 0 being full scale, in one update before each line of the log",
     "level_deviation": "how much the level varies within a recording, in dB: speech 10 and more, steady noise below 1",
     "nothing_said": "the share of the dev set in which the model says nothing",
     "learning_rate": "of the last update before each line of the log",
