@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 import warnings
 import zlib
@@ -36,7 +37,7 @@ class Progress:
 
     def advanced(self, step: int, score: float | None) -> "Progress":
         """Return where it stands after more updates, and perhaps an evaluation; a NaN is never the best."""
-        if score is not None and (self.best_score is None or score < self.best_score):
+        if score is not None and not math.isnan(score) and (self.best_score is None or score < self.best_score):
             return Progress(step, step, score)
         return Progress(step, self.best_step, self.best_score)
 

@@ -23,6 +23,7 @@ _PYAV_SUFFIXES = (
 AUDIO_SUFFIXES = frozenset(f"{_LIBSNDFILE_SUFFIXES} {_PYAV_SUFFIXES}".split())
 
 Item = TypeVar("Item")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")  # in which no range of bytes is a recording
 Result = TypeVar("Result")
 
 
@@ -43,12 +44,17 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[Utterance], list[S
     if not folder.is_dir():
         raise ManifestError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'none'}")
     failures: list[SpeechSSLError] = []
-    found = find_recordings(folder, failures, AUDIO_SUFFIXES | {".tar"})
+    found = find_recordings(folder, failures, AUDIO_SUFFIXES | {".tar", *_COMPRESSED})
+    compressed = [path for path in found if path.name.lower().endswith(_COMPRESSED)]
+    if compressed:
+        unread = f"expected tar files that are not compressed, found some that are, such as {compressed[0]}"
+        warnings.warn(f"{folder}: {count(len(compressed), 'archive')} not read: {unread}", stacklevel=2)
     archives = [path for path in found if path.suffix.lower() == ".tar"]
     folders = [path for path in dict.fromkeys(path.parent for path in archives) if is_shar(path)]
     indexers = [partial(index_shar, path) for path in folders]
     indexers += [partial(index_archive, path, AUDIO_SUFFIXES) for path in archives if path.parent not in folders]
-    items: list[Path | Member] = [path for path in found if path.suffix.lower() != ".tar"]
+    others = {*archives, *compressed}
+    items: list[Path | Member] = [path for path in found if path not in others]
     for members, problems in parallel_map(lambda index: index(), indexers, f"indexing {folder}"):
         items += members
         failures += problems
@@ -90,7 +96,7 @@ def find_recordings(
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(parent, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in suffixes]
+        found += [path for path in paths if path.name.lower().endswith(tuple(suffixes))]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 

@@ -171,7 +171,9 @@ class _Shard:
         index = _Index.parse(content)
         if index is None and size is not None:
             raise ManifestError(f"{self.store.path(self.name)}.tar: expected a shard with its index, found no index")
-        if index is None or size != index.num_bytes or index.made_of != self._digest(index.num_rows):
+        if index is None or size != index.num_bytes or index.num_rows > len(self.manifest) - self.first_row:
+            return None
+        if index.made_of != self._digest(index.num_rows):
             return None
         read = {entry.row for entry in index.entries}
         for row in range(index.num_rows):

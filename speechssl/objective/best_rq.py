@@ -20,7 +20,14 @@ from torch.nn import functional as F
 from speechssl.frames import FrameGeometry, MaskConfig
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.collapse import mean_perplexity
-from speechssl.objective.hiding import HidingConfig, MaskedBatch, MaskedCollate, masked_context, prediction_terms
+from speechssl.objective.hiding import (
+    HidingConfig,
+    MaskedBatch,
+    MaskedCollate,
+    chance_among,
+    masked_context,
+    prediction_terms,
+)
 from speechssl.objective.objective import AllReduce, Limit, Losses, Objective, Term
 from speechssl.objective.targets import StackedLogMel
 
@@ -46,7 +53,7 @@ class BestRqConfig(HidingConfig):
     @property
     def chance(self) -> Mapping[str, float]:
         """Among the codes."""
-        return dict.fromkeys(("hidden_accuracy", "visible_accuracy"), 1 / self.codebook_size)
+        return chance_among(self.codebook_size)
 
     @property
     def limits(self) -> tuple[Limit, ...]:

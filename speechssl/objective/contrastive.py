@@ -4,6 +4,7 @@ Shapes: B batch, S frames, C conv channels, D model dim, M places for hidden fra
 width of the comparison.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -57,7 +58,7 @@ class ContrastiveConfig(HidingConfig):
     @property
     def chance(self) -> Mapping[str, float]:
         """Among a target and its distractors."""
-        return {"accuracy": 1 / (1 + self.num_distractors)}
+        return {"contrastive": math.log(1 + self.num_distractors), "accuracy": 1 / (1 + self.num_distractors)}
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -6,6 +6,7 @@ the teacher's layers see the utterance's own frames only, and codebooks move onc
 Shapes: B batch, S frames, D model dim, M places for hidden frames (as in `hiding`), L target layers, V entries.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -49,7 +50,7 @@ class CodesConfig(SelfDistillationConfig):
     @property
     def chance(self) -> Mapping[str, float]:
         """Among the codes of a codebook."""
-        return {"accuracy": 1 / self.codebook_size}
+        return {"prediction": math.log(self.codebook_size), "accuracy": 1 / self.codebook_size}
 
     @property
     def limits(self) -> tuple[Limit, ...]:

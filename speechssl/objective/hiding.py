@@ -4,7 +4,8 @@ Shapes: B batch, T samples, S frames, C conv channels, D model dim, M places for
 most, or with fixed shapes the most there can be).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -161,6 +162,11 @@ def clean_frames(
 def gather_frames(values: Tensor, positions: Tensor) -> Tensor:
     """(B, S, C) values at (B, M) positions to (B, M, C)."""
     return values.gather(1, positions[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def chance_among(number: int) -> Mapping[str, float]:
+    """Return what of `prediction_terms` a model has that finds so many answers equally likely."""
+    return {"hidden_loss": math.log(number), **dict.fromkeys(("hidden_accuracy", "visible_accuracy"), 1 / number)}
 
 
 def prediction_terms(

@@ -28,6 +28,7 @@ from speechssl.objective.hiding import (
     HidingConfig,
     MaskedBatch,
     SpectralTargetsConfig,
+    chance_among,
     masked_context,
     prediction_terms,
 )
@@ -49,7 +50,7 @@ class MaskedPredictionConfig(SpectralTargetsConfig):
     @property
     def chance(self) -> Mapping[str, float]:
         """Among the clusters."""
-        return dict.fromkeys(("hidden_accuracy", "visible_accuracy"), 1 / self.num_clusters)
+        return chance_among(self.num_clusters)
 
     @property
     def target_files(self) -> TargetFiles | None:

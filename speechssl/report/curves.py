@@ -9,7 +9,7 @@ from speechssl.train.curves import Curves, healthy_band
 from speechssl.train.pretrain import PretrainConfig
 from speechssl.train.throughput import COMPUTED, DATA, METRICS, MFU, RANKS, SPEED
 
-_LAST = ("silence", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", *METRICS)
+_LAST = ("silence", "level", "level_deviation", "clip_scale", "gradient_norm", "learning_rate", *METRICS)
 _TITLES = {
     "wer": "word error rate",
     "cer": "character error rate",
@@ -46,6 +46,7 @@ _MEANINGS = {
     "gradient_norm": "of the last update before each line of the log",
     "clip_scale": "by what gradients were multiplied to be no longer than the limit, on average",
     "silence": "the share of the audio that is silence, in one update before each line of the log",
+    "level": "the power of recordings in dB, 0 being full scale, in one update before each line of the log",
     "level_deviation": "how much the level varies within a recording, in dB: speech 10 and more, steady noise below 1",
     "nothing_said": "the share of the dev set in which the model says nothing",
     "learning_rate": "of the last update before each line of the log",
@@ -95,8 +96,7 @@ def fitting(references: Mapping[Path, Curves], runs: Iterable[Run]) -> dict[Path
 
 def _lines(run: Run, metric: str, style: int, *, is_alone: bool) -> Iterable[Line]:
     for split in ("train", "dev"):
-        points = [(line["step"], line[metric]) for line in run.log if line["split"] == split and metric in line]
-        if points:
+        if points := run.points(split, metric):
             yield Line(split if is_alone else f"{run.name} {split}", points, style, is_strong=split == "dev")
 
 
@@ -108,8 +108,8 @@ def _bands(curves: Curves, metric: str) -> Iterable[Sequence[tuple[float, float,
 
 
 def _levels(runs: Sequence[Run], metric: str) -> list[tuple[float, str]]:
-    """What a value is to be compared with, if it is the same for all runs."""
-    levels = {_level(run, metric) for run in runs}
+    """What a value is to be compared with, if it is the same for all runs that have it."""
+    levels = {_level(run, metric) for run in runs if any(metric in line for line in run.log)}
     found = levels.pop()
     return [] if levels or found is None else [found]
 

@@ -1,6 +1,7 @@
 """What a report says of a run, gathered from its folder: settings, log, cost, warnings, scores."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class Run:
         files = sorted(self.folder.glob("tensorboard/events.*"))
         for file in files:  # one a start of the run
             events = list(EventFileLoader(str(file)).Load())  # type: ignore[no-untyped-call]
+            if not events:  # for which the disk was too full
+                continue
             seconds += events[-1].wall_time - events[0].wall_time
             speeds = [(events[0].wall_time, 0.0)]
             speeds += [
@@ -112,10 +115,14 @@ class Run:
             audio += sum((now - before) * speed for (before, _), (now, speed) in pairwise(speeds))
         return Cost(seconds, audio) if files else None
 
+    def points(self, split: str, metric: str) -> list[tuple[int, float]]:
+        """The steps and the values of a metric of the log, those that are finite."""
+        lines = [line for line in self.log if line["split"] == split and metric in line]
+        return [(line["step"], line[metric]) for line in lines if math.isfinite(line[metric])]
+
     def best(self, metric: str) -> tuple[int, float] | None:
         """The step and the value of the lowest dev value of a metric."""
-        values = [(line[metric], line["step"]) for line in self.log if line["split"] == "dev" and metric in line]
-        return min(values)[::-1] if values else None
+        return min(self.points("dev", metric), key=lambda point: point[::-1], default=None)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -136,7 +143,7 @@ def _read_run(folder: Path, name: str) -> Run:
     stage = _parse(file.read_text("utf-8"), file).get("stage")
     if stage not in _CONFIGS:
         raise TrainingError(f"{file}: expected a run of {' or '.join(_CONFIGS)}, found {stage!r}")
-    record, _ = read_record(file, _CONFIGS[stage])
+    record, _ = read_record(file, _CONFIGS[stage], stage)
     log = read_log(folder)
     if not log:
         raise TrainingError(f"{folder}: expected a training run with a log, found none")

@@ -1,5 +1,6 @@
 """The top of a report: each run in a few numbers, and what is suspicious about it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,8 +14,12 @@ from speechssl.train.curves import Curves, find_deviations
 
 
 def find_remarks(run: Run, references: Mapping[Path, Curves]) -> list[str]:
-    """Return the warnings of a run, and where it leaves the bands of the references of its length."""
+    """Return the warnings of a run, what of its log is not finite, and where it leaves the bands of its references."""
     warnings = [f"update {warning['step']:,}: {warning['message']}" for warning in run.warnings]
+    for line in run.log:
+        lost = [name.replace("_", " ") for name, value in line.items() if name != "split" and not math.isfinite(value)]
+        if lost:
+            warnings.append(f"update {line['step']:,}: {line['split']} {', '.join(lost)} not finite, so not drawn")
     return warnings + [line for path in fitting(references, [run]) for line in find_deviations(path, run.folder)]
 
 

@@ -85,6 +85,8 @@ SHIFTED = Limit(
     "lists?",
 )
 
+_DIVERGED = "the model has come apart since the last checkpoint, which is kept; try a lower optimizer.learning_rate"
+
 
 class RollBackError(Exception):
     """A run has to go back to its latest checkpoint and learn more slowly; the message says why."""
@@ -128,8 +130,12 @@ class Health:
         """Look at a line of the log; return why the run has to go back, if it has.
 
         Raises:
-            TrainingError: a value is out of a limit that is fatal, or out of any if that is the response.
+            TrainingError: the loss is not finite, which no way back mends, or a value is out of a limit that is fatal,
+                or out of any if that is the response.
         """
+        loss = metrics.get("loss", 0.0)
+        if not math.isfinite(loss):  # on the dev set: in training it has ended the run before
+            raise TrainingError(f"step {step}: expected a finite loss on the {split} set, found {loss}: {_DIVERGED}")
         try:
             check_limits([limit for limit in self.limits if limit.is_fatal and limit.split == split], metrics, step)
         except TrainingError as error:

@@ -43,7 +43,7 @@ class MetricSums:
         counts = ranks.sum_named(self._counts)
         of_ranks = ranks.first_decides(lambda: self._of)  # a rank may have had no batch of a small dev set
         means = {name: sums[name] / counts[count] if counts[count] else 0.0 for name, (count, _) in of_ranks.items()}
-        loss = sum(weight * means[name] for name, (_, weight) in of_ranks.items())
+        loss = sum(weight * means[name] for name, (_, weight) in of_ranks.items() if weight)  # 0 x NaN is NaN
         self._clear()
         return {"loss": loss, **means}
 

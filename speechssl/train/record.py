@@ -60,20 +60,22 @@ class RunConfig(Config):
     trainer: TrainerConfig = TrainerConfig()
 
 
-def read_record(file: Path, kind: type[RunConfig]) -> tuple[dict[str, Any], Course]:
+def read_record(file: Path, kind: type[RunConfig], stage: str) -> tuple[dict[str, Any], Course]:
     """Read what a run was started with; settings that an earlier version wrote have today's names and defaults.
 
     Raises:
-        TrainingError: the file cannot be read or is no such record.
+        TrainingError: the file cannot be read, is no such record, or that of a run of another stage.
     """
     try:
         record: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        settings = record["config"]
+        settings, found = record["config"], record["stage"]
         settings["trainer"].pop("reference", None)
         num_steps = settings["trainer"]["num_steps"]
         course = record.pop("course", {"length": num_steps, "num_steps": num_steps})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{file}: expected what the run was started with: {error}") from None
+    if found != stage:
+        raise TrainingError(f"{file}: expected a run of {stage}, found one of {found}; use another folder or remove it")
     record["config"] = kind.from_dict(settings, str(file)).to_dict()
     return record, Course.from_dict(course, str(file))
 

@@ -87,7 +87,7 @@ def train_in_folder(
                 train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed, watched_from)
                 return
             except RollBackError as error:
-                ranks.first_decides(partial(_roll_back, folder, type(config), str(error)))
+                ranks.first_decides(partial(_roll_back, folder, type(config), stage, str(error)))
             del task  # one model at a time
 
 
@@ -131,7 +131,7 @@ def _begin_or_resume(
     num_steps = config.trainer.num_steps
     course = Course(length=num_steps, num_steps=num_steps)
     if progress.step:
-        old, course = read_record(file, type(config))
+        old, course = read_record(file, type(config), stage)
         parts = [part for part in old.pop("parts", []) if part["step"] < progress.step]  # those that led here
         changes = find_changes(old, record, progress.step)
         if changes:
@@ -156,14 +156,14 @@ def _begin_or_resume(
     return progress, course
 
 
-def _roll_back(folder: Path, kind: type[RunConfig], problem: str) -> None:
+def _roll_back(folder: Path, kind: type[RunConfig], stage: str, problem: str) -> None:
     """Note that a run goes on from its latest checkpoint with half the learning rate.
 
     Raises:
         TrainingError: it has no checkpoint, or has gone back too often.
     """
     file = folder / RUN_FILE
-    record, course = read_record(file, kind)
+    record, course = read_record(file, kind, stage)
     step = load_progress(folder).step
     if not step or len(course.roll_backs) == _MOST_ROLL_BACKS:
         why = f"it has gone back {_MOST_ROLL_BACKS} times" if step else "it has no checkpoint to go back to"

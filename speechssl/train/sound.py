@@ -13,12 +13,13 @@ _FLOOR = 1e-10
 
 
 def measure_sound(batches: Iterable[AudioBatch]) -> Mapping[str, float]:
-    """Return sums over blocks of 20 ms, silent ones among them, and over utterances of how much their level varies.
+    """Return sums over blocks of 20 ms, silent ones among them, and over utterances of their level and how it varies.
 
-    The level deviation of an utterance is the standard deviation of its blocks' levels in dB; those of speech is 10 and
-    more, that of steady noise below 1. Utterances that are mostly silent are left out of it.
+    The level of an utterance is its power in dB, 0 being that of full scale; the level deviation is the standard
+    deviation of its blocks' levels. That of speech is 10 and more, that of steady noise below 1. Utterances that are
+    mostly silent are left out of both.
     """
-    sums = dict.fromkeys(("blocks", "silent", "utterances", "deviation"), 0.0)
+    sums = dict.fromkeys(("blocks", "silent", "utterances", "level", "deviation"), 0.0)
     for batch in batches:
         rows, length = batch.waveforms.shape
         lengths = [length] * rows if batch.lengths is None else batch.lengths.tolist()
@@ -32,11 +33,17 @@ def measure_sound(batches: Iterable[AudioBatch]) -> Mapping[str, float]:
             sums["silent"] += num_silent
             if num_silent < num_blocks / 2:
                 sums["utterances"] += 1
+                sums["level"] += float(10 * torch.log10(power.mean()))
                 sums["deviation"] += float(10 * torch.log10(power.clamp(min=_FLOOR)).std())
     return sums
 
 
 def describe_sound(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the share of silence and the mean level deviation in dB, so far as there is something to measure."""
+    """Return the share of silence and the mean level and level deviation, so far as there is something to measure."""
     found = {"silence": sums["silent"] / sums["blocks"]} if sums["blocks"] else {}
-    return found | ({"level_deviation": sums["deviation"] / sums["utterances"]} if sums["utterances"] else {})
+    if sums["utterances"]:
+        found |= {
+            "level": sums["level"] / sums["utterances"],
+            "level_deviation": sums["deviation"] / sums["utterances"],
+        }
+    return found

@@ -90,6 +90,19 @@ def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_found(tmp_path: Pa
     assert sum("expected an uncompressed tar file that is whole" in line for line in lines) == 2
 
 
+def test_compressed_archives_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_tar(data / "a.tar", {"one.flac": audio(0)})
+    for name in ("b.tar.gz", "C.TGZ"):
+        write_tar(data / name, {"one.flac": audio(1)}, "w:gz")
+    found, errors = index(data)
+    assert [Path(utterance.path).name.partition(":")[0] for utterance in found] == ["a.tar"]
+    said = (
+        f"{data}: 2 archives not read: expected tar files that are not compressed, found some that are, such as {data}/"
+    )
+    assert f"warning: {said}C.TGZ\n" in errors
+
+
 def cut(name: str, *supervisions: dict[str, Any]) -> dict[str, Any]:
     source = {"type": "shar", "channels": [0], "source": ""}
     recording = {"id": name, "sources": [source], "sampling_rate": 16_000, "num_samples": 4000, "duration": 0.25}

@@ -124,7 +124,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert (out / "train-000000.tar").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("change", ["recording", "text", "encoding", "size", "cut", "json"])
+@pytest.mark.parametrize("change", ["recording", "text", "row", "encoding", "size", "cut", "json"])
 def test_a_shard_of_something_else_is_written_again(corpus: Manifest, tmp_path: Path, change: str) -> None:
     out, options = tmp_path / "out", ["--encode", "copy"]
     shard(corpus, out, *options)
@@ -133,6 +133,8 @@ def test_a_shard_of_something_else_is_written_again(corpus: Manifest, tmp_path: 
         soundfile.write(corpus[0].path, np.zeros(NUM_SAMPLES), 16_000)  # as many bytes
     elif change == "text":
         corpus.path.write_text(corpus.path.read_text().replace("ein mono.wav", "two mono.wav"))
+    elif change == "row":  # the last one is gone
+        corpus.path.write_text("".join(corpus.path.read_text().splitlines(keepends=True)[:-1]))
     elif change == "encoding":
         options = ["--encode", "flac"]
     elif change == "size":

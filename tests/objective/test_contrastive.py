@@ -351,6 +351,7 @@ class TestPlantedAnswers:
         found = means_of(objective(Given(frames, torch.zeros(1, 30, 16)), batch, step=0), batch)
         assert found["accuracy"] == 0
         assert found["contrastive"] == pytest.approx(math.log(101), rel=1e-5)
+        assert found["contrastive"] == pytest.approx(ContrastiveConfig().chance["contrastive"], rel=1e-5)
 
     def test_one_hidden_frame_teaches_nothing(self) -> None:
         objective, frames, batch = planted(ContrastiveConfig(), entries=[3])

@@ -65,6 +65,20 @@ def test_every_parameter_takes_part_in_every_update(name: str, tones: Tones) -> 
 
 
 @every_objective
+def test_chance_is_what_equal_scores_give(name: str, tones: Tones) -> None:
+    task = tones.task(name)
+    for path, parameter in task.model.objective.named_parameters():
+        if not path.startswith(("quantizer", "target_projection", "teacher")):
+            torch.nn.init.zeros_(parameter)
+    batch = next(task.train.read([0]))
+    losses = losses_of(task, batch)
+    margin = 0.1 if "left_out" in losses else 1e-5  # some distractors are the same code as the target
+    for metric in task.chance.keys() - {"accuracy", "hidden_accuracy", "visible_accuracy"}:  # there is no best score
+        term = losses[metric]
+        assert term.sum.item() / batch.counts[term.count] == pytest.approx(task.chance[metric], rel=margin), metric
+
+
+@every_objective
 def test_a_padded_batch_is_its_utterances_one_by_one(name: str, tones: Tones) -> None:
     if name in NOT_ONE_BY_ONE:
         pytest.skip(NOT_ONE_BY_ONE[name])

@@ -74,6 +74,11 @@ def test_padding_is_no_silence() -> None:
     found = describe_sound(measure_sound([padded]))
     assert found["silence"] == 0.25
     assert found["level_deviation"] > 20
+    for gain, decibels in ((1.0, -2.97), (0.5, -8.99)):
+        tone = gain * 2**0.5 * torch.sin(torch.arange(48_000) * 0.25)  # whose power is that of full scale, times a gain
+        tone[24_000:] *= 0.1
+        quiet = AudioBatch(torch.stack([tone, tone * 1e-4]), None, (0, 1))  # beside one that is silence
+        assert describe_sound(measure_sound([quiet]))["level"] == pytest.approx(decibels, abs=0.02)
     assert describe_sound(measure_sound([AudioBatch(speech[None, :100], None, (0,))])) == {}
 
 
@@ -81,6 +86,17 @@ def test_a_collapsed_quantizer_is_named(corpus: Any, tmp_path: Path) -> None:
     settings = ("optimizer.learning_rate=0.3", "objective.diversity_weight=0", "optimizer.max_gradient_norm=1e9")
     pretrain(corpus.pretrain_config(*LINES, *settings), tmp_path / "run")
     assert "left_out" in kinds(tmp_path / "run")
+
+
+@pytest.mark.parametrize("response", ["warn", "roll_back"])
+def test_a_constant_teacher_is_named_and_ends_the_run(corpus: Any, tmp_path: Path, response: str) -> None:
+    follows_at_once = "decay={ start=0, end=0 }, num_target_layers=1, check_from_step=4, mask={ span_frames=4 }"
+    settings = (f'objective={{ kind="data2vec", {follows_at_once} }}', "optimizer.learning_rate=0.1")
+    longer = ("trainer.num_steps=60", "trainer.checkpoint_steps=5", f"trainer.on_warning={response}")
+    message = r"expected (target|prediction)_deviation of at least .* are nearly the same .*; try a decay nearer to 1"
+    with pytest.raises(TrainingError, match=message):
+        pretrain(corpus.pretrain_config(*LINES, *settings, *longer), tmp_path / "run")
+    assert kinds(tmp_path / "run") == ["roll_back"] * (3 if response == "roll_back" else 0)
 
 
 def test_gradients_that_are_all_clipped_are_named(corpus: Any, tmp_path: Path) -> None:

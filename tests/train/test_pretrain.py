@@ -216,6 +216,7 @@ def test_the_log_has_what_tells_a_collapse(pretrained: Path) -> None:
         "learning_rate",
         "clip_scale",
         "silence",
+        "level",
         "level_deviation",
     }
     assert train.keys() == {"step", "split", *parts, *of_training}

@@ -137,11 +137,39 @@ def test_a_page_tells_what_the_folders_hold(runs: list[Path], corpus: Any, tmp_p
 
 
 def test_what_runs_took_is_read_from_their_files(runs: list[Path]) -> None:
+    (runs[0] / "tensorboard" / "events.out.tfevents.9999999999.1").touch()  # of a start on a full disk
     for run in read_runs(runs):
         assert run.cost is not None
         assert 0 < run.cost.seconds < 60
         # Two batches of at most 4 s an update; the sum of speed x time is that of the batches.
         assert 6 < run.cost.audio_seconds <= 6 * 2 * 4 * 1.2
+
+
+def test_values_that_are_not_finite_are_said_and_not_drawn(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_bytes((runs[0] / "run.json").read_bytes())
+    lines = [json.loads(line) for line in (runs[0] / "log.jsonl").read_text("utf-8").splitlines()]
+    lines[-1] |= {"loss": float("nan"), "contrastive": float("inf")}
+    assert lines[-1]["split"] == "dev"
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    write_report([run], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert "run: update 6: dev loss, contrastive not finite, so not drawn" in page.text
+    assert "best dev contrastive" not in page.text
+    assert "nan" not in re.sub(r">[^<]*<", "", (tmp_path / "report.html").read_text("utf-8")).lower()
+
+
+def test_a_level_of_chance_is_drawn_beside_runs_that_have_no_such_metric(
+    runs: list[Path], corpus: Any, tmp_path: Path
+) -> None:
+    other = 'objective={ kind = "reconstruction" }'
+    pretrain(corpus.pretrain_config(other, "trainer.num_steps=1"), tmp_path / "other")
+    for folders in (runs[:1], [runs[0], tmp_path / "other"], [tmp_path / "other", runs[0]]):
+        write_report(folders, tmp_path / "report.html")
+        charts = (tmp_path / "report.html").read_text("utf-8").split("</svg>")
+        (chart,) = [chart for chart in charts if 'aria-label="accuracy: ' in chart]
+        assert ">chance</text>" in chart
 
 
 def test_bands_lie_behind_runs_of_the_same_length(runs: list[Path], tmp_path: Path) -> None:

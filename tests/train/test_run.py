@@ -179,28 +179,35 @@ def test_a_new_run_notes_its_configuration(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("values", "digest", "stage", "message"),
+    ("values", "digest", "message"),
     [
-        ({"seed": 1}, "1a", "pretrain", "seed was 0, now 1"),
-        ({"trainer": {"microbatches": 8}}, "1a", "pretrain", "trainer.microbatches was 2, now 8"),
-        ({"data": {"license": "CC-BY"}}, "1a", "pretrain", "data.license was 'CC0', now 'CC-BY'"),
-        ({}, "2b", "pretrain", "inputs.train was '1a', now '2b'"),
-        ({}, "1a", "finetune", "stage was 'pretrain', now 'finetune'"),
-        ({"seed": 1, "data": {"license": "x"}}, "1a", "pretrain", "data.license was 'CC0', now 'x'; seed was 0, now 1"),
+        ({"seed": 1}, "1a", "seed was 0, now 1"),
+        ({"trainer": {"microbatches": 8}}, "1a", "trainer.microbatches was 2, now 8"),
+        ({"data": {"license": "CC-BY"}}, "1a", "data.license was 'CC0', now 'CC-BY'"),
+        ({}, "2b", "inputs.train was '1a', now '2b'"),
+        ({"seed": 1, "data": {"license": "x"}}, "1a", "data.license was 'CC0', now 'x'; seed was 0, now 1"),
     ],
 )
-def test_a_run_does_not_go_on_otherwise(
-    started: Path, values: dict[str, Any], digest: str, stage: str, message: str
-) -> None:
+def test_a_run_does_not_go_on_otherwise(started: Path, values: dict[str, Any], digest: str, message: str) -> None:
     before = (started / "run.json").read_bytes()
     for num_steps in (4, 2):  # to be finished is no excuse
         trainer = {**values.get("trainer", {}), "num_steps": num_steps}
         with pytest.raises(TrainingError) as caught:
-            begin(started, configuration(**{**values, "trainer": trainer}), digest, stage)
+            begin(started, configuration(**{**values, "trainer": trainer}), digest)
         assert str(caught.value) == (
             f"{started}: this run was started with different settings ({message}); use another folder or remove it"
         )
     assert (started / "run.json").read_bytes() == before
+
+
+def test_a_folder_of_another_stage_is_refused_as_that(started: Path) -> None:
+    record = json.loads((started / "run.json").read_text("utf-8"))
+    record["config"]["objective"] = {"kind": "contrastive"}  # which the configuration of another stage does not have
+    (started / "run.json").write_text(json.dumps(record), "utf-8")
+    with pytest.raises(
+        TrainingError, match=r"run\.json: expected a run of finetune, found one of pretrain; use another"
+    ):
+        begin(started, configuration(), stage="finetune")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The loop, with a task whose every number is known."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from speechssl.train import trainer
 from speechssl.train.log import read_log
 from speechssl.train.optimizer import OptimizerConfig
 from speechssl.train.parallel import Ranks
+from speechssl.train.task import Measured
 from speechssl.train.throughput import Throughput
 from speechssl.train.trainer import train
 from speechssl.train.trainer_config import TrainerConfig
@@ -103,8 +105,9 @@ def test_the_best_checkpoint_has_the_lowest_score(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
-    train_toys(Toys(scores=[0.5, float("nan")]), tmp_path, num_steps=2, evaluate_steps=1)
-    assert load_progress(tmp_path) == Progress(2, 1, 0.5)
+    scores = [float("nan"), 0.5, float("nan")]
+    train_toys(Toys(scores=scores), tmp_path, num_steps=3, evaluate_steps=1)
+    assert load_progress(tmp_path) == Progress(3, 2, 0.5)
 
 
 def test_noise_belongs_to_the_batch_whatever_came_before(tmp_path: Path) -> None:
@@ -194,6 +197,24 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path, checkpo
     with pytest.raises(TrainingError, match=r"^step 2: expected a finite gradient, found one of norm nan$"):
         train_toys(task, tmp_path, num_steps=6, checkpoint_steps=checkpoint_steps)
     assert load_progress(tmp_path).step == (1 if checkpoint_steps == 1 else 0)
+
+
+class Measuring(Toys):
+    """A task whose loss on the dev set is its score."""
+
+    def evaluate(self, batch: TaskBatch, step: int) -> Measured:
+        measured = super().evaluate(batch, step)
+        return Measured({"score": replace(measured.losses["score"], weight=1.0)}, measured.counts)
+
+
+@pytest.mark.parametrize("response", ["warn", "roll_back"])
+def test_weights_whose_loss_on_the_dev_set_is_not_finite_are_not_saved(tmp_path: Path, response: str) -> None:
+    task = Measuring(scores=[0.5, float("nan")])
+    with pytest.raises(
+        TrainingError, match=r"^step 4: expected a finite loss on the dev set, found nan: .* try a lower"
+    ):
+        train_toys(task, tmp_path, num_steps=6, evaluate_steps=2, on_warning=response)
+    assert load_progress(tmp_path) == Progress(2, 2, 0.5)
 
 
 def test_microbatches_must_divide_among_the_processes(tmp_path: Path) -> None:
