@@ -21,6 +21,7 @@ from speechssl.files import digest_files
 from speechssl.model.ctc import CTCModel
 from speechssl.model.device import resolve_device
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.unfilled import Unfilled
 
 _ENCODER_PREFIX = "encoder."
 
@@ -153,9 +154,10 @@ class SavedModel:
         return CTCCheckpoint(model, self.vocabulary, self.description, self.weights_files)
 
     def _filled(self, build: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
-        with torch.device("meta"):  # no memory for sizes that are stated and not there
+        with torch.device("meta"), Unfilled():  # no memory for sizes that are stated and not there
             self.check(build(), weights)
-        model = build()
+        with Unfilled():
+            model = build()
         model.load_state_dict(weights)
         return model
 

@@ -69,8 +69,9 @@ def _network(saved: "SavedModel") -> "SpeechEncoder | CTCModel":
 
     from speechssl.model.ctc import CTCModel
     from speechssl.model.encoder import SpeechEncoder
+    from speechssl.model.unfilled import Unfilled
 
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         if saved.vocabulary is None:
             return SpeechEncoder(saved.description.encoder)
         return CTCModel(saved.description.encoder, len(saved.vocabulary))

@@ -34,7 +34,9 @@ class PositionalConvolution(nn.Module):
     def reset_parameters(self) -> None:
         """As the table of the network says."""
         deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
-        self.conv.weight = torch.randn_like(self.conv.weight) * deviation  # sets both parts of the norm
+        parts = self.conv.parametrizations.weight
+        nn.init.normal_(parts.original1, std=deviation)
+        parts.original0.copy_(torch.norm_except_dim(parts.original1, 2, 2))
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
