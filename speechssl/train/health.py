@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from speechssl.errors import TrainingError
 from speechssl.objective.objective import Limit
 from speechssl.terminal import print_status
 from speechssl.train.guard import check_limits
+from speechssl.train.log import read_log
 from speechssl.train.writers import read_lines, write_lines
 
 WARNINGS_FILE = "warnings.jsonl"
@@ -182,6 +184,15 @@ def add_warning(
     added = [*warnings, {"step": step, "kind": kind, "message": message}]
     write_lines(run / WARNINGS_FILE, added)
     return added
+
+
+def note_end(run: Path, error: TrainingError) -> None:
+    """Write why a run ended before its time behind its warnings, if the disk takes it: its report says so."""
+    step = max((line["step"] for line in read_log(run)), default=0)
+    note = {"step": step, "kind": "end", "message": f"ended: {error}"}
+    before = [warning for warning in read_lines(run / WARNINGS_FILE) if warning != note]
+    with suppress(OSError):
+        write_lines(run / WARNINGS_FILE, [*before, note])
 
 
 def loss_rise(losses: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from speechssl.errors import TrainingError
 from speechssl.files import exclusive_lock
 from speechssl.objective.teacher import split_weights
 from speechssl.terminal import print_status
-from speechssl.train.health import RollBackError, add_warning, read_warnings
+from speechssl.train.health import RollBackError, add_warning, note_end, read_warnings
 from speechssl.train.memory import explained_shortage
 from speechssl.train.parallel import Ranks
 from speechssl.train.record import RunConfig, describe_machine, find_changes, read_record, write_record
@@ -83,12 +83,24 @@ def train_in_folder(
                 print_status(_describe(task, config, ranks))
             rate = LearningRate(config.optimizer.learning_rate, config.schedule, course)
             watched_from = max(course.roll_backs, default=0)
-            try:
-                train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed, watched_from)
-                return
-            except RollBackError as error:
-                ranks.first_decides(partial(_roll_back, folder, type(config), stage, str(error)))
+            with _noted_end(folder, ranks):
+                try:
+                    train(task, config.trainer, config.optimizer, rate, folder, ranks, config.seed, watched_from)
+                    return
+                except RollBackError as error:
+                    ranks.first_decides(partial(_roll_back, folder, type(config), stage, str(error)))
             del task  # one model at a time
+
+
+@contextmanager
+def _noted_end(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep why a run ends before its time, for its report."""
+    try:
+        yield
+    except TrainingError as error:
+        if ranks.is_first:
+            note_end(folder, error)
+        raise
 
 
 @contextmanager

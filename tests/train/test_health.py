@@ -96,7 +96,7 @@ def test_a_constant_teacher_is_named_and_ends_the_run(corpus: Any, tmp_path: Pat
     message = r"expected (target|prediction)_deviation of at least .* are nearly the same .*; try a decay nearer to 1"
     with pytest.raises(TrainingError, match=message):
         pretrain(corpus.pretrain_config(*LINES, *settings, *longer), tmp_path / "run")
-    assert kinds(tmp_path / "run") == ["roll_back"] * (3 if response == "roll_back" else 0)
+    assert kinds(tmp_path / "run") == ["roll_back"] * (3 if response == "roll_back" else 0) + ["end"]
 
 
 def test_gradients_that_are_all_clipped_are_named(corpus: Any, tmp_path: Path) -> None:
@@ -174,8 +174,12 @@ def test_a_run_stops_at_a_warning_if_it_is_told_to(corpus: Any, tmp_path: Path) 
     settings = (*LINES, "optimizer.max_gradient_norm=1e-3", "trainer.on_warning=stop")
     with pytest.raises(
         TrainingError, match=r"step 7: expected clip_scale of at least 0\.05, found .*: gradients are cut"
-    ):
+    ) as raised:
         pretrain(corpus.pretrain_config(*settings), tmp_path / "run")
+    with pytest.raises(TrainingError, match="step 7"):
+        pretrain(corpus.pretrain_config(*settings), tmp_path / "run")
+    [note] = [json.loads(line) for line in (tmp_path / "run" / "warnings.jsonl").read_text("utf-8").splitlines()]
+    assert note == {"step": 7, "kind": "end", "message": f"ended: {raised.value}"}, "once, for the report"
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
