@@ -31,6 +31,7 @@ class PositionalConvolution(nn.Module):
         learns = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         return _restored_convolution, (sizes, self.is_causal, self.state_dict(), learns, self.training)
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """As the table of the network says."""
         deviation = (4 / (self.conv.kernel_size[0] * self.conv.in_channels)) ** 0.5
