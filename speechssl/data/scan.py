@@ -21,9 +21,9 @@ _PYAV_SUFFIXES = (
     ".3gp .aac .amr .avi .flv .g722 .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp4 .mpg .mpga .qta .spx .ts .webm .wma .wmv"
 )
 AUDIO_SUFFIXES = frozenset(f"{_LIBSNDFILE_SUFFIXES} {_PYAV_SUFFIXES}".split())
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")  # in which no range of bytes is a recording
 
 Item = TypeVar("Item")
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")  # in which no range of bytes is a recording
 Result = TypeVar("Result")
 
 
@@ -81,6 +81,7 @@ def find_recordings(
     """
     found: list[Path] = []
     visited: set[str] = set()
+    endings = tuple(suffixes)
 
     def note(error: OSError) -> None:
         failure = closed_folder(error)
@@ -96,7 +97,7 @@ def find_recordings(
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(parent, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if path.name.lower().endswith(tuple(suffixes))]
+        found += [path for path in paths if path.name.lower().endswith(endings)]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
